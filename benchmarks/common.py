@@ -1,0 +1,95 @@
+"""What every benchmark shares: its options, the data folder, the environment of one thread, the record it saves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from report import RESULTS, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of every benchmark."""
+
+    json: bool  # print the record as one JSON object, last line
+    quick: bool  # a reduced run that ends within a minute
+    seed: int
+    save: bool  # write docs/results/NAME.json
+
+
+def options(about: str) -> Options:
+    """The command line, parsed; `about` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the record as JSON in the last line")
+    parser.add_argument("--quick", action="store_true", help="a reduced run, marked as such")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true", help="write docs/results/NAME.json")
+    return Options(**vars(parser.parse_args()))
+
+
+def data_folder() -> Path:
+    """The folder of evaluation data: LIMOSA_DATA, else ../shared/data. Without one the benchmark ends, skipped."""
+    folder = Path(os.environ.get("LIMOSA_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        print(f"skipped: no data folder {folder}; set LIMOSA_DATA to where the evaluation data is", file=sys.stderr)
+        raise SystemExit(0)
+    return folder
+
+
+def finish(chosen: Options, *, metrics: Mapping[str, float], table: Sequence[Mapping[str, object]]) -> None:
+    """Print what was measured and, if asked, save it. A metric that could not be measured is absent, never NaN."""
+    assert all(math.isfinite(value) for value in metrics.values()), metrics
+    name = Path(sys.argv[0]).stem
+    arguments = [word for word in sys.argv[1:] if word not in ("--save", "--json")]
+    record = {
+        "name": name,
+        "command": " ".join(["python", f"benchmarks/{name}.py", *arguments]),
+        "seeds": [chosen.seed],
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": _machine(),
+        "quick": chosen.quick,
+        "metrics": dict(metrics),
+        "table": list(table),
+    }
+    print(markdown(table), markdown([{"metric": key, "value": value} for key, value in metrics.items()]), sep="\n\n")
+    if chosen.save:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        part = RESULTS / f"{name}.json.part"
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(RESULTS / f"{name}.json")
+    if chosen.json:
+        print(json.dumps(record))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _commit() -> str:
+    """The short commit, with `+changes` when the code that was measured is not the committed one."""
+    changed = "+changes" if _git("status", "--porcelain", "--", "src", "benchmarks") else ""
+    return (_git("rev-parse", "--short", "HEAD") or "none") + changed
+
+
+def _machine() -> str:
+    """Processor, cores that may be used, interpreter."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model or platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}"

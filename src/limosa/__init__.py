@@ -1,0 +1,41 @@
+"""The public names of limosa, each imported when first used: `import limosa` loads neither torch nor pandas."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limosa.app.service import backtest as backtest
+    from limosa.app.service import check as check
+    from limosa.app.service import forecast as forecast
+    from limosa.app.service import load as load
+    from limosa.app.service import train as train
+    from limosa.core import Forecast as Forecast
+    from limosa.core import Forecaster as Forecaster
+    from limosa.core import Window as Window
+    from limosa.data.panel import Panel as Panel
+    from limosa.errors import DataError as DataError
+    from limosa.errors import LimosaError as LimosaError
+    from limosa.errors import ModelNotFound as ModelNotFound
+    from limosa.errors import UsageError as UsageError
+
+_HOMES = {
+    "limosa.app.service": ("backtest", "check", "forecast", "load", "train"),
+    "limosa.core": ("Forecast", "Forecaster", "Window"),
+    "limosa.data.panel": ("Panel",),
+    "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'limosa' has no attribute {name!r}; there are: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

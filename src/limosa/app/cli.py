@@ -1,0 +1,417 @@
+"""The command line. Standard output carries data, standard error carries words; every command calls `service`.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad data, 5 model not found, 130 interrupted. Importing this file must stay
+cheap: no numpy, pandas or torch before a command needs them (`limosa --help` answers in under 300 ms).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from limosa.app import service
+from limosa.app.progress import progress
+from limosa.errors import LimosaError, UsageError
+from limosa.files import check_writable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    name="limosa",
+    help="Forecast time series with compact models: CSV or Parquet in, calibrated probabilities out.",
+    epilog="Data goes to standard output, words to standard error. `limosa COMMAND --help` explains a command.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: a third of the time to show
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
+)
+
+File = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="CSV or Parquet file, folder of Parquet files, or - for CSV on stdin."),
+]
+Horizon = Annotated[int, typer.Option("--horizon", "-h", metavar="STEPS", help="How many steps to forecast.")]
+Levels = Annotated[str, typer.Option("--level", metavar="PERCENT,...", help="Central bands in percent.")]
+Quantiles = Annotated[str, typer.Option(metavar="NUMBER,...", help="Single quantiles between 0 and 1.")]
+Freq = Annotated[
+    str | None,
+    typer.Option(metavar="ALIAS", help="Step: h, 15min, D, MS, ... or a number; inferred if not given."),
+]
+IdCol = Annotated[str, typer.Option("--id-col", metavar="NAME", help="Column that says which series a row belongs to.")]
+TimeCol = Annotated[str, typer.Option("--time-col", metavar="NAME", help="Column of time stamps or integers.")]
+TargetCol = Annotated[str, typer.Option("--target-col", metavar="NAME,...", help="Column to forecast, or several.")]
+KnownCols = Annotated[str, typer.Option("--known-cols", metavar="NAME,...", help="Covariates known ahead of time.")]
+StaticCols = Annotated[str, typer.Option("--static-cols", metavar="NAME,...", help="Numbers that stay the same.")]
+Context = Annotated[
+    int | None,
+    typer.Option(metavar="STEPS", help="Last steps that the model may see; its own limit if not given."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", metavar="SERIES", help="Series at once; bounds memory.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Table to write, .csv or .parquet; else to stdout."),
+]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Picture to draw, .png or .svg, of up to six series.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and errors.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"limosa {version('limosa')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+) -> None:
+    """Options that stand before the command; `main` looks for `--debug` itself."""
+
+
+@app.command(no_args_is_help=True)
+def forecast(
+    file: File,
+    horizon: Horizon,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="A name from `limosa models` or a folder.")
+    ] = service.DEFAULT_MODEL,
+    level: Levels = "80,95",
+    quantiles: Quantiles = "",
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: TimeCol = "ds",
+    target_col: TargetCol = "y",
+    known_cols: KnownCols = "",
+    static_cols: StaticCols = "",
+    future: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The known covariates of the steps to come, CSV or Parquet.")
+    ] = None,
+    context: Context = None,
+    calibrate: Annotated[
+        int, typer.Option(metavar="WINDOWS", help="Correct the bands on this many held-back windows per series.")
+    ] = 0,
+    batch_size: BatchSize = 256,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Forecast every series of FILE."""
+    _words(quiet)
+    levels = _numbers("--level", level)
+    _check_outputs(output, plot)
+    service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
+    panel = service.read(
+        file,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=_targets(target_col),
+        known_cols=_names(known_cols),
+        static_cols=_names(static_cols),
+    )
+    with progress("series", quiet) as on_progress:
+        table = service.forecast(
+            panel,
+            horizon,
+            model=model,
+            level=levels,
+            quantiles=_numbers("--quantiles", quantiles),
+            future=future,
+            context=context,
+            calibrate=calibrate,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+    if plot:
+        service.draw(panel, table, plot)
+    _hand_over(table, output, as_json)
+
+
+@app.command(no_args_is_help=True)
+def backtest(
+    file: File,
+    horizon: Horizon,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME,...", help="Models to compare: names or folders, with commas.")
+    ] = f"naive,{service.DEFAULT_MODEL}",
+    windows: Annotated[int, typer.Option(metavar="NUMBER", help="How many cut-offs.")] = 1,
+    step: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Steps between cut-offs; the horizon if not given.")
+    ] = None,
+    metric: Annotated[str, typer.Option(metavar="NAME,...", help="What to score.")] = "mase,wql",
+    season: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Season that scales MASE; from the frequency if not given.")
+    ] = None,
+    level: Levels = "80,95",
+    quantiles: Quantiles = "",
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: TimeCol = "ds",
+    target_col: TargetCol = "y",
+    known_cols: KnownCols = "",
+    static_cols: StaticCols = "",
+    context: Context = None,
+    batch_size: BatchSize = 256,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Forecast the past of FILE and score it: prints one row per metric, `-o` keeps the forecasts."""
+    _words(quiet)
+    levels = _numbers("--level", level)
+    _check_outputs(output, plot)
+    service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
+    panel = service.read(
+        file,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=_targets(target_col),
+        known_cols=_names(known_cols),
+        static_cols=_names(static_cols),
+    )
+    with progress("windows", quiet) as on_progress:
+        table = service.backtest(
+            panel,
+            horizon,
+            model=_names(model),
+            windows=windows,
+            step=step,
+            level=levels,
+            quantiles=_numbers("--quantiles", quantiles),
+            context=context,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+    scores = service.score(panel, table, metrics=_names(metric), season=season)
+    if plot:
+        service.draw(panel, table, plot)
+    if output:
+        _write(table, output)
+    _hand_over(scores, None, as_json)
+
+
+@app.command(no_args_is_help=True)
+def train(
+    file: File,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FOLDER", help="A model file to build anew, or a model to train on."
+        ),
+    ] = "patched",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of a model built anew; may be repeated.")
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", "-h", metavar="STEPS", help="Steps answered in one pass.")
+    ] = None,
+    context: Context = None,
+    steps: Annotated[int, typer.Option(metavar="NUMBER", help="Optimizer steps.")] = 1000,
+    rate: Annotated[float, typer.Option(metavar="NUMBER", help="Peak learning rate.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="WINDOWS", help="Windows per step.")] = 64,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the forward pass.")] = "fp32",
+    patience: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Stop after so many validations without gain; 0 for never.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same model.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: TimeCol = "ds",
+    target_col: TargetCol = "y",
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
+    _words(quiet)
+    with progress("steps", quiet) as on_progress:
+        service.train(
+            file,
+            out,
+            model=model,
+            options=_options(option or ()),
+            horizon=horizon,
+            context=context,
+            steps=steps,
+            rate=rate,
+            batch_size=batch_size,
+            precision=precision,
+            patience=patience,
+            seed=seed,
+            resume=resume,
+            freq=freq,
+            id_col=id_col,
+            time_col=time_col,
+            target_col=_targets(target_col),
+            on_progress=on_progress,
+        )
+
+
+@app.command(no_args_is_help=True)
+def check(
+    file: File,
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: TimeCol = "ds",
+    target_col: TargetCol = "y",
+    known_cols: KnownCols = "",
+    static_cols: StaticCols = "",
+    as_json: Json = False,
+) -> None:
+    """Say what FILE holds and what is wrong with it, each with its fix. Exit code 3 if it cannot be forecast."""
+    report = service.check(
+        file,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=_targets(target_col),
+        known_cols=_names(known_cols),
+        static_cols=_names(static_cols),
+    )
+    typer.echo(json.dumps(report.to_dict(), default=str) if as_json else "\n".join(report.lines()))
+    if report.broken:
+        raise typer.Exit(3)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that come with limosa."""
+    rows = service.models()
+    typer.echo(json.dumps(rows) if as_json else _aligned(rows))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine offers and whether the installation is whole. Exit code 1 if it is not."""
+    from limosa.app.doctor import doctor as examine
+
+    found = examine()
+    typer.echo(
+        json.dumps(found) if as_json else "\n".join(f"{name:<18}{_plain(value)}" for name, value in found.items())
+    )
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; an error is one line on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=arguments, prog_name="limosa")
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else 0
+        if code == 130:
+            typer.echo("limosa: interrupted", err=True)
+        return code
+    except LimosaError as error:
+        if "--debug" in arguments:
+            raise
+        typer.echo(f"limosa: {error}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        typer.echo(f"limosa: {type(error).__name__}: {error} (limosa --debug ... shows the trace)", err=True)
+        return 1
+    finally:
+        logging.getLogger("limosa").handlers.clear()
+    return 0
+
+
+def _words(quiet: bool) -> None:
+    """Let what the service has to say go to standard error, and only there."""
+    log = logging.getLogger("limosa")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("limosa: %(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _targets(text: str) -> str | tuple[str, ...]:
+    """One target as a plain name, so that a default can be told from a choice; several as a tuple."""
+    names = _names(text)
+    return names[0] if len(names) == 1 else names
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`width=64` as {"width": 64}: a value is read as JSON where it is JSON, else as text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--option is {pair!r}; write NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(int(name) if name.isdecimal() else float(name) for name in _names(text))
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; give numbers with commas between them") from None
+
+
+def _check_outputs(output: Path | None, plot: Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if output:
+        check_writable(output, service.TABLES)
+    if plot:
+        check_writable(plot, service.PICTURES)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    service.write_table(table, path)
+    logging.getLogger("limosa").info(f"wrote {len(table):,} rows to {path}")
+
+
+def _hand_over(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
+    """Write `table` where it was asked for, else to standard output."""
+    if output:
+        _write(table, output)
+    if as_json:
+        plain = table.astype(dict.fromkeys(table.select_dtypes(["datetime", "datetimetz"]), str)).astype(object)
+        typer.echo(json.dumps(plain.where(table.notna(), None).to_dict("records")))
+    elif not output:
+        table.to_csv(sys.stdout, index=False)
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> str:
+    """`rows` as text in columns, a head line first."""
+    cells = [list(rows[0]), *([_plain(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

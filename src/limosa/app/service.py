@@ -1,0 +1,516 @@
+"""What limosa does, as plain functions: the command line and Python call the same ones.
+
+One row's way: source -> `Panel` -> `panel.latest(L)` -> `model.forecast` -> `Forecast` -> table in the caller's type.
+Words about what was inferred or left out go to the logger "limosa": INFO is said, WARNING should be heard. Importing
+this file imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from limosa import models as registry
+from limosa.app.progress import OnProgress
+from limosa.core import Forecaster, Learner, Window, check_levels
+from limosa.errors import DataError, Interrupted, UsageError
+from limosa.files import check_writable, write_beside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from limosa.data.panel import Panel
+    from limosa.data.report import Report
+    from limosa.train.loop import Progress as StepsDone
+
+DEFAULT_MODEL = "limosa-small"
+TABLES = (".csv", ".parquet")  # suffixes of tables that can be written
+PICTURES = (".png", ".svg")
+LICENCE = "Apache-2.0"  # of every model that comes with limosa, code and weights
+
+Model = str | Path | Forecaster
+
+log = logging.getLogger("limosa")
+
+
+def read(
+    source: Any,
+    *,
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+) -> Panel:
+    """`source` as a Panel: a CSV or Parquet file, a folder of Parquet files, "-", a frame, a dict of arrays, a Panel.
+
+    What had to be inferred or repaired is logged. Raises: DataError naming series, row and fix.
+    """
+    from limosa.data.panel import Panel
+
+    if isinstance(source, Panel):
+        return source
+    panel = Panel.read(
+        source,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=target_col,
+        known_cols=known_cols,
+        static_cols=static_cols,
+    )
+    for note in panel.notes:
+        log.info(note)
+    return panel
+
+
+def load(name_or_folder: str | Path) -> Forecaster:
+    """A model that can forecast: by name (`limosa models` lists them) or by the folder it was saved in.
+
+    Raises: ModelNotFound if there is none, DataError if the folder's files do not fit.
+    """
+    return registry.load(name_or_folder)
+
+
+def forecast(
+    source: Any,
+    horizon: int,
+    *,
+    model: Model = DEFAULT_MODEL,
+    level: Sequence[float] = (80, 95),
+    quantiles: Sequence[float] = (),
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+    future: Any = None,
+    context: int | None = None,
+    calibrate: int = 0,
+    batch_size: int = 256,
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Forecast the `horizon` steps that follow each series of `source`.
+
+    `level` gives central bands in percent, `quantiles` single quantiles in (0, 1). `future` holds the `known_cols` of
+    the steps to come. `context` is how many of the last steps the model may see (its own limit if None). `calibrate`
+    is the number of held-back windows per series on which the bands are conformally corrected; 0 leaves them alone.
+
+    Returns a long table, ordered by series and time, with columns id, time, `<model>`, `<model>-lo-80`,
+    `<model>-hi-80`, ..., `<model>_ql0.1`, ...: a pandas frame for files, else the caller's kind of frame.
+    A series without any observed value gets NaN and is named in a warning.
+
+    Raises: UsageError for a number out of range, DataError for bad input, ModelNotFound.
+    """
+    check_request(horizon, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
+    if calibrate < 0:
+        raise UsageError(f"calibrate is {calibrate}; give the number of windows to hold back, or 0")
+    panel = read(
+        source,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=target_col,
+        known_cols=known_cols,
+        static_cols=static_cols,
+    )
+    known = None if future is None else _read_future(future, panel)
+    name, forecaster = _named(model)
+    if calibrate:
+        from limosa.evaluate import conformal
+
+        forecaster = conformal.calibrate(
+            panel, forecaster, horizon=horizon, windows=calibrate, context=context, batch_size=batch_size
+        )
+        for note in forecaster.notes:
+            log.info(note)
+    log.info(f"forecasting {horizon} steps of {_count(len(panel))} with {name}")
+    table = _forecast_table(
+        panel,
+        horizon,
+        name,
+        forecaster,
+        level=level,
+        quantiles=quantiles,
+        future=known,
+        context=context,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return _as_caller_type(table, source)
+
+
+def backtest(
+    source: Any,
+    horizon: int,
+    *,
+    model: Model | Sequence[Model] | Mapping[str, Forecaster] = DEFAULT_MODEL,
+    windows: int = 1,
+    step: int | None = None,
+    level: Sequence[float] = (80, 95),
+    quantiles: Sequence[float] = (),
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+    context: int | None = None,
+    batch_size: int = 256,
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Forecast the past: `windows` cut-offs, `step` rows apart (`horizon` if None), the last `horizon` before the end.
+
+    At each cut-off a model sees only the rows before it. Returns the caller's kind of frame with columns id, time,
+    `cutoff`, target, and for each model what `forecast` gives.
+
+    Raises: as `forecast`; DataError if no series is long enough.
+    """
+    from limosa.evaluate.backtest import backtest as roll
+
+    check_request(horizon, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
+    if windows < 1 or (step is not None and step < 1):
+        raise UsageError(f"windows is {windows} and step is {step}; both must be at least 1")
+    panel = read(
+        source,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=target_col,
+        known_cols=known_cols,
+        static_cols=static_cols,
+    )
+    forecasters = _named_models(model)
+    log.info(f"backtesting {', '.join(forecasters)} on {_count(len(panel))}, {windows} x {horizon} steps")
+    table = roll(
+        panel,
+        forecasters,
+        horizon=horizon,
+        windows=windows,
+        step=step,
+        context=context,
+        level=level,
+        quantiles=quantiles,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return _as_caller_type(table, source)
+
+
+def score(panel: Panel, table: pd.DataFrame, *, metrics: Sequence[str], season: int | None = None) -> pd.DataFrame:
+    """Scores of a `backtest` table of `panel`: one row per metric, one column per model.
+
+    `season` scales MASE and RMSSE, in steps; None takes the usual one of the frequency.
+
+    Raises: UsageError if a metric is unknown, DataError if nothing is there to compare with.
+    """
+    from limosa.evaluate.metrics import evaluate
+
+    return evaluate(table, panel, metrics=metrics, season=season)
+
+
+def draw(panel: Panel, table: pd.DataFrame, path: Path) -> None:
+    """Draw a table of `forecast` or `backtest`, the last of its models, after the history it goes on from.
+
+    Raises: UsageError for a suffix other than .png and .svg or a missing folder, LimosaError if writing fails.
+    """
+    from limosa.evaluate.metrics import CUTOFF
+    from limosa.evaluate.plot import fan_chart
+    from limosa.evaluate.table import TARGET, actual_column, model_columns
+
+    check_writable(path, PICTURES)
+    known = [panel.columns.id, panel.columns.time, TARGET, CUTOFF, actual_column(panel)]
+    *_, last = model_columns(table.columns, known)
+    fan_chart(panel, table, name=last, path=path)
+
+
+def train(
+    source: Any,
+    out: str | Path,
+    *,
+    model: str | Path = "patched",
+    options: Mapping[str, Any] | None = None,
+    horizon: int | None = None,
+    context: int | None = None,
+    steps: int = 1000,
+    rate: float = 1e-3,
+    batch_size: int = 64,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    patience: int = 5,
+    seed: int = 0,
+    resume: bool = False,
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
+
+    `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
+    pretrained model, trained further. The last `horizon` steps of each series are held back and choose the best
+    weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
+    goes on from its last checkpoint in `out`.
+
+    Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
+    """
+    import torch
+
+    from limosa.data.windows import Windows
+    from limosa.train.loop import TrainConfig, fit
+
+    panel = read(source, freq=freq, id_col=id_col, time_col=time_col, target_col=target_col)
+    torch.manual_seed(seed)
+    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)})
+    L, H = learner.context, learner.horizon
+    past, _ = panel.split(steps=H)
+    config = TrainConfig(
+        steps=steps,
+        rate=rate,
+        warmup=min(100, steps // 10),
+        precision=precision,
+        patience=patience,
+        validate_every=max(1, min(200, steps // 10)),
+        checkpoint_every=max(1, min(500, steps // 5)),
+        seed=seed,
+    )
+    log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
+    try:
+        result = fit(
+            learner,
+            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed),
+            config,
+            validation=_held_back(panel, L, H, batch_size),
+            folder=Path(out) / "checkpoints",
+            resume=resume,
+            on_progress=None if on_progress is None else _telling(on_progress),
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
+    learner.save_pretrained(out)
+    log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
+    return learner
+
+
+def check(
+    source: Any,
+    *,
+    freq: str | int | None = None,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+) -> Report:
+    """What `source` holds and what is wrong with it, each finding with its fix."""
+    from limosa.data.report import inspect
+
+    return inspect(
+        source,
+        freq=freq,
+        id_col=id_col,
+        time_col=time_col,
+        target_col=target_col,
+        known_cols=known_cols,
+        static_cols=static_cols,
+    )
+
+
+def models() -> list[dict[str, Any]]:
+    """One row per model that comes with limosa: name, what it is, source, parameters, licence, ready to forecast."""
+    return [_pretrained_row(name) for name in registry.embedded()] + [_file_row(name) for name in registry.names()]
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write `table` as CSV or Parquet, by suffix; the file is whole or not there.
+
+    Raises: UsageError for another suffix or a missing folder, LimosaError if writing fails.
+    """
+    check_writable(path, TABLES)
+    if path.suffix.lower() == ".csv":
+        write_beside(path, lambda beside: table.to_csv(beside, index=False))
+    else:
+        write_beside(path, lambda beside: table.to_parquet(beside, index=False))
+
+
+def check_request(
+    horizon: int,
+    *,
+    level: Sequence[float] = (),
+    quantiles: Sequence[float] = (),
+    context: int | None = None,
+    batch_size: int = 256,
+) -> None:
+    """Refuse numbers out of range before anything is read.
+
+    Raises: UsageError.
+    """
+    from limosa.evaluate.table import check_level
+
+    if horizon < 1:
+        raise UsageError(f"horizon is {horizon}; it must be at least 1 step")
+    check_level(level)
+    if quantiles:
+        check_levels(quantiles)
+    if context is not None and context < 1:
+        raise UsageError(f"context is {context}; it must be at least 1 step")
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1 series")
+
+
+def _named(model: Model) -> tuple[str, Forecaster]:
+    """The model and the name of its column: its own name, its folder's, or its class's."""
+    if isinstance(model, str | Path):
+        return Path(model).name, load(model)
+    return type(model).__name__, model
+
+
+def _named_models(model: Model | Sequence[Model] | Mapping[str, Forecaster]) -> dict[str, Forecaster]:
+    if isinstance(model, Mapping):
+        return dict(model)
+    several = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    named = [_named(one) for one in several]
+    if len({name for name, _ in named}) < len(named) or not named:
+        raise UsageError(f"models are {[name for name, _ in named]}; give at least one, each under its own name")
+    return dict(named)
+
+
+def _learner(model: str | Path, options: Mapping[str, Any]) -> Any:
+    """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has."""
+    if str(model) in registry.names():
+        try:
+            learner = registry.build(str(model), **options)
+        except TypeError as error:
+            raise UsageError(f"{model} has no such option: {error}") from error
+    else:
+        learner = load(model)
+        if options:
+            raise UsageError(f"{model} is trained already; its options {', '.join(options)} cannot change")
+    if not isinstance(learner, Learner):
+        raise UsageError(f"{model} has nothing to learn; forecast with it at once")
+    return learner
+
+
+def _telling(on_progress: OnProgress) -> Callable[[StepsDone], None]:
+    return lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
+    """The last `horizon` rows of each series as answers to the `context` rows before them, in batches."""
+    import numpy as np
+    import torch
+
+    long = np.flatnonzero(panel.lengths > horizon)
+    batches = np.split(long, range(batch_size, len(long), batch_size))
+    cut = panel.lengths - horizon
+    return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
+
+
+def _read_future(future: Any, panel: Panel) -> Panel:
+    columns = panel.columns
+    return read(
+        future, freq=panel.freq, id_col=columns.id, time_col=columns.time, target_col=(), known_cols=columns.known
+    )
+
+
+def _forecast_table(
+    panel: Panel,
+    horizon: int,
+    name: str,
+    forecaster: Forecaster,
+    *,
+    level: Sequence[float],
+    quantiles: Sequence[float],
+    future: Panel | None,
+    context: int | None,
+    batch_size: int,
+    on_progress: OnProgress | None,
+) -> pd.DataFrame:
+    """The forecast, `batch_size` series at a time, so that memory does not grow with their number."""
+    import pandas as pd
+    import torch
+
+    from limosa.evaluate.table import forecast_table
+
+    seen = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
+    tables, silent = [], []
+    for first in range(0, len(panel), batch_size):
+        series = slice(first, min(first + batch_size, len(panel)))
+        window = panel.latest(seen, horizon, series=series, future=future)
+        dead = window.past.isnan().all(1)  # [B, C]
+        with torch.inference_mode():
+            answer = forecaster.forecast(window)
+            answer = replace(answer, values=answer.values.masked_fill(dead[:, None, None, :], torch.nan))
+        silent += panel.ids[series][dead.any(1).numpy()].tolist()
+        stamps = panel.future_stamps(horizon, series=series)
+        tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))
+        if on_progress:
+            on_progress(series.stop, len(panel))
+    _tell_silent(silent, len(panel), seen)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _tell_silent(silent: list[Any], series: int, seen: int) -> None:
+    if len(silent) == series:
+        raise DataError(f"no series has an observed value in its last {seen} rows; check the target column")
+    if silent:
+        shown = ", ".join(map(str, silent[:5])) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
+        log.warning(
+            f"{_count(len(silent))} with no observed value in the last {seen} rows, forecast left empty: {shown}"
+        )
+
+
+def _as_caller_type(table: pd.DataFrame, source: Any) -> Any:
+    """`table` as the kind of frame `source` is; pandas for files and panels, a dict of arrays for a dict."""
+    import narwhals as nw
+
+    if isinstance(source, Mapping):
+        return {column: table[column].to_numpy() for column in table.columns}
+    frame = nw.from_native(source, pass_through=True)
+    if frame is source or frame.implementation.is_pandas():
+        return table
+    eager = nw.from_arrow(nw.from_native(table).to_arrow(), backend=frame.implementation)
+    return eager.to_native()
+
+
+def _count(series: int) -> str:
+    return f"{series:,} series"
+
+
+def _pretrained_row(name: str) -> dict[str, Any]:
+    model = load(name)
+    own = registry.card(type(model).__module__.rpartition(".")[2])
+    return {
+        "name": name,
+        "what": own.summary,
+        "source": own.source,
+        "parameters": _parameters(model),
+        "licence": LICENCE,
+        "ready": True,
+    }
+
+
+def _file_row(name: str) -> dict[str, Any]:
+    own = registry.card(name)
+    parameters = _parameters(own.build(own.config()))
+    return {
+        "name": name,
+        "what": own.summary,
+        "source": own.source,
+        "parameters": parameters,
+        "licence": LICENCE,
+        "ready": parameters == 0,
+    }
+
+
+def _parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, Learner) else 0

@@ -1,0 +1,213 @@
+"""Floor 0: the nouns every other file speaks.
+
+Shape letters, everywhere: B batch, L context steps, H horizon steps, C target channels, K known covariates,
+Q quantile levels, N tokens, D width, S static columns.
+
+Values travel in the units of the data; scaling happens inside a model. NaN means "not observed", never zero or pad.
+A capability is a protocol that a model satisfies: there is no base class to inherit and no tag to set.
+Importing this file does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from limosa.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What a model sees: a batch of contexts that end where the forecast begins.
+
+    `past` is right-aligned: shorter series are padded on the left with NaN. `future` holds the answers and is present
+    only in training and evaluation; a model's `forecast` never reads it.
+    """
+
+    past: Tensor  # [B, L, C], data units, NaN = not observed
+    horizon: int  # H, steps asked for
+    future: Tensor | None = None  # [B, H, C]
+    stamps: Tensor | None = (
+        None  # [B, L+H] int64 microseconds since 1970 (UTC or wall time); None where time is a count
+    )
+    known: Tensor | None = None  # [B, L+H, K] covariates known in advance
+    static: Tensor | None = None  # [B, S] numbers that do not change with time
+    label: Tensor | None = None  # [B] class index
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise UsageError(f"horizon is {self.horizon}; it must be at least 1 step")
+        if self.past.ndim != 3:
+            raise UsageError(f"past has shape {tuple(self.past.shape)}; it must be [batch, steps, channels]")
+
+    def __len__(self) -> int:
+        return int(self.past.shape[0])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "horizon"}
+        return replace(self, **{name: change(t) for name, t in tensors.items() if t is not None})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same window on another device."""
+        return self._map(lambda t: t.to(device))
+
+    def rows(self, index: slice | Tensor) -> Self:
+        """The rows of the batch that `index` selects."""
+        return self._map(lambda t: t[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Quantiles of the next H steps, in data units, non-decreasing along Q."""
+
+    values: Tensor  # [B, Q, H, C]
+    levels: tuple[float, ...]  # Q ascending numbers in (0, 1)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 4 or self.values.shape[1] != len(self.levels):
+            raise UsageError(
+                f"forecast values have shape {tuple(self.values.shape)}; with {len(self.levels)} levels they must be "
+                f"[batch, {len(self.levels)}, steps, channels]"
+            )
+
+    def at(self, level: float) -> Tensor:
+        """Quantile `level`, [B, H, C].
+
+        Between two levels the value is interpolated on the scale of normal quantiles, which is exact for a Gaussian;
+        outside the outermost levels the outermost value is returned, so nothing is extrapolated.
+
+        Raises: UsageError if `level` is not in (0, 1).
+        """
+        if not 0.0 < level < 1.0:
+            raise UsageError(f"quantile level is {level}; it must lie between 0 and 1")
+        above = next((i for i, own in enumerate(self.levels) if own >= level - 1e-9), None)
+        if above is None:
+            return self.values[:, -1]
+        if above == 0 or abs(self.levels[above] - level) <= 1e-9:
+            return self.values[:, above]
+        from statistics import NormalDist
+
+        low, high, here = (NormalDist().inv_cdf(p) for p in (self.levels[above - 1], self.levels[above], level))
+        weight = (here - low) / (high - low)
+        return self.values[:, above - 1] + (self.values[:, above] - self.values[:, above - 1]) * weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Anomaly scores, larger = stranger, one per step and channel."""
+
+    values: Tensor  # [B, L, C]
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """Anything that turns a window into quantiles. `horizon` is the native one; longer horizons must work as well."""
+
+    @property
+    def context(self) -> int:
+        """The longest context, in steps, that changes the forecast."""
+
+    @property
+    def horizon(self) -> int:
+        """The longest horizon, in steps, answered in one pass."""
+
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles of the `window.horizon` steps that follow `window.past`."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Anything that scores how strange each step of a window is."""
+
+    def score(self, window: Window) -> Scores:
+        """Scores of every step and channel of `window.past`."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Anything that gives class probabilities."""
+
+    def predict(self, window: Window) -> Tensor:
+        """Probabilities [B, classes]."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A forecaster whose hidden states can be reached, for adapters."""
+
+    def encode(self, window: Window) -> list[Tensor]:
+        """Hidden states, one [B, N, D] per layer, first to last."""
+
+    def decode(self, hidden: Tensor, window: Window) -> Forecast:
+        """Forecast from the last hidden state [B, N, D]; `decode(encode(w)[-1], w)` equals `forecast(w)`."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A model that takes one row at a time with a state whose size does not grow."""
+
+    def start(self, batch: int) -> Any:
+        """The state before the first row."""
+
+    def step(self, state: Any, value: Tensor) -> tuple[Any, Tensor]:
+        """The state after `value` [B, C], and the output."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """All that the train loop knows of a model."""
+
+    def loss(self, batch: Window) -> Tensor:
+        """Scalar loss of a batch that carries its answers."""
+
+    def parameters(self, recurse: bool = True) -> Iterable[nn.Parameter]:
+        """What the optimizer may change."""
+
+
+class Batches(Protocol):
+    """Training batches, addressed by step, so that a position is a number and resuming is exact.
+
+    The same step gives the same batch, in any order, on any machine with the same data.
+    """
+
+    def batch(self, step: int) -> Window:
+        """The batch of optimizer step `step` (from 0)."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A model that is saved as `config.json` + `model.safetensors`."""
+
+    config: Any
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder; nothing is half-written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model or adapter file exports: how to configure it, build it, build it tiny, and where it comes from."""
+
+    config: type  # frozen dataclass of the model's options
+    build: Callable[[Any], Any]  # config -> model
+    tiny: Any  # a config small enough for tests
+    source: str  # the paper or "limosa"
+    summary: str  # one line for `limosa models`
+    scale_law: bool = True  # forecast(a*x + b) == a*forecast(x) + b for a > 0
+
+
+def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """`levels` as an ascending tuple.
+
+    Raises: UsageError if one is not in (0, 1), two are equal, or there is none.
+    """
+    ordered = tuple(sorted(float(level) for level in levels))
+    if not ordered or not all(0.0 < level < 1.0 for level in ordered) or len(set(ordered)) != len(ordered):
+        raise UsageError(f"quantile levels are {list(levels)}; give distinct numbers between 0 and 1")
+    return ordered

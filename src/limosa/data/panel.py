@@ -1,0 +1,427 @@
+"""The panel: many series side by side on regular grids, the one noun for data at rest.
+
+Order, duplicates, gaps and the grid are checked here and in `records`, and nowhere else. Series keep the order in which
+they first appear in the input. Gaps become rows of NaN; what was inferred, sorted or inserted is said in `notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from limosa.core import Window
+from limosa.data import frequency, reading
+from limosa.data.frequency import Frequency
+from limosa.data.reading import Columns, Source
+from limosa.data.records import OnFault, Records, read_records, stop
+from limosa.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Columns", "Panel", "assemble"]
+
+_Names = str | Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Panel:
+    """Many series on regular grids; immutable. The rows of series i are `start[i]:start[i+1]`, in order of time."""
+
+    ids: np.ndarray  # [N] the caller's ids, text or integers, in order of first appearance
+    stamps: np.ndarray  # [rows] int64: microseconds since 1970 (UTC, or wall time where `tz` is None), or a count
+    values: np.ndarray  # [rows, C] float64, NaN = not observed
+    known: np.ndarray  # [rows, K] float64, covariates known in advance
+    static: np.ndarray  # [N, S] float64, one value per series
+    start: np.ndarray  # [N+1] int64
+    freq: str | int  # pandas alias, or the step of a count
+    tz: str | None = None
+    columns: Columns = field(default_factory=Columns)  # names in the caller's table
+    notes: tuple[str, ...] = ()  # what was inferred or repaired, in words
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "stamps", "values", "known", "static", "start"):
+            array = getattr(self, name).view()
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[N] rows of each series, at least 1."""
+        return np.diff(self.start)
+
+    @property
+    def calendar(self) -> bool:
+        """Whether stamps are times; otherwise they are a count."""
+        return isinstance(self.freq, str)
+
+    @classmethod
+    def from_csv(
+        cls,
+        source: str | Path | IO[Any],
+        *,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: _Names = "y",
+        known_cols: Sequence[str] = (),
+        static_cols: Sequence[str] = (),
+        freq: str | int | None = None,
+    ) -> Self:
+        """Read a CSV file, or an open one, with a header line.
+
+        Without an id column the file is one series; without `ds` or `y` the only column that can be it is taken; with
+        no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`.
+
+        Raises: DataError naming the series, the line and the fix; UsageError if `freq` is unknown.
+        """
+        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+        return cls._build(reading.open_csv(source, columns), columns, freq)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        source: str | Path,
+        *,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: _Names = "y",
+        known_cols: Sequence[str] = (),
+        static_cols: Sequence[str] = (),
+        freq: str | int | None = None,
+    ) -> Self:
+        """Read a Parquet file or a folder of them; the rest as `from_csv`, rows counted from 0 in messages."""
+        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+        return cls._build(reading.open_parquet(source, columns), columns, freq)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: _Names = "y",
+        known_cols: Sequence[str] = (),
+        static_cols: Sequence[str] = (),
+        freq: str | int | None = None,
+    ) -> Self:
+        """Read a pandas, polars, pyarrow or other frame, or a dict of arrays; the rest as `from_parquet`."""
+        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+        return cls._build(reading.open_frame(frame, columns), columns, freq)
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: _Names = "y",
+        known_cols: Sequence[str] = (),
+        static_cols: Sequence[str] = (),
+        freq: str | int | None = None,
+    ) -> Self:
+        """Read whatever `source` is: a path by its suffix, "-" for CSV on standard input, a frame or a panel."""
+        if isinstance(source, cls):
+            return source
+        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+        return cls._build(reading.open_source(source, columns), columns, freq)
+
+    @classmethod
+    def _build(cls, source: Source, columns: Columns, freq: str | int | None) -> Self:
+        return cls(**assemble(read_records(source, columns), freq))
+
+    def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
+        """`stamps` of any shape, flattened, as the caller's times: pandas times in the panel's zone, or integers."""
+        flat = np.ascontiguousarray(stamps).reshape(-1)
+        if not self.calendar:
+            return flat
+        index = pd.DatetimeIndex(flat.view("M8[us]"))
+        return index if self.tz is None else index.tz_localize("UTC").tz_convert(self.tz)
+
+    def future_stamps(self, horizon: int, *, series: slice = slice(None)) -> np.ndarray:
+        """[n, H] int64: the stamps that follow the last row of each series."""
+        last = self.stamps[self.start[1:][series] - 1]
+        return self._frequency.advance(last[:, None], np.arange(1, horizon + 1))
+
+    def latest(self, context: int, horizon: int, *, series: slice = slice(None), future: Panel | None = None) -> Window:
+        """The last `context` rows of each series, padded with NaN on the left, as float64; to forecast what follows.
+
+        Known covariates of the `horizon` steps ahead are taken from `future`, a panel with the same ids.
+
+        Raises: DataError naming ids and stamps that `future` lacks; UsageError if it is needed and not given.
+        """
+        index = np.arange(len(self))[series]
+        window = self.window(index, self.lengths[index], context=context, horizon=horizon, answers=False)
+        if window.known is None:
+            return window
+        import torch
+
+        ahead = torch.from_numpy(self._ahead(index, self.future_stamps(horizon, series=series), future))  # [n, H, K]
+        return replace(window, known=torch.cat([window.known[:, :context], ahead], dim=1))
+
+    def window(
+        self,
+        series: np.ndarray,
+        cutoff: np.ndarray,
+        *,
+        context: int,
+        horizon: int,
+        answers: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> Window:
+        """The batch whose item b is series `series[b]` with `cutoff[b]` of its rows in the past.
+
+        Rows before a series begins and after it ends are NaN; their stamps go on along the grid. `answers` fills
+        `future`. Numbers are of `dtype`, float64 by default.
+        """
+        import torch
+
+        if context < 1 or horizon < 1:
+            raise UsageError(f"context is {context} and horizon {horizon}; both must be at least 1 step")
+        step = np.asarray(cutoff)[:, None] + np.arange(-context, horizon)  # [B, L+H] row within the series
+        length = self.lengths[series][:, None]
+        outside = (step < 0) | (step >= length)
+        row = self.start[series][:, None] + np.clip(step, 0, length - 1)  # [B, L+H] row of the panel
+
+        def take(table: np.ndarray, part: slice) -> torch.Tensor:
+            taken = table[row[:, part]]  # [B, steps, columns]
+            taken[outside[:, part]] = np.nan
+            return torch.from_numpy(taken).to(dtype or torch.float64)
+
+        return Window(
+            past=take(self.values, slice(context)),
+            future=take(self.values, slice(context, None)) if answers else None,
+            horizon=horizon,
+            stamps=torch.from_numpy(self._stamps_at(series, step, row, outside)) if self.calendar else None,
+            known=take(self.known, slice(None)) if self.known.shape[1] else None,
+            static=torch.from_numpy(self.static[series]).to(dtype or torch.float64) if self.static.shape[1] else None,
+        )
+
+    def split(self, at: Any = None, *, steps: int | None = None) -> tuple[Self, Self]:
+        """The rows before stamp `at` and those from it on; or all but the last `steps` rows of each series, and those.
+
+        `at` is an integer where time is a count, else anything pandas reads as a time (in the panel's zone unless it
+        has its own). Each part holds the series that have rows in it, under the same ids.
+
+        Raises: UsageError if not exactly one of the two is given, `at` is no such stamp, or a part would be empty.
+        """
+        if (at is None) == (steps is None) or (steps is not None and steps < 1):
+            raise UsageError("a split needs one place; give a stamp, or steps= of at least 1")
+        if steps is None:
+            before = np.concatenate([[0], np.cumsum(self.stamps < self._stamp(at))])
+            cut = before[self.start[1:]] - before[self.start[:-1]]
+        else:
+            cut = np.maximum(self.lengths - steps, 0)
+        middle = self.start[:-1] + cut
+        return self._between(self.start[:-1], middle), self._between(middle, self.start[1:])
+
+    def _between(self, first: np.ndarray, last: np.ndarray) -> Self:
+        """Rows `first[i]:last[i]` of each series i that has any."""
+        held = last > first
+        if not held.any():
+            raise UsageError(f"the split leaves one part empty; the longest series has {self.lengths.max()} rows")
+        edge = np.zeros(len(self.stamps) + 1, dtype=np.int8)
+        edge[first[held]] += 1
+        edge[last[held]] -= 1
+        rows = np.cumsum(edge[:-1]).astype(bool)
+        return replace(
+            self,
+            ids=self.ids[held],
+            stamps=self.stamps[rows],
+            values=self.values[rows],
+            known=self.known[rows],
+            static=self.static[held],
+            start=np.concatenate([[0], np.cumsum((last - first)[held])]),
+        )
+
+    @property
+    def _frequency(self) -> Frequency:
+        return frequency.parse(self.freq, self.tz)
+
+    def _stamp(self, at: Any) -> int:
+        try:
+            if not self.calendar:
+                return int(at)
+            time = pd.Timestamp(at)
+        except (TypeError, ValueError) as error:
+            kind = "a time such as '2024-01-31'" if self.calendar else "an integer"
+            raise UsageError(f"{at!r} is no stamp of this panel; give {kind}") from error
+        if time.tzinfo is None and self.tz is not None:
+            time = time.tz_localize(self.tz)
+        elif time.tzinfo is not None and self.tz is None:
+            raise UsageError(f"{at!r} has a time zone, the panel has none; give the time without it")
+        return int(pd.DatetimeIndex([time]).as_unit("us").asi8[0])
+
+    def _stamps_at(self, series: np.ndarray, step: np.ndarray, row: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """[B, L+H] stamps; along the grid where a row lies outside its series."""
+        stamps: np.ndarray = self.stamps[row]
+        if outside.any():
+            origin = np.broadcast_to(self.stamps[self.start[series]][:, None], step.shape)
+            stamps[outside] = self._frequency.advance(origin[outside], step[outside])
+        return stamps
+
+    def _ahead(self, index: np.ndarray, stamps: np.ndarray, future: Panel | None) -> np.ndarray:
+        """[n, H, K] known covariates at `stamps` [n, H] of the series `index`."""
+        names = ", ".join(self.columns.known)
+        if future is None:
+            raise UsageError(f"known columns ({names}) need values for the steps ahead; give them as future (--future)")
+        if future.columns.known != self.columns.known or future.tz != self.tz or future.calendar != self.calendar:
+            raise DataError(f"the future rows differ in columns or time from the past; give {names}, and the same zone")
+        moments, rank = np.unique(future.stamps, return_inverse=True)
+        owner = np.repeat(np.arange(len(future)), future.lengths)
+        keys = owner * len(moments) + rank  # ascending, for rows are sorted by series and time
+        moment = np.searchsorted(moments, stamps).clip(max=len(moments) - 1)
+        series = pd.Index(future.ids).get_indexer(pd.Index(self.ids[index]))[:, None]
+        row = np.searchsorted(keys, series * len(moments) + moment).clip(max=len(keys) - 1)
+        found = (series == owner[row]) & (future.stamps[row] == stamps)
+        ahead = future.known[row]  # [n, H, K]
+        lacking = ~found | np.isnan(ahead).any(axis=-1)
+        if lacking.any():
+            item, step = np.argwhere(lacking)[0]
+            first = f"series '{self.ids[index[item]]}' at {self.times(stamps[item, step])[0]}"
+            more = f" and {lacking.sum() - 1} more" if lacking.sum() > 1 else ""
+            raise DataError(f"the future rows lack {names} for {first}{more}; add a row per series and step ahead")
+        return np.asarray(ahead)
+
+
+def _columns(id_col: str, time_col: str, target_col: _Names, known: Sequence[str], static: Sequence[str]) -> Columns:
+    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
+    return Columns(id=id_col, time=time_col, targets=targets, known=tuple(known), static=tuple(static))
+
+
+def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) -> dict[str, Any]:
+    """The fields of the panel these rows make: sorted, without duplicates, on a grid.
+
+    Raises: DataError for two rows of one series and stamp (through `on_fault`; the first is kept), and for a step that
+    cannot be inferred or does not fit; UsageError if `freq` is unknown.
+    """
+    notes = list(rows.notes)
+    rows = _sorted(rows, notes)
+    rows = _distinct(rows, on_fault)
+    counts = np.bincount(rows.series, minlength=len(rows.ids))
+    first = np.cumsum(counts) - counts  # [N] first row of each series
+    step = _step(rows, freq, first, notes)
+    position = step.between(rows.stamps[first][rows.series], rows.stamps)
+    _check_grid(rows, step, rows.stamps[first][rows.series], position)
+    return _gridded(rows, step, position, first, notes)
+
+
+def _sorted(rows: Records, notes: list[str]) -> Records:
+    same = np.diff(rows.series)
+    if ((same > 0) | ((same == 0) & (np.diff(rows.stamps) >= 0))).all():
+        return rows
+    order = np.lexsort((rows.stamps, rows.series))  # stable
+    notes.append("the rows were not in order: sorted by series and time")
+    return _pick(rows, order)
+
+
+def _pick(rows: Records, order: np.ndarray) -> Records:
+    place = rows.place
+    return replace(
+        rows,
+        series=rows.series[order],
+        stamps=rows.stamps[order],
+        values=rows.values[order],
+        known=rows.known[order],
+        place=lambda row: place(int(order[row])),
+    )
+
+
+def _distinct(rows: Records, on_fault: OnFault) -> Records:
+    again = np.append(False, (np.diff(rows.series) == 0) & (np.diff(rows.stamps) == 0))
+    if not again.any():
+        return rows
+    row = int(again.argmax())
+    others = f" ({int(again.sum())} rows repeat a stamp)" if again.sum() > 1 else ""
+    found = f"{rows.place(row)}: {_show(rows, row)} is there already, on {rows.place(row - 1).split(',')[0]}{others}"
+    fix = "remove or average the repeated rows"
+    if any("no id column" in note for note in rows.notes):
+        fix += ", or give id_col (--id-col) if the file holds several series"
+    on_fault(DataError(f"{found}; {fix}"))
+    return _pick(rows, np.flatnonzero(~again))
+
+
+def _show(rows: Records, row: int) -> str:
+    if not rows.calendar:
+        return str(rows.stamps[row])
+    return str(pd.Timestamp(int(frequency.wall(rows.stamps[row : row + 1], rows.tz)[0]), unit="us"))
+
+
+def _step(rows: Records, freq: str | int | None, first: np.ndarray, notes: list[str]) -> Frequency:
+    """The frequency asked for, or else inferred, with the weekday or month on which it falls."""
+    if freq is None:
+        found = frequency.infer(rows.stamps, np.diff(rows.series) == 0, calendar=rows.calendar, tz=rows.tz)
+        if found is None:
+            raise DataError(
+                "no series has two rows to infer the frequency from; give freq (--freq), such as 'D' or 'h'"
+            )
+    else:
+        found = frequency.parse(freq, rows.tz)
+        if (found.kind == "count") == rows.calendar:
+            kind = "times: give an alias such as 'h' or 'D'" if rows.calendar else "a count: give an integer"
+            raise DataError(f"freq is {freq!r}, but {rows.columns.time} holds {kind.replace(':', ';')}")
+    alias = frequency.anchored(found, int(rows.stamps[first[0]]))
+    if frequency.contradicts(found, alias):
+        raise DataError(f"freq is {freq!r}, but {_show(rows, 0)} fits {alias!r}; give freq='{alias}' (--freq {alias})")
+    if freq is None:
+        notes.append(f"frequency {alias} inferred" if rows.calendar else f"integer time in steps of {alias}")
+    return replace(found, alias=alias)
+
+
+def _check_grid(rows: Records, step: Frequency, origin: np.ndarray, position: np.ndarray) -> None:
+    off = step.advance(origin, position) != rows.stamps
+    if off.any():
+        row = int(off.argmax())
+        at, others = rows.place(row), f" (and {int(off.sum()) - 1} more)" if off.sum() > 1 else ""
+        stamp = f"{_show(rows, row)} is not a step of {step.alias} from the first stamp of its series"
+        raise DataError(f"{at}: {stamp}{others}; give freq (--freq) if the step is another, or resample")
+
+
+def _gridded(
+    rows: Records, step: Frequency, position: np.ndarray, first: np.ndarray, notes: list[str]
+) -> dict[str, Any]:
+    """Rows laid on the grid, with rows of NaN in the gaps."""
+    last = np.append(first[1:], len(position)) - 1
+    lengths = position[last] + 1
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    total, gaps = int(start[-1]), int(start[-1]) - len(position)
+    if total > 50 * len(position) + 1_000_000:
+        longest = int(lengths.argmax())
+        span = f"{_show(rows, int(first[longest]))} to {_show(rows, int(last[longest]))}"
+        what = f"series '{rows.ids[longest]}' spans {span}, {lengths[longest]} steps of {step.alias}"
+        raise DataError(f"{what}, nearly all of them gaps; correct a stray stamp, or give a coarser freq (--freq)")
+    stamps, values, known = rows.stamps, rows.values, rows.known
+    if gaps:
+        at = start[:-1][rows.series] + position
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        stamps = step.advance(stamps[first][owner], np.arange(total) - start[:-1][owner])
+        values, known = _spread(values, at, total), _spread(known, at, total)
+        holed = int((lengths > last - first + 1).sum())
+        notes.append(f"{gaps} missing rows in {holed} series inserted as not observed")
+    return {
+        "ids": rows.ids,
+        "stamps": stamps,
+        "values": values,
+        "known": known,
+        "static": rows.static,
+        "start": start,
+        "freq": step.alias,
+        "tz": rows.tz,
+        "columns": rows.columns,
+        "notes": tuple(notes),
+    }
+
+
+def _spread(table: np.ndarray, at: np.ndarray, total: int) -> np.ndarray:
+    out = np.full((total, table.shape[1]), np.nan)
+    out[at] = table
+    return out

@@ -1,0 +1,273 @@
+"""Files and frames in, one arrow table out.
+
+CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
+frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an
+editor shows, or the row of a frame counted from 0. What the cells mean is read in `records`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limosa.errors import DataError, UsageError
+
+Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
+
+EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
+_LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of the caller's table are what."""
+
+    id: str = "unique_id"
+    time: str = "ds"
+    targets: tuple[str, ...] = ("y",)
+    known: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise UsageError(f"column {twice[0]!r} is asked for twice; give each column one role")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column, in the order id, time, targets, known, static."""
+        return (self.id, self.time, *self.targets, *self.known, *self.static)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A table as it was found."""
+
+    table: pa.Table
+    place: Place
+
+
+def open_source(source: Any, columns: Columns) -> Source:
+    """A path by its suffix (a folder holds Parquet files), "-" for CSV on standard input, a frame, or a dict of arrays.
+
+    Raises: DataError if there is no such file or it cannot be read; UsageError if its kind is unknown.
+    """
+    if not isinstance(source, (str, Path)):
+        return open_csv(source, columns) if isinstance(source, io.IOBase) else open_frame(source, columns)
+    if source == "-":
+        return open_csv(sys.stdin.buffer, columns)
+    path = Path(source)
+    kinds = [suffix.lower() for suffix in path.suffixes]
+    if path.is_dir() or ".parquet" in kinds or ".pq" in kinds:
+        return open_parquet(path, columns)
+    if {".csv", ".tsv", ".txt"} & set(kinds):
+        return open_csv(path, columns)
+    raise UsageError(f"{path} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
+
+
+def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Source:
+    """CSV with a header; separated by commas, semicolons or tabs; UTF-8; compressed if its name says so."""
+    content = _content(source)
+    head, _, rest = bytes(content[:65536]).partition(b"\n")
+    try:
+        header = head.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise _undecodable(error) from error
+    separator = next((mark for mark in ",;\t" if mark in header), ",")
+    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+    _check_header(names, bool(rest))
+
+    def line(row: int) -> str:
+        lines = (number for number, text in enumerate(io.BytesIO(content), 1) if len(names) == 1 or text.strip(b"\r\n"))
+        return f"line {next(number for index, number in enumerate(lines) if index == row + 1)}"
+
+    wanted = _wanted(names, columns)
+    floats = {*columns.targets, *columns.known, *columns.static}
+    try:
+        table = _parse_csv(content, names, separator, {n: pa.float64() if n in floats else _TEXT for n in wanted}, line)
+    except pa.ArrowInvalid:  # some cell is no number: read text, so that the cell can be found and shown
+        table = _parse_csv(content, names, separator, dict.fromkeys(wanted, _TEXT), line)
+    if columns.id in wanted:
+        at = wanted.index(columns.id)
+        table = table.set_column(at, columns.id, _integers(table.column(at)))
+    return Source(table=table, place=line)
+
+
+def open_parquet(path: str | Path, columns: Columns) -> Source:
+    """A Parquet file, or a folder of them (also partitioned as `column=value`), read in order of their names."""
+    import pyarrow.dataset
+
+    path = _existing(path)
+    try:
+        files = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive")
+        table = files.to_table(columns=_wanted(files.schema.names, columns))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
+    return Source(table=table, place="row {}".format)
+
+
+def open_frame(frame: Any, columns: Columns) -> Source:
+    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays."""
+    if isinstance(frame, pd.DataFrame) and isinstance(frame.index, pd.DatetimeIndex) and columns.time not in frame:
+        frame = frame.reset_index(names=columns.time)
+    if isinstance(frame, Mapping):
+        arrays = {name: _array(name, frame[name]) for name in _wanted(list(frame), columns)}
+    else:
+        try:
+            native = nw.from_native(frame)
+            whole = native.collect() if isinstance(native, nw.LazyFrame) else native
+            picked = {name: whole[name] for name in _wanted(whole.columns, columns)}
+        except TypeError as error:
+            kind = type(frame).__name__
+            raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
+        except nw.exceptions.NarwhalsError as error:
+            raise DataError(f"the frame cannot be read ({error}); give each column a name of its own") from error
+        arrays = {name: _array(name, s.to_list()) if s.dtype in _LOOSE else s.to_arrow() for name, s in picked.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
+    return Source(table=pa.table(arrays), place="row {}".format)
+
+
+def mixed(name: str, zones: Iterable[str]) -> DataError:
+    """The fault of a time column whose stamps differ in zone."""
+    found = ", ".join(sorted(zones)).replace("None", "no zone")
+    return DataError(f"column {name!r} mixes time zones ({found}); convert all its stamps to UTC")
+
+
+def _undecodable(error: Exception) -> DataError:
+    return DataError(f"the input is not UTF-8 text ({error}); save it as UTF-8")
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; check the path")
+    return path
+
+
+def _content(source: str | Path | IO[Any] | io.IOBase) -> memoryview:
+    """All bytes but the line ends at the end, which would read as a missing value in a file of one column."""
+    if isinstance(source, (str, Path)):
+        try:
+            with pa.input_stream(str(_existing(source)), compression="detect") as stream:
+                content = memoryview(stream.read_buffer())
+        except OSError as error:
+            raise DataError(f"{source} cannot be read ({error}); check the file") from error
+    else:
+        text = source.read()
+        content = memoryview(text.encode() if isinstance(text, str) else text)
+    end = len(content)
+    while end and content[end - 1] in b"\r\n":
+        end -= 1
+    return content[:end]
+
+
+def _check_header(names: list[str], rows: bool) -> None:
+    """Raises: DataError if there is no header, it repeats a name or holds only numbers, or nothing follows it."""
+    if not names:
+        raise DataError("the input is empty; give a header line and at least one row")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"line 1: the header names column {twice!r} twice; rename one")
+    if all(_is_float(name) for name in names):
+        raise DataError(
+            f"line 1: the header is {', '.join(names)}, which are numbers; put column names on the first line"
+        )
+    if not rows:
+        raise DataError("the input has a header but no rows; give at least one row of data")
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Place) -> pa.Table:
+    """The columns named in `kinds`. Raises: pa.ArrowInvalid if a cell does not fit its kind; DataError for the rest."""
+    import pyarrow.csv
+
+    torn: list[Any] = []
+
+    def tear(row: Any) -> str:
+        torn.append(row)
+        return "error"
+
+    try:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(pa.py_buffer(content)),
+            # one thread: rows are then numbered in messages
+            read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=separator, ignore_empty_lines=len(names) > 1, invalid_row_handler=tear
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=kinds, include_columns=list(kinds), null_values=list(EMPTY)
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if torn:
+            at, found = line(torn[0].number - 2), torn[0].actual_columns
+            fix = "quote text that holds a separator, or complete the row"
+            raise DataError(f"{at}: has {found} cells, the header has {len(names)}; {fix}") from error
+        if "UTF8" in str(error):
+            raise _undecodable(error) from error
+        if pa.float64() in kinds.values():
+            raise
+        raise DataError(f"the input cannot be read as CSV ({error}); save it again as plain CSV") from error
+
+
+def _integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as integers where every text is how an integer is written: "12" but not "012"."""
+    whole = column.unify_dictionaries().combine_chunks()
+    texts = whole.dictionary
+    numbers = cast(texts, pa.int64())
+    if numbers is None or not pc.all(pc.equal(numbers.cast(pa.string()), texts)).as_py():
+        return whole
+    return pa.DictionaryArray.from_arrays(whole.indices, numbers)
+
+
+def _array(name: str, values: Any) -> pa.Array:
+    """A column of Python objects or an array; as text where its values are of several types."""
+    if getattr(values, "ndim", 1) != 1:
+        raise DataError(f"column {name!r} has {values.ndim} dimensions; give each channel as a column of its own")
+    if isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == np.dtype(object):
+        values = list(values)
+        zones = {str(value.tzinfo) for value in values if isinstance(value, datetime) and not pd.isna(value)}
+        if len(zones) > 1:
+            raise mixed(name, zones)
+    try:
+        return pa.array(values, from_pandas=True)
+    except pa.ArrowException:
+        return pa.array([None if value is None or value != value else str(value) for value in values])
+
+
+def _wanted(names: list[str], columns: Columns) -> list[str]:
+    """The columns to read: those asked for, or all of them where one has to be found."""
+    found = [name for name in columns.names if name in names]
+    lacking = set(columns.names) - set(found)
+    return found if lacking <= {Columns.id} else list(names)
+
+
+def cast(column: Any, kind: Any, *, safe: bool = True) -> Any:
+    """`column` as `kind`; None if a value does not fit."""
+    try:
+        return column.cast(kind, safe=safe)
+    except pa.ArrowException:
+        return None

@@ -1,0 +1,75 @@
+"""The folder is the registry: every file here that exports a `CARD` is a model, under its file's name.
+
+Listing names imports no model; a card is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from limosa.core import Card, Forecaster
+from limosa.errors import ModelNotFound
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+def names() -> list[str]:
+    """Names of the model files, sorted."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+
+
+def embedded() -> list[str]:
+    """Names of the pretrained models that are installed with limosa, sorted."""
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+
+
+def card(name: str) -> Card:
+    """The card of the model file `name`.
+
+    Raises: ModelNotFound, offering the nearest name.
+    """
+    if name not in names():
+        raise _not_found(name)
+    found = importlib.import_module(f"{__name__}.{name}").CARD
+    assert isinstance(found, Card), f"models/{name}.py must export CARD: Card"
+    return found
+
+
+def build(name: str, **options: Any) -> Any:
+    """A new, untrained model from its file's name and its config's options.
+
+    Raises: ModelNotFound; UsageError or TypeError if an option does not exist or is out of range.
+    """
+    found = card(name)
+    return found.build(found.config(**options))
+
+
+def load(name_or_folder: str | Path) -> Forecaster:
+    """A model that can forecast: an embedded one by name, a saved one by folder, or one that needs no training.
+
+    Raises: ModelNotFound if there is no such name or folder, DataError if the folder's files do not fit.
+    """
+    from limosa.nn.saving import CONFIG, read_config
+
+    name = str(name_or_folder)
+    folder = WEIGHTS / name if name in embedded() else Path(name)
+    if (folder / CONFIG).exists():
+        model = importlib.import_module(f"{__name__}.{read_config(folder)['model']}").CARD.build
+        return model.from_pretrained(folder)  # type: ignore[no-any-return]
+    if name not in names():
+        raise _not_found(name)
+    model = build(name)
+    if any(True for _ in getattr(model, "parameters", list)()):
+        raise ModelNotFound(f"{name} has no trained weights yet; train it first: limosa train FILE --model {name}")
+    return model  # type: ignore[no-any-return]
+
+
+def _not_found(name: str) -> ModelNotFound:
+    known = [*embedded(), *names()]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    return ModelNotFound(f"no model named {name!r} and no folder of that name with a config.json; {hint}")

@@ -1,0 +1,28 @@
+"""Losses that know that a target may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pinball(quantiles: Tensor, target: Tensor, levels: Sequence[float], weight: Tensor | None = None) -> Tensor:
+    """Mean quantile loss, doubled, so that its average over evenly spread levels approximates the CRPS.
+
+    Args:
+        quantiles: [..., Q].
+        target: [...], NaN where there is no answer; such steps do not count.
+        levels: Q levels in (0, 1).
+        weight: broadcastable to `target`; multiplies each step's loss.
+
+    Returns: a scalar; zero (with zero gradients) where no target is observed.
+    """
+    observed = torch.isfinite(target)
+    error = torch.where(observed, target, 0.0).unsqueeze(-1) - quantiles  # [..., Q]
+    level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    loss = 2.0 * torch.maximum(level * error, (level - 1.0) * error).mean(-1)
+    if weight is not None:
+        loss = loss * weight
+    return torch.where(observed, loss, 0.0).sum() / observed.sum().clamp(min=1)

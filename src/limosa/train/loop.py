@@ -1,0 +1,237 @@
+"""The train loop. It knows a Learner and Batches, not models; techniques plug in as strategy, precision, optimizer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limosa.core import Batches, Learner, Window
+from limosa.errors import DataError, LimosaError, UsageError
+from limosa.train import checkpoint
+from limosa.train.optim import Average, adamw, warmup_cosine
+from limosa.train.precision import Kind, Precision
+from limosa.train.strategies import Alone, Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how fast to learn."""
+
+    steps: int = 1000  # optimizer steps
+    rate: float = 1e-3  # peak learning rate
+    warmup: int = 100  # steps of linear warm-up
+    decay: float = 0.01  # weight decay of matrices
+    clip: float = 1.0  # largest joint norm of the gradients
+    average: float = 0.999  # decay of the moving average of the weights; 0 turns it off
+    accumulate: int = 1  # micro-batches per step
+    precision: Kind = "fp32"
+    validate_every: int = 200  # steps
+    patience: int = 0  # validations without improvement before stopping; 0 = never stop early
+    checkpoint_every: int = 500  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 <= self.average < 1.0:
+            raise UsageError(f"average is {self.average}; it must lie in [0, 1)")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision is {self.precision!r}; choose fp32 or bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands, handed to `on_progress` after every step."""
+
+    step: int  # steps done
+    steps: int
+    loss: float  # moving average of the training loss
+    norm: float  # of the last gradients, before clipping
+    validation: float | None  # last validation loss
+    seconds_left: float  # at the present speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    step: int  # steps done
+    loss: float
+    best_step: int | None  # step of the weights the learner now carries, where validation chose them
+    best_validation: float | None
+
+
+def fit(
+    learner: Learner,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    validation: Sequence[Window] = (),
+    strategy: Strategy | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
+
+    With `folder` the run leaves checkpoints there; with `resume` it goes on from the newest and ends bitwise as if it
+    had never stopped (same machine, same number of threads).
+
+    Raises: LimosaError when the loss is not finite, saying the step; DataError if a checkpoint does not fit.
+    """
+    torch.manual_seed(config.seed)
+    run = Run(learner, config, strategy or Alone())
+    if resume and folder is not None and (found := checkpoint.latest(folder)):
+        run.load_state_dict(checkpoint.load(found))
+    clock = _Clock(run.step)
+    while run.step < config.steps and not run.exhausted:
+        norm = run.advance(batches)
+        done = run.step == config.steps
+        if validation and (done or run.step % config.validate_every == 0):
+            run.validate(validation)
+        if folder is not None and (done or run.step % config.checkpoint_every == 0):
+            checkpoint.save(folder, run.step, run.state_dict())
+        if on_progress is not None:
+            on_progress(run.progress(norm, clock))
+    return run.finish()
+
+
+class Run:
+    """A run between two steps: the learner, its optimizer, and all that a checkpoint holds."""
+
+    def __init__(self, learner: Learner, config: TrainConfig, strategy: Strategy) -> None:
+        self.learner, self.config, self.strategy = learner, config, strategy
+        self.parameters = [p for p in learner.parameters() if p.requires_grad]
+        self.precision = Precision(config.precision, self.parameters[0].device)
+        self.optimizer = adamw(self.parameters, rate=config.rate, decay=config.decay)
+        strategy.attach(learner)
+        self.average = Average(self.parameters, config.average)
+        self.step = 0
+        self.loss = math.nan
+        self.validation: float | None = None
+        self.best: tuple[int, float] | None = None  # step, validation loss
+        self.best_weights: list[Tensor] = []
+
+    def advance(self, batches: Batches) -> float:
+        """One optimizer step; returns the norm of the gradients."""
+        config, device = self.config, self.precision.device
+        self._train_mode(True)
+        share = warmup_cosine(self.step, steps=config.steps, warmup=config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate * share
+        total = 0.0
+        for micro in range(config.accumulate):
+            batch = batches.batch(self.step * config.accumulate + micro).to(device)
+            with self.precision.forward():
+                loss = self.learner.loss(batch)
+            self.precision.backward(loss / config.accumulate)
+            total += float(loss.detach()) / config.accumulate
+        if not math.isfinite(total):
+            raise LimosaError(f"the loss of step {self.step} is {total}; lower the rate {config.rate} or clip earlier")
+        self.strategy.before_step()
+        norm = self.precision.step(self.optimizer, self.parameters, config.clip)
+        self.strategy.after_step(self.step)
+        self.average.update(self.step)
+        self.step += 1
+        self.loss = total if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * total
+        return norm
+
+    def validate(self, windows: Sequence[Window]) -> None:
+        """Mean loss of the averaged weights over `windows`; the best weights are kept aside."""
+        self._train_mode(False)
+        with self.average.swapped_in(), torch.no_grad(), self.precision.forward():
+            losses = [float(self.learner.loss(window.to(self.precision.device))) for window in windows]
+        self.validation = sum(losses) / len(losses)
+        if self.best is None or self.validation < self.best[1]:
+            self.best = (self.step, self.validation)
+            self.best_weights = [mean.clone() for mean in self.average.mean]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether validation has not improved for longer than the patience."""
+        waited = 0 if self.best is None else (self.step - self.best[0]) // self.config.validate_every
+        return 0 < self.config.patience <= waited
+
+    def finish(self) -> Result:
+        """Give the learner its final weights."""
+        self.strategy.finish()
+        final = self.best_weights or self.average.mean
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, final, strict=True):
+                parameter.copy_(value)
+        self._train_mode(False)
+        step, score = self.best or (None, None)
+        return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score)
+
+    def progress(self, norm: float, clock: _Clock) -> Progress:
+        """Where the run stands."""
+        left = clock.seconds_left(self.step, self.config.steps)
+        return Progress(
+            step=self.step,
+            steps=self.config.steps,
+            loss=self.loss,
+            norm=norm,
+            validation=self.validation,
+            seconds_left=left,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs; the position in the data is the step itself."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "validation": self.validation,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average.mean,
+            "optimizer": self.optimizer.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises: DataError if the checkpoint is of another model.
+        """
+        shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
+        if shapes[0] != shapes[1]:
+            raise DataError("the checkpoint is of a model with other options; start anew in another folder")
+        self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.best_weights = state["best_weights"]
+        with torch.no_grad():
+            for mine, saved in ((self.parameters, "parameters"), (self.average.mean, "average")):
+                for target, value in zip(mine, state[saved], strict=True):
+                    target.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.load_state_dict(state["strategy"])
+        torch.set_rng_state(state["random"])
+
+    def _train_mode(self, on: bool) -> None:
+        if isinstance(self.learner, nn.Module):
+            self.learner.train(on)
+
+
+class _Clock:
+    """Time left, from the speed of the last steps rather than of the whole run."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.time, self.pace = step, time.monotonic(), math.nan
+
+    def seconds_left(self, step: int, steps: int) -> float:
+        now = time.monotonic()
+        if step > self.step:
+            pace = (now - self.time) / (step - self.step)
+            self.pace = pace if math.isnan(self.pace) else 0.9 * self.pace + 0.1 * pace
+            self.step, self.time = step, now
+        return self.pace * (steps - step)

@@ -1,0 +1,121 @@
+"""Laws of training windows: each once an epoch, the same on every visit, never copied."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from limosa.core import Window
+from limosa.data.panel import Panel
+from limosa.data.windows import Windows, permuted
+from limosa.errors import DataError, UsageError
+
+
+def panel(*lengths: int) -> Panel:
+    """Series whose values say where they are: 1000 * series + row."""
+    series = np.repeat(np.arange(len(lengths)), lengths)
+    row = np.concatenate([np.arange(n) for n in lengths])
+    return Panel.from_frame({"unique_id": series, "ds": row, "y": 1000.0 * series + row})
+
+
+def answers(window: Window) -> list[float]:
+    """The first answer of each item, which tells series and cutoff."""
+    assert window.future is not None
+    return window.future[:, 0, 0].tolist()
+
+
+def test_every_window_comes_once_an_epoch_over_all_ranks() -> None:
+    data, seen = panel(9, 2, 30, 3), []
+    for rank in range(2):
+        windows = Windows(data, context=5, horizon=2, batch_size=2, seed=3, rank=rank, world=2)
+        assert len(windows) == 7 + 0 + 28 + 1
+        assert windows.steps_per_epoch == 9
+        seen += [value for step in range(9) for value in answers(windows.batch(step))]
+    expected = [1000 * i + t for i, n in enumerate((9, 2, 30, 3)) for t in range(1, n - 1)]
+    assert sorted(seen) == expected
+
+
+def test_epochs_and_seeds_differ_in_order_only() -> None:
+    data = panel(40)
+
+    def epoch(seed: int, number: int) -> list[float]:
+        windows = Windows(data, context=4, horizon=1, batch_size=13, seed=seed)
+        return [v for step in range(3) for v in answers(windows.batch(3 * number + step))]
+
+    orders = [epoch(0, 0), epoch(0, 1), epoch(1, 0)]
+    assert all(sorted(order) == list(range(1, 40)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert epoch(0, 1) == orders[1]
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0]])
+def test_a_batch_depends_on_its_step_alone(weights: list[float] | None) -> None:
+    def make(rank: int = 0) -> Windows:
+        return Windows(panel(50, 60), context=8, horizon=3, batch_size=4, seed=1, rank=rank, world=2, weights=weights)
+
+    first, again = make(), make()
+    forward = [first.batch(step) for step in range(40)]
+    for step in reversed(range(40)):
+        assert answers(again.batch(step)) == answers(forward[step])
+    assert [answers(make(rank=1).batch(step)) for step in range(5)] != [answers(b) for b in forward[:5]]
+
+
+def test_past_and_future_are_neighbours_and_short_pasts_are_padded() -> None:
+    windows = Windows(panel(6), context=3, horizon=2, batch_size=4, seed=0)
+    batch = windows.batch(0)
+    assert batch.future is not None
+    assert batch.past.dtype == torch.float32
+    for past, future in zip(batch.past[:, :, 0], batch.future[:, :, 0], strict=True):
+        whole = torch.cat([past, future])
+        first = float(future[0])
+        expected = [first + k if first + k >= 0 else float("nan") for k in range(-3, 2)]
+        np.testing.assert_array_equal(whole, expected)
+    assert (
+        Windows(panel(6), context=3, horizon=2, batch_size=4, seed=0, dtype=torch.float64).batch(0).past.dtype
+        == torch.float64
+    )
+
+
+def test_stride_counts_back_from_the_end_and_min_context_is_kept() -> None:
+    windows = Windows(panel(20), context=8, horizon=2, batch_size=1, seed=0, stride=5, min_context=4)
+    seen = sorted(answers(windows.batch(step))[0] for step in range(len(windows)))
+    assert seen == [8, 13, 18]
+
+
+def test_fewer_windows_than_a_batch_go_round() -> None:
+    windows = Windows(panel(4), context=2, horizon=1, batch_size=8, seed=0)
+    assert windows.steps_per_epoch == 1
+    assert sorted(set(answers(windows.batch(0)))) == [1, 2, 3]
+
+
+def test_weights_draw_series_in_proportion_and_every_cutoff() -> None:
+    windows = Windows(panel(30, 3, 30), context=4, horizon=5, batch_size=4000, seed=0, weights=[1, 5, 3])
+    drawn = np.array(answers(windows.batch(0)))
+    assert set(drawn // 1000) == {0, 2}  # series 1 is too short for a window
+    assert np.mean(drawn >= 2000) == pytest.approx(0.75, abs=0.03)
+    assert len(set(drawn)) == 2 * 25
+
+
+def test_windows_are_counted_not_stored() -> None:
+    few, many = (Windows(panel(n), context=512, horizon=64, batch_size=2, seed=0) for n in (100, 100_000))
+    stored = [sum(v.nbytes for v in vars(w).values() if isinstance(v, np.ndarray)) for w in (few, many)]
+    assert len(many) == 99_936
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000, 4097])
+def test_the_permutation_is_one(size: int) -> None:
+    order = permuted(np.arange(size), size, (5, 2))
+    assert sorted(order.tolist()) == list(range(size))
+    if size > 16:
+        assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 4 / np.sqrt(size)
+
+
+def test_impossible_windows_are_refused_with_the_fix() -> None:
+    with pytest.raises(DataError, match="no series has 9 rows.*longest is '1' with 6.*shorter horizon"):
+        Windows(panel(5, 6), context=3, horizon=8, batch_size=1, seed=0)
+    good = {"context": 3, "horizon": 2, "batch_size": 1, "seed": 0}
+    for bad in ({"horizon": 0}, {"min_context": 4}, {"rank": 1}, {"weights": [1.0]}, {"weights": [0.0, 0.0]}):
+        with pytest.raises(UsageError):
+            Windows(panel(5, 6), **{**good, **bad})  # type: ignore[arg-type]

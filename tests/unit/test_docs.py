@@ -1,0 +1,130 @@
+"""The docs cannot lie: their commands and examples are run, their help texts and file lists compared."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer.main
+
+from limosa import Window
+from limosa import models as registry
+from limosa.app.cli import app, main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [
+    pytest.param(line, id=f"{page.name}: {line}")
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.splitlines()
+    if re.match(r"(\.venv/bin/)?limosa ", line)
+]
+EXAMPLES = [
+    pytest.param(block, id=f"{page.name} {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page, "python"))
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the files that the docs speak of, and a small model where the embedded one would be."""
+    folder = tmp_path_factory.mktemp("docs")
+    generator = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=148, freq="D")
+    shops = [
+        pd.DataFrame({"unique_id": shop, "ds": days, "y": generator.poisson(20, 148) + 5.0, "price": 2.5})
+        for shop in ("north", "south")
+    ]
+    sales = pd.concat(shops)
+    sales[sales["ds"] < days[120]].to_csv(folder / "sales.csv", index=False)
+    sales[sales["ds"] >= days[120]].drop(columns="y").to_csv(folder / "prices_ahead.csv", index=False)
+    torch.manual_seed(0)
+    patched = registry.card("patched")
+    patched.build(patched.tiny).eval().save_pretrained(folder / "weights" / "limosa-small")
+    return folder
+
+
+@pytest.fixture
+def in_place(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(registry, "WEIGHTS", place / "weights")
+    if not (place / "my-model").exists():
+        registry.load("limosa-small").save_pretrained("my-model")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_in_the_docs_runs(line, in_place):
+    line = re.sub(r"--steps \d+", "--steps 2", line.partition("#")[0])  # a few steps show as much as a thousand
+    assert main(shlex.split(line)[1:]) == 0
+
+
+def imported(block, monkeypatch):
+    """The block as a module."""
+    module = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)
+    exec(compile(block, "example.py", "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_every_python_example_in_the_docs_runs(block, in_place, monkeypatch):
+    imported(block, monkeypatch)
+
+
+def test_the_page_on_adding_a_model_shows_a_whole_model(monkeypatch):
+    example = imported(blocks(ROOT / "docs" / "add-a-model.md", "python")[0], monkeypatch)
+    model = example.CARD.build(example.CARD.tiny)
+    past = torch.tensor([[[1.0], [torch.nan], [3.0], [2.0]]])
+    forecast = model.forecast(Window(past=past, horizon=3))
+    assert forecast.at(0.5).flatten().tolist() == [2.0, 2.0, 2.0]
+    assert (forecast.values.diff(dim=1) > 0).all()
+    loss = model.loss(Window(past=past, horizon=3, future=torch.tensor([[[2.0], [torch.nan], [2.5]]])))
+    loss.backward()
+    assert torch.isfinite(model.spread.grad)
+
+
+def test_the_help_texts_on_the_page_are_those_of_the_commands():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "help.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_has_a_help_text_and_every_command_is_on_the_page():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.help, name
+        assert f"$ limosa {name} --help" in page
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+
+
+def test_the_readme_lists_every_source_file():
+    tree = blocks(ROOT / "README.md", "text")[0]
+    for path in sorted((ROOT / "src" / "limosa").rglob("*.py")):
+        if path.name not in ("__init__.py", "__main__.py"):
+            assert re.search(rf"\b{path.name}\b", tree), f"{path.relative_to(ROOT)} is not in the README's tree"
+    for name in set(re.findall(r"\b[a-z_]+\.py\b", tree)):
+        assert any(ROOT.glob(f"src/limosa/**/{name}")) or (ROOT / "docs" / name).exists(), f"{name} is gone"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
