@@ -32,6 +32,13 @@ def test_the_public_names_are_these():
         assert getattr(limosa, name).__name__ == name
 
 
+def test_the_verb_train_stays_in_sight_when_the_package_train_is_imported():
+    from limosa.train.loop import TrainConfig
+
+    assert TrainConfig.__module__ == "limosa.train.loop"
+    assert limosa.train.__module__ == "limosa.app.service"
+
+
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(AttributeError, match=r"no attribute 'forcast'; there are: .*forecast"):
         _ = limosa.forcast

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from limosa.app import service
+from limosa.app.doctor import doctor as examine
+from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
 from limosa.errors import LimosaError, UsageError
 from limosa.files import check_writable
@@ -110,7 +112,7 @@ def forecast(
     quiet: Quiet = False,
 ) -> None:
     """Forecast every series of FILE."""
-    _words(quiet)
+    _begin(quiet)
     levels = _numbers("--level", level)
     _check_outputs(output, plot)
     service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
@@ -172,7 +174,7 @@ def backtest(
     quiet: Quiet = False,
 ) -> None:
     """Forecast the past of FILE and score it: prints one row per metric, `-o` keeps the forecasts."""
-    _words(quiet)
+    _begin(quiet)
     levels = _numbers("--level", level)
     _check_outputs(output, plot)
     service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
@@ -208,7 +210,9 @@ def backtest(
 
 @app.command(no_args_is_help=True)
 def train(
-    file: File,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A table as for forecast, or a recipe, .toml, which names the rest.")
+    ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.")
     ],
@@ -234,6 +238,7 @@ def train(
     ] = 5,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the corpus of a recipe lies.")] = Path(),
     freq: Freq = None,
     id_col: IdCol = "unique_id",
     time_col: TimeCol = "ds",
@@ -241,8 +246,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
-    _words(quiet)
+    _begin(quiet)
     with progress("steps", quiet) as on_progress:
+        if file.endswith(".toml"):
+            service.pretrain(file, out, data=data, resume=resume, on_progress=on_progress)
+            return
         service.train(
             file,
             out,
@@ -286,8 +294,8 @@ def check(
         known_cols=_names(known_cols),
         static_cols=_names(static_cols),
     )
-    typer.echo(json.dumps(report.to_dict(), default=str) if as_json else "\n".join(report.lines()))
-    if report.broken:
+    typer.echo(json.dumps(report.to_dict()) if as_json else "\n".join(report.lines()))
+    if not report.ok:
         raise typer.Exit(3)
 
 
@@ -301,8 +309,7 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine offers and whether the installation is whole. Exit code 1 if it is not."""
-    from limosa.app.doctor import doctor as examine
-
+    fit_threads()
     found = examine()
     typer.echo(
         json.dumps(found) if as_json else "\n".join(f"{name:<18}{_plain(value)}" for name, value in found.items())
@@ -336,8 +343,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _words(quiet: bool) -> None:
-    """Let what the service has to say go to standard error, and only there."""
+def _begin(quiet: bool) -> None:
+    """Let what the service has to say go to standard error, and fit the threads to the machine."""
+    fit_threads()
     log = logging.getLogger("limosa")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("limosa: %(message)s"))

@@ -22,13 +22,8 @@ def doctor() -> dict[str, Any]:
     """Versions, processor, threads, memory, GPU, embedded models, write permission; `problems` lists what to mend."""
     import torch
 
-    threads, quota = torch.get_num_threads(), _processors()
     models = {name: _examine(name) for name in registry.embedded()}
     problems = [f"model {name}: {state}" for name, state in models.items() if not state.startswith("ok")]
-    if threads > quota:
-        problems.append(
-            f"{threads} threads share {quota:g} processors; set OMP_NUM_THREADS={max(1, math.floor(quota))}"
-        )
     writable = os.access(Path.cwd(), os.W_OK)
     if not writable:
         problems.append(f"no permission to write in {Path.cwd()}; choose another folder for -o")
@@ -38,8 +33,8 @@ def doctor() -> dict[str, Any]:
         "processor": _processor(),
         "features": _features(),
         "torch kernels": torch.backends.cpu.get_cpu_capability(),
-        "processors": quota,
-        "threads": threads,
+        "processors": processors(),
+        "threads": torch.get_num_threads(),
         "memory GB": _memory(),
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "models": models,
@@ -80,7 +75,15 @@ def _features() -> list[str]:
     return [feature for feature in FEATURES if feature in flags]
 
 
-def _processors() -> float:
+def fit_threads() -> None:
+    """Start no more threads than the processors granted, where the caller has not said how many; before torch loads.
+
+    Torch counts processors by affinity alone and overloads a container that is granted less time than that.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(processors()))))
+
+
+def processors() -> float:
     """Processors this process may use: its affinity, or less where a control group grants less time."""
     allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")  # version 2: "max 100000" or "150000 100000"

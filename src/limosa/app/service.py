@@ -264,11 +264,6 @@ def train(
     from limosa.data.windows import Windows
     from limosa.train.loop import TrainConfig, fit
 
-    panel = read(source, freq=freq, id_col=id_col, time_col=time_col, target_col=target_col)
-    torch.manual_seed(seed)
-    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)})
-    L, H = learner.context, learner.horizon
-    past, _ = panel.split(steps=H)
     config = TrainConfig(
         steps=steps,
         rate=rate,
@@ -279,6 +274,19 @@ def train(
         checkpoint_every=max(1, min(500, steps // 5)),
         seed=seed,
     )
+    checkpoints = Path(out) / "checkpoints"
+    if not resume and any(checkpoints.glob("step-*")):
+        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+    panel = read(source, freq=freq, id_col=id_col, time_col=time_col, target_col=target_col)
+    torch.manual_seed(seed)
+    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)})
+    L, H = learner.context, learner.horizon
+    if (longest := int(panel.lengths.max())) <= 2 * H:
+        raise DataError(
+            f"the longest series has {longest} rows; {model} answers {H} steps at once and needs more than twice as "
+            "many to learn and to validate: give longer series, or a model with a shorter horizon (--horizon)"
+        )
+    past, _ = panel.split(steps=H)
     log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
     try:
         result = fit(
@@ -286,7 +294,7 @@ def train(
             Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed),
             config,
             validation=_held_back(panel, L, H, batch_size),
-            folder=Path(out) / "checkpoints",
+            folder=checkpoints,
             resume=resume,
             on_progress=None if on_progress is None else _telling(on_progress),
         )
@@ -295,6 +303,25 @@ def train(
     learner.save_pretrained(out)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
     return learner
+
+
+def pretrain(
+    recipe: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Train a model from scratch as a recipe file says, on synthetic series and the corpus in the folder `data`.
+
+    Raises: as `train`.
+    """
+    from limosa.app import recipe as recipes
+
+    told = None if on_progress is None else _telling(on_progress)
+    result = recipes.pretrain(recipes.read(recipe), data=Path(data), out=Path(out), resume=resume, on_progress=told)
+    log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
 
 
 def check(

@@ -20,7 +20,7 @@ class Mixture:
     contexts: Mapping[int, float]  # steps: relative frequency
     horizons: Mapping[int, float]  # steps: relative frequency
     seed: int
-    mix: float = 0.0  # share of rows that become a sum of two series, scaled to each other
+    blend: float = 0.0  # share of rows that become a sum of two series, scaled to each other
 
     def __post_init__(self) -> None:
         if not self.sources or not self.contexts or not self.horizons:
@@ -34,7 +34,7 @@ class Mixture:
         past = torch.cat([part.past[:, -context:] for part in parts])
         future = torch.cat([part.future[:, :horizon] for part in parts if part.future is not None])
         joined = Window(past=past, horizon=horizon, future=future)
-        return _blend(joined, self.mix, chance) if self.mix else joined
+        return _blend(joined, self.blend, chance) if self.blend else joined
 
 
 def _pick(frequency: Mapping[int, float], chance: np.random.Generator) -> int:

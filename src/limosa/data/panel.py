@@ -6,6 +6,7 @@ they first appear in the input. Gaps become rows of NaN; what was inferred, sort
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from limosa.errors import DataError, UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Columns", "Panel", "assemble"]
+__all__ = ["Columns", "Panel", "assemble", "by_frequency"]
 
 _Names = str | Sequence[str]
+_STEPS_THAT_TELL = 8  # fewer even steps than these may be chance in a series of rare rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -293,6 +295,41 @@ class Panel:
         return np.asarray(ahead)
 
 
+def by_frequency(
+    source: Any,
+    *,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: _Names = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+) -> list[Panel]:
+    """A source whose series differ in frequency, as one panel for each; arguments and errors as `Panel.read`.
+
+    Series of one row, which have no frequency, are left out.
+    """
+    columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+    notes: list[str] = []
+    rows = _distinct(_sorted(read_records(reading.open_source(source, columns), columns), notes), stop)
+    rows = replace(rows, notes=(*rows.notes, *notes))
+    edges = np.searchsorted(rows.series, np.arange(len(rows.ids) + 1))
+    members: dict[str | int, list[int]] = {}
+    for index, (first, last) in enumerate(itertools.pairwise(edges)):
+        inner = np.ones(last - first - 1, dtype=bool)
+        found = frequency.infer(rows.stamps[first:last], inner, calendar=rows.calendar, tz=rows.tz)
+        if found is not None and last - first > 1:
+            members.setdefault(found.alias, []).append(index)
+    return [Panel(**assemble(_only(rows, index), alias)) for alias, index in members.items()]
+
+
+def _only(rows: Records, index: list[int]) -> Records:
+    """The rows of some of the series."""
+    number = np.full(len(rows.ids), -1, dtype=np.int64)
+    number[index] = np.arange(len(index))
+    picked = _pick(rows, np.flatnonzero(number[rows.series] >= 0))
+    return replace(picked, ids=rows.ids[index], static=rows.static[index], series=number[picked.series])
+
+
 def _columns(id_col: str, time_col: str, target_col: _Names, known: Sequence[str], static: Sequence[str]) -> Columns:
     targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
     return Columns(id=id_col, time=time_col, targets=targets, known=tuple(known), static=tuple(static))
@@ -312,6 +349,8 @@ def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) ->
     step = _step(rows, freq, first, notes)
     position = step.between(rows.stamps[first][rows.series], rows.stamps)
     _check_grid(rows, step, rows.stamps[first][rows.series], position)
+    if freq is None:
+        _check_one_step(rows, step, position)
     return _gridded(rows, step, position, first, notes)
 
 
@@ -383,7 +422,25 @@ def _check_grid(rows: Records, step: Frequency, origin: np.ndarray, position: np
         row = int(off.argmax())
         at, others = rows.place(row), f" (and {int(off.sum()) - 1} more)" if off.sum() > 1 else ""
         stamp = f"{_show(rows, row)} is not a step of {step.alias} from the first stamp of its series"
-        raise DataError(f"{at}: {stamp}{others}; give freq (--freq) if the step is another, or resample")
+        fix = "give freq (--freq) if the step is another, resample, or read series of different steps apart"
+        raise DataError(f"{at}: {stamp}{others}; {fix}")
+
+
+def _check_one_step(rows: Records, step: Frequency, position: np.ndarray) -> None:
+    """Refuse a panel in which a series keeps a wider step of its own: its grid would be gaps, nearly all of it."""
+    inner = np.diff(rows.series) == 0
+    strides, owner = np.diff(position)[inner], rows.series[1:][inner]
+    if not len(strides):
+        return
+    first = np.flatnonzero(np.append(True, np.diff(owner) > 0))
+    least, most = np.minimum.reduceat(strides, first), np.maximum.reduceat(strides, first)
+    even = (np.gcd.reduceat(strides, first) > 1) | ((least > 1) & (most <= 1.15 * least))  # months differ in days
+    apart = even & (np.diff(np.append(first, len(strides))) >= _STEPS_THAT_TELL)
+    if apart.any():
+        at = int(apart.argmax())
+        found = f"series '{rows.ids[owner[first[at]]]}' steps by {least[at]} x {step.alias} where others step by 1"
+        more = f" (and {int(apart.sum()) - 1} more series)" if apart.sum() > 1 else ""
+        raise DataError(f"{found}{more}; read series of different steps apart, or give freq (--freq) for one grid")
 
 
 def _gridded(

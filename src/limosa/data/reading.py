@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -81,14 +82,15 @@ def open_source(source: Any, columns: Columns) -> Source:
 def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Source:
     """CSV with a header; separated by commas, semicolons or tabs; UTF-8; compressed if its name says so."""
     content = _content(source)
-    head, _, rest = bytes(content[:65536]).partition(b"\n")
+    end = re.search(b"\n", content)
+    head = bytes(content[: end.start()] if end else content)
     try:
         header = head.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise _undecodable(error) from error
     separator = next((mark for mark in ",;\t" if mark in header), ",")
     names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
-    _check_header(names, bool(rest))
+    _check_header(names, rows=end is not None)
 
     def line(row: int) -> str:
         lines = (number for number, text in enumerate(io.BytesIO(content), 1) if len(names) == 1 or text.strip(b"\r\n"))

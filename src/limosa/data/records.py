@@ -76,22 +76,22 @@ def read_records(source: Source, columns: Columns, on_fault: OnFault = stop) -> 
     values, known, static = (
         _numbers(table, n, place, on_fault) for n in (columns.targets, columns.known, columns.static)
     )
-    rows = np.flatnonzero((codes >= 0) & (stamps != _NAT))
-    if len(rows) < len(codes):
+    rows, series, held = np.arange(len(codes)), codes, ids
+    placed = (codes >= 0) & (stamps != _NAT)
+    if not placed.all():  # only where `on_fault` went on
+        rows = np.flatnonzero(placed)
         values, known, static, stamps = values[rows], known[rows], static[rows], stamps[rows]
         used, series = np.unique(codes[rows], return_inverse=True)
-        ids = ids[used]
-    else:
-        series = codes
+        held = ids[used]
     if not len(rows):
-        raise DataError("no row has both an id and a time; correct the rows named above")
+        raise DataError("no row has both an id and a time; give each row both")
     return Records(
-        ids=ids,
+        ids=held,
         series=series,
         stamps=stamps,
         values=values,
         known=known,
-        static=_constants(static, series, ids, columns.static, on_fault),
+        static=_constants(static, series, held, columns.static, on_fault),
         calendar=calendar,
         tz=tz,
         columns=columns,
@@ -223,8 +223,9 @@ def _stamps(table: pa.Table, name: str, place: Place, on_fault: OnFault) -> tupl
         bad = (stamps == _NAT) & (codes >= 0)
         if bad.any():
             row = int(bad.argmax())
-            found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a date{_more(bad)}"
-            on_fault(DataError(f"{found}; write dates like 2024-01-31 or 2024-01-31 15:00"))
+            kind, example = ("a date", "2024-01-31 or 2024-01-31 15:00") if calendar else ("an integer", "the others")
+            found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
+            on_fault(DataError(f"{found}; write it like {example}"))
         return stamps, calendar, tz
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -266,6 +267,9 @@ def _dates(texts: pa.Array, name: str) -> tuple[np.ndarray, bool, str | None]:
         if fitting:
             return _micros(fitting[0]), True, None
     stamps = _micros(_read(series, "ISO8601"))
+    whole_numbers = series.str.fullmatch(r"[+-]?\d{1,18}").to_numpy(dtype=bool)
+    if whole_numbers.sum() > (stamps != _NAT).sum():  # a count, but for a few
+        return series.where(whole_numbers, str(_NAT)).astype(np.int64).to_numpy(), False, None
     if tz and ((stamps != _NAT) & zone.is_null().to_numpy(zero_copy_only=False)).any():
         raise mixed(name, {tz, "no zone"})
     return stamps, True, tz

@@ -79,7 +79,8 @@ def evaluate(
 def season_of(freq: str | int) -> int:
     """The usual season in steps: a day of hours and shorter, a week of days, a year of longer steps; else 1."""
     frequency = parse(freq)
-    whole = {"clock": DAY, "day": 7 * DAY if frequency.step == DAY else 364 * DAY, "month": 12, "business": 5}
+    weeks = 52 if frequency.step % (7 * DAY) == 0 else 1
+    whole = {"clock": DAY, "day": 7 * DAY * weeks, "month": 12, "business": 5}
     season, rest = divmod(whole.get(frequency.kind, 1), frequency.step)
     return max(season, 1) if rest == 0 else 1
 

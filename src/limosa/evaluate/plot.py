@@ -1,6 +1,6 @@
 """Fan charts: history, median, nested intervals, and what came where it is known; PNG or SVG by suffix.
 
-Drawn with matplotlib's objects on their own canvas: no window, no global state, safe in threads.
+Drawn with matplotlib's objects on their own canvas, not through pyplot: no window, no figure kept in memory.
 """
 
 from __future__ import annotations
@@ -80,12 +80,17 @@ def fan_chart(
     for axes in grid[len(charts) :]:
         axes.set_axis_off()
     _legend(figure, grid)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the picture. Without the date and random names in an SVG, the same forecast gives the same file."""
+    from matplotlib import rc_context
+
     kind = path.suffix[1:].lower()
-    # Without the date the same forecast gives the same file.
-    write_beside(
-        path,
-        lambda beside: figure.savefig(beside, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None),
-    )
+    metadata = {"Date": None} if kind == "svg" else None
+    with rc_context({"svg.hashsalt": "limosa"}):
+        write_beside(path, lambda beside: figure.savefig(beside, format=kind, dpi=160, metadata=metadata))
 
 
 def _charts(

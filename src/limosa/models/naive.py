@@ -232,7 +232,7 @@ def _offsets(errors: Tensor, fallback: Tensor) -> Tensor:
         fallback: [R] standard deviation to assume where there are fewer than two errors.
     """
     share = torch.tensor([2 * level - 1 for level in LEVELS if level > 0.5], dtype=errors.dtype, device=errors.device)
-    n = torch.isfinite(errors).sum(1, keepdim=True)  # [R, 1]
+    n = torch.isfinite(errors).sum(1, keepdim=True).to(errors.dtype)  # [R, 1]
     if errors.shape[1] == 0:
         errors = fallback[:, None]
     told = torch.minimum(share, n / (n + 1))  # [R, P] the largest share that n errors can vouch for

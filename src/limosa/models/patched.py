@@ -206,7 +206,7 @@ class Patched(Saved):
             lead.log() / 4.0,
             lead.sqrt() / 16.0,
         ]
-        out = self.head(torch.cat([latent, *(x.to(latent.dtype) for x in local)], dim=-1)).float()
+        out: Tensor = self.head(torch.cat([latent, *(x.to(latent.dtype) for x in local)], dim=-1)).float()
         gate, shift, log_width, steps = (
             out[..., :RULES],
             out[..., RULES],
@@ -214,7 +214,7 @@ class Patched(Saved):
             out[..., RULES + 2 :],
         )
         middle = ((gate - doubt).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
-        around: Tensor = ordered_quantiles(torch.zeros_like(middle), steps) * sigma * log_width.clamp(-6.0, 4.0).exp()
+        around = ordered_quantiles(torch.zeros_like(middle), steps) * sigma * log_width.clamp(-6.0, 4.0).exp()
         return around + middle.unsqueeze(-1)
 
     # -- the protocols --------------------------------------------------------------------------------------------

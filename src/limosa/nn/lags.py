@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MEMORY = 1024.0  # steps after which a value weighs 1/e
+DEPTH = 0.9  # of the largest error of shorter lags: above it a minimum is taken for chance
 FLOOR = 1e-4  # of the variance: below it two lags count as equally good and the shorter one wins
 
 
@@ -29,13 +30,13 @@ def lag_errors(z: Tensor, observed: Tensor, longest: int) -> Tensor:
     cross = torch.stack([f[0] * f[0].conj(), f[1].conj() * f[2] + f[2].conj() * f[1], *(f[2:] * f[2:].conj())])
     product, squares, mass, pairs = torch.fft.irfft(cross, n=size)[..., 1 : longest + 1]
     lag = torch.arange(1, longest + 1, device=z.device)
-    enough = pairs > 0.5 * lag + 1.5  # one and a half periods and at least two pairs
+    enough = pairs.round() > 0.5 * lag + 1.5  # one and a half periods and at least two pairs
     error = ((squares - 2.0 * product) / mass.clamp(min=1e-6)).clamp(min=0.0)
     return torch.where(enough, error, torch.inf)
 
 
 def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
-    """The two best periods of each row: local minima of e(k), longer ones slightly handicapped.
+    """The two best periods of each row: deep local minima of e(k), longer ones slightly handicapped.
 
     Args:
         errors: [R, K] from `lag_errors`.
@@ -47,16 +48,18 @@ def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
     lag = torch.arange(1, errors.shape[1] + 1, device=errors.device)
     handicap = lag**0.05 * (1.0 + lag / length.clamp(min=1)[:, None])  # a multiple of a period is no better than it
     score = (errors + FLOOR * variance[:, None]) * handicap
-    dip = torch.zeros_like(score, dtype=torch.bool)
-    dip[:, 1:-1] = (score[:, 1:-1] < score[:, :-2]) & (score[:, 1:-1] <= score[:, 2:])
-    score = torch.where(dip & torch.isfinite(score), score, torch.inf)
+    dip = torch.isfinite(score) & (errors < DEPTH * errors.cummax(-1).values)
+    dip[:, 1:-1] &= (score[:, 1:-1] < score[:, :-2]) & (score[:, 1:-1] <= score[:, 2:])
+    dip[:, [0, -1]] = False
+    score = torch.where(dip, score, torch.inf)
     found: list[Tensor] = []
     for _ in range(2):
         value, index = score.min(dim=-1)
         best = torch.where(torch.isfinite(value), index + 1, 1)  # [R]
         found.append(best)
-        near = (lag - best[:, None]).abs() <= (best[:, None] // 10).clamp(min=1)
-        score = score.masked_fill(near, torch.inf)
+        ratio = lag / best[:, None]
+        same = (ratio - 1.0).abs() <= 0.1  # and twice or three times a period say what it says
+        score = score.masked_fill(same | ((ratio > 1.9) & (ratio < 3.1)), torch.inf)
     return torch.stack(found, dim=-1)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from limosa.app import service
 from limosa.app.cli import main
+from limosa.errors import DataError, UsageError
 
 HORIZON = 5
 
@@ -146,3 +147,58 @@ def test_a_forecaster_of_the_caller_needs_no_base_class(frame):
     assert list(table.columns) == ["unique_id", "ds", "LastValue"]
     last = frame.groupby("unique_id", sort=False)["y"].last().repeat(2)
     assert table["LastValue"].tolist() == last.tolist()
+
+
+class Known:
+    """Forecasts the covariate that is known ahead."""
+
+    context = 4
+    horizon = 3
+
+    def forecast(self, window):
+        from limosa import Forecast
+
+        return Forecast(values=window.known[:, None, -window.horizon :], levels=(0.5,))  # [B, 1, H, 1]
+
+
+def test_known_covariates_of_the_future_reach_the_model_from_any_kind_of_source(frame, tmp_path):
+    past = frame.assign(price=1.0)
+    ends = past.groupby("unique_id", sort=False)["ds"].max()
+    ahead = pd.DataFrame(
+        [(name, end + pd.Timedelta(hours=h), 10.0 * h) for name, end in ends.items() for h in (1, 2, 3)],
+        columns=["unique_id", "ds", "price"],
+    )
+    ahead.to_csv(tmp_path / "ahead.csv", index=False)
+    for future in (ahead, pl.from_pandas(ahead), tmp_path / "ahead.csv"):
+        table = service.forecast(past, 3, model=Known(), level=(), known_cols=["price"], future=future)
+        assert table["Known"].tolist() == [10.0, 20.0, 30.0] * 3
+    with pytest.raises(DataError, match="lack price for series 'west'"):
+        service.forecast(past, 3, model=Known(), level=(), known_cols=["price"], future=ahead[:-1])
+    with pytest.raises(UsageError, match="--future"):
+        service.forecast(past, 3, model=Known(), level=(), known_cols=["price"])
+
+
+def test_the_context_is_what_the_model_sees_and_no_longer_than_asked(frame):
+    seen = []
+
+    class Watching(Known):
+        def forecast(self, window):
+            seen.append(window.past.shape[1])
+            return service.load("naive").forecast(window)
+
+    for context, steps in ((None, 4), (2, 2), (100, 4)):
+        service.forecast(frame, 1, model=Watching(), context=context)
+        assert seen.pop() == steps
+
+
+def test_quantiles_come_as_columns_of_their_own(frame, expected):
+    table = service.forecast(frame, HORIZON, model="naive", level=(), quantiles=[0.1, 0.9])
+    assert list(table.columns[2:]) == ["naive", "naive_ql0.1", "naive_ql0.9"]
+    np.testing.assert_allclose(table["naive_ql0.1"], expected["naive-lo-80"])
+
+
+def test_several_target_columns_are_forecast_side_by_side(frame):
+    two = frame.assign(z=frame["y"] * 2 + 1)
+    table = service.forecast(two, HORIZON, model="naive", target_col=["y", "z"])
+    by = table.set_index("target")["naive"]
+    np.testing.assert_allclose(by["z"].to_numpy(), 2 * by["y"].to_numpy() + 1)

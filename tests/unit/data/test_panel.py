@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from limosa.data.panel import Panel
+from limosa.data.panel import Panel, by_frequency
 from limosa.errors import DataError, UsageError
 
 
@@ -81,7 +81,7 @@ def test_a_panel_cannot_be_changed() -> None:
 
 
 def test_reading_does_not_import_torch() -> None:
-    code = "import sys; from limosa.data.panel import Panel; Panel.from_frame({'y': [1., 2.]}); assert 'torch' not in sys.modules"
+    code = "import sys; from limosa.data.panel import Panel; Panel.read({'y': [1.]}); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
@@ -177,8 +177,9 @@ HEAD = "unique_id,ds,y"
         ((HEAD, "a,1,2", "a,2"), "line 3: has 2 cells, the header has 3"),
         ((HEAD, "a,1,2", "", "a,2,oops", "a,3,n"), r"line 4, series 'a': y is 'oops', not a number \(and 1 more\);"),
         ((HEAD, "a,1,2", "b,2,-inf"), "line 3, series 'b': y is infinite; replace it by an empty cell"),
-        ((HEAD, "a,2024-01-01,2", "a,soon,2"), "line 3, series 'a': ds is 'soon', not a date; write dates like"),
+        ((HEAD, "a,2024-01-01,2", "a,soon,2"), "line 3, series 'a': ds is 'soon', not a date; write it like"),
         ((HEAD, "a,2024-02-30,2"), "line 2, series 'a': ds is '2024-02-30', not a date"),
+        ((HEAD, "a,1,2", "a,x,2", "a,3,1"), "line 3, series 'a': ds is 'x', not an integer; write it like the others"),
         ((HEAD, "a,1,2", ",2,3"), "line 3: unique_id is empty"),
         ((HEAD, "a,1,2", "a,,3"), "line 3, series 'a': ds is empty"),
         ((HEAD, "a,1,2", "b,1,1", "a,1,3"), "line 4, series 'a': 1 is there already, on line 2; remove"),
@@ -205,7 +206,7 @@ def test_bad_rows_of_a_frame_are_named_by_their_position() -> None:
         Panel.from_frame(pd.DataFrame(table))
     with pytest.raises(DataError, match="row 1, series 'a': 1 is there already, on row 0"):
         Panel.from_frame({**table, "ds": [1, 1], "y": [1, 2]})
-    with pytest.raises(DataError, match="'y' holds timestamp.*numeric"):
+    with pytest.raises(DataError, match=r"'y' holds timestamp.*numeric"):
         Panel.from_frame({**table, "y": pd.date_range("2024", periods=2)})
     with pytest.raises(DataError, match="differ in length"):
         Panel.from_frame({**table, "y": [1, 2, 3]})
@@ -301,9 +302,27 @@ def test_weekdays_alone_do_not_mean_business_days() -> None:
 
 def test_a_stamp_off_the_grid_is_named() -> None:
     lines = ["ds,y", *(f"2024-01-01 {hour:02}:00,1" for hour in range(5)), "2024-01-01 05:20,1"]
-    with pytest.raises(DataError, match="line 7: 2024-01-01 05:20:00 is not a step of h .*resample"):
+    with pytest.raises(DataError, match=r"line 7: 2024-01-01 05:20:00 is not a step of h .*resample"):
         Panel.from_csv(csv(*lines))
     assert Panel.from_csv(csv(*lines), freq="20min").lengths.tolist() == [17]
+
+
+def test_series_of_different_frequencies_are_refused_or_read_apart() -> None:
+    for other, name in (("D", "D"), ("MS", "MS"), ("W-TUE", "W-TUE"), ("30min", "30min")):
+        table = pd.concat([frame(rows=60, ids=("fast",)), frame(rows=20, freq=other, ids=("slow",))])
+        with pytest.raises(DataError, match=r"series '(slow|fast)'.*read series of different steps apart"):
+            Panel.from_frame(table)
+        fast, slow = by_frequency(table)
+        assert (fast.freq, slow.freq) == ("h", name)
+        same(fast, Panel.from_frame(table[:60]))
+        same(slow, Panel.from_frame(table[60:]))
+        if other != "30min":
+            assert Panel.from_frame(table, freq="h").freq == "h"
+
+
+def test_rare_rows_are_gaps_not_another_frequency() -> None:
+    rare = frame(rows=60, freq="D", ids=("rare",)).iloc[[0, 2, 6, 8, 14, 20, 22, 33, 40, 52]]
+    assert Panel.from_frame(pd.concat([frame(rows=60, freq="D"), rare])).lengths.tolist() == [60, 60, 53]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +347,7 @@ def test_a_frequency_that_does_not_fit_is_refused(freq: str | int, message: str 
 
 def test_one_stray_stamp_does_not_fill_the_memory() -> None:
     table = {"ds": [pd.Timestamp("1900-01-01"), *pd.date_range("2024-01-01", periods=9, freq="s")], "y": range(10)}
-    with pytest.raises(DataError, match="series 'series' spans 1900-01-01.*stray"):
+    with pytest.raises(DataError, match=r"series 'series' spans 1900-01-01.*stray"):
         Panel.from_frame(table)
 
 

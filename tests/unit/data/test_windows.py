@@ -77,6 +77,21 @@ def test_past_and_future_are_neighbours_and_short_pasts_are_padded() -> None:
     )
 
 
+def test_covariates_and_stamps_stay_beside_their_values() -> None:
+    hours = np.datetime64("2024-01-01T00") + np.arange(9).astype("m8[h]")
+    table = {"ds": hours, "y": np.arange(9.0), "promo": np.arange(9.0) + 100, "area": np.full(9, 7.0)}
+    data = Panel.from_frame(table, known_cols=["promo"], static_cols=["area"])
+    batch = Windows(data, context=3, horizon=2, batch_size=7, seed=0).batch(0)
+    assert batch.stamps is not None
+    assert batch.known is not None
+    assert batch.static is not None
+    cutoff = torch.tensor(answers(batch))
+    position = cutoff[:, None] + torch.arange(-3, 2)
+    np.testing.assert_array_equal((batch.stamps - int(data.stamps[0])) // 3_600_000_000, position)
+    np.testing.assert_array_equal(batch.known[:, :, 0], torch.where(position < 0, torch.nan, position + 100))
+    np.testing.assert_array_equal(batch.static, np.full((7, 1), 7.0))
+
+
 def test_stride_counts_back_from_the_end_and_min_context_is_kept() -> None:
     windows = Windows(panel(20), context=8, horizon=2, batch_size=1, seed=0, stride=5, min_context=4)
     seen = sorted(answers(windows.batch(step))[0] for step in range(len(windows)))
@@ -113,7 +128,7 @@ def test_the_permutation_is_one(size: int) -> None:
 
 
 def test_impossible_windows_are_refused_with_the_fix() -> None:
-    with pytest.raises(DataError, match="no series has 9 rows.*longest is '1' with 6.*shorter horizon"):
+    with pytest.raises(DataError, match=r"no series has 9 rows.*longest is '1' with 6.*shorter horizon"):
         Windows(panel(5, 6), context=3, horizon=8, batch_size=1, seed=0)
     good = {"context": 3, "horizon": 2, "batch_size": 1, "seed": 0}
     for bad in ({"horizon": 0}, {"min_context": 4}, {"rank": 1}, {"weights": [1.0]}, {"weights": [0.0, 0.0]}):

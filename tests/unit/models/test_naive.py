@@ -117,10 +117,10 @@ def test_a_single_row_is_enough() -> None:
 
 
 def test_intervals_are_the_finite_sample_quantiles_of_past_errors() -> None:
-    steps = torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 7.0, -8.0, 9.0])
+    steps = torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 7.0, -8.0, 9.0, -10.0])
     past = rows(torch.cat([torch.zeros(1), steps.cumsum(0)]))
     width = widths(seasonal(1), past, 1, share=0.6)
-    assert width.item() == 2 * 6.0, "of 9 errors the ceil(10 * 0.6) = 6th smallest"
+    assert width.item() == 2 * 7.0, "of 10 errors the ceil(11 * 0.6) = 7th smallest"
 
 
 def test_outer_levels_stay_apart_in_short_series() -> None:

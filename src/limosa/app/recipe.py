@@ -1,0 +1,164 @@
+"""Pretraining from a recipe: a TOML file that names the model, the diet and the schedule of one run.
+
+The diet is synthetic series plus a corpus of real ones. The corpus mixes sampling rates, so its time is a row count.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limosa import models as registry
+from limosa.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from limosa.core import Window
+    from limosa.data.panel import Panel
+    from limosa.train.loop import Progress, Result
+
+VALIDATION_BATCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The tables of a recipe file, as they stand there."""
+
+    model: dict[str, Any]  # name, and options of its config
+    train: dict[str, Any]  # fields of TrainConfig
+    mixture: dict[str, Any]  # contexts, horizons, blend
+    synthetic: dict[str, Any]  # rows
+    corpus: dict[str, Any]  # rows, file, exclude, resample, validation
+
+
+def read(path: str | Path) -> Recipe:
+    """The recipe in `path`.
+
+    Raises: UsageError if it cannot be read or a table is missing or unknown.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read recipe {path}: {error}") from error
+    expected = {field.name for field in fields(Recipe)}
+    if set(tables) != expected:
+        raise UsageError(f"recipe {path} has tables {sorted(tables)}; it needs {sorted(expected)}")
+    return Recipe(**tables)
+
+
+def pretrain(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
+
+    Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
+    stops being finite.
+    """
+    import torch
+
+    from limosa.data.mixture import Mixture
+    from limosa.data.synthetic import Synthetic
+    from limosa.train.loop import TrainConfig, fit
+
+    config = TrainConfig(**recipe.train)
+    contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
+    context, horizon = max(contexts), max(horizons)
+    real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
+    sources = [
+        Synthetic(batch_size=recipe.synthetic["rows"], context=context, horizon=horizon, seed=config.seed),
+        _drawn(real, recipe.corpus["rows"], context, horizon, config.seed + 1),
+    ]
+    batches = Mixture(
+        sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
+    )
+    torch.manual_seed(config.seed)
+    options = dict(recipe.model)
+    learner = registry.build(options.pop("name"), **options)
+    result = fit(
+        learner,
+        batches,
+        config,
+        validation=_validation(
+            kept,
+            recipe.corpus["validation"],
+            context=min(1024, context),
+            horizon=min(64, horizon),
+            seed=config.seed + 3,
+        ),
+        folder=out,
+        resume=resume,
+        on_progress=on_progress,
+    )
+    learner.save_pretrained(out)
+    return result
+
+
+def read_corpus(path: Path, options: dict[str, Any], horizon: int) -> tuple[Panel, Panel]:
+    """The corpus as two panels over row counts: what is learnt from, and the whole series for validation.
+
+    Each series' last `validation` share is cut from the first panel, which also holds the means over each `resample`
+    number of steps. Series end in `horizon` missing rows, so that short ones have windows too.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        raise DataError(f"there is no corpus at {path}; name its folder with --data")
+    frame = pd.read_csv(path)
+    left_out = frame["unique_id"].str.startswith(tuple(options["exclude"]))
+    series = {str(name): rows.to_numpy(float) for name, rows in frame[~left_out].groupby("unique_id")["y"]}
+    learnt: dict[str, np.ndarray] = {}
+    for name, values in series.items():
+        early = values[: int(len(values) * (1.0 - options["validation"]))]
+        learnt[name] = early
+        for k in options["resample"]:
+            if len(early) // k >= 200:
+                learnt[f"{name}/{k}"] = early[len(early) % k :].reshape(-1, k).mean(1)
+    return _panel(learnt, horizon), _panel(series, 0)
+
+
+def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
+    import numpy as np
+
+    from limosa.data.panel import Panel
+
+    values = [np.concatenate([rows, np.full(empty, np.nan)]) for rows in series.values()]
+    lengths = [len(rows) for rows in values]
+    columns = {
+        "unique_id": np.repeat(np.array(list(series)), lengths),
+        "ds": np.concatenate([np.arange(n) for n in lengths]),
+        "y": np.concatenate(values),
+    }
+    return Panel.from_frame(columns, freq=1)
+
+
+def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> Any:
+    """Windows of `panel`, a series drawn by the root of its length, so that the long ones do not drown the others."""
+    from limosa.data.windows import Windows
+
+    weights: Sequence[float] = (panel.lengths**0.5).tolist()
+    return Windows(panel, context=context, horizon=horizon, batch_size=rows, seed=seed, min_context=8, weights=weights)
+
+
+def _validation(panel: Panel, share: float, *, context: int, horizon: int, seed: int) -> list[Window]:
+    """Batches whose answers lie in the last `share` of series drawn by the root of their length."""
+    import numpy as np
+    import torch
+
+    chance = np.random.default_rng(seed)
+    weight = panel.lengths**0.5
+    batches = []
+    for _ in range(VALIDATION_BATCHES):
+        series = chance.choice(len(panel), 64, p=weight / weight.sum())
+        first, last = ((panel.lengths[series] * part).astype(int) for part in (1.0 - share, 1.0))
+        cutoff = chance.integers(first, np.maximum(first + 1, last - horizon // 2))
+        batches.append(panel.window(series, cutoff, context=context, horizon=horizon, dtype=torch.float32))
+    return batches

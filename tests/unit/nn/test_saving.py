@@ -1,0 +1,121 @@
+"""Saved models: two files, whole or not there, and words for what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from limosa.errors import DataError, LimosaError, ModelNotFound
+from limosa.nn import saving
+from limosa.nn.saving import Saved, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallConfig:
+    """Options of `Small`."""
+
+    width: int = 3
+
+
+class Small(Saved):
+    def __init__(self, config: SmallConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = nn.Linear(config.width, 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    Small(SmallConfig(width=4)).save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
+
+
+def change_config(folder: Path, **options: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **options}))
+
+
+def test_a_model_is_two_files_without_pickle(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert read_config(folder) == {"model": "test_saving", "width": 4}
+    header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
+    assert set(json.loads((folder / "model.safetensors").read_bytes()[8 : 8 + header])) == {
+        "__metadata__",
+        "layer.weight",
+        "layer.bias",
+    }
+
+
+def test_a_loaded_model_is_equal_and_in_evaluation_mode(folder):
+    first, second = Small.from_pretrained(folder), Small.from_pretrained(folder)
+    assert first.config == SmallConfig(width=4)
+    assert not first.training
+    assert torch.equal(first.layer.weight, second.layer.weight)
+
+
+def test_saving_again_replaces_what_was_there(folder):
+    model = Small(SmallConfig(width=5))
+    model.save_pretrained(folder)
+    assert torch.equal(Small.from_pretrained(folder).layer.weight, model.layer.weight)
+
+
+def test_an_interrupted_save_leaves_the_old_files_and_no_others(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(LimosaError, match="No space left"):
+        Small(SmallConfig(width=9)).save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LimosaError, match="cannot create .*file"):
+        Small(SmallConfig()).save_pretrained(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(ModelNotFound, match=missing):
+        Small.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"width": 4}', "null"])
+def test_a_config_that_is_not_one_is_an_error_that_names_it(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(DataError, match=r"config\.json"):
+        Small.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("options", [{"width": 5}, {"depth": 2}])
+def test_a_config_that_does_not_fit_the_weights_or_the_model_is_a_data_error(folder, options):
+    change_config(folder, **options)
+    with pytest.raises(DataError, match="Small of this version"):
+        Small.from_pretrained(folder)
+
+
+def test_half_a_weights_file_is_a_data_error(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match="small"):
+        Small.from_pretrained(folder)
+
+
+def test_weights_in_half_precision_are_loaded_in_single(folder):
+    path = folder / "model.safetensors"
+    tensors = saving.load_file(path)
+    saving.save_file({name: t.bfloat16() for name, t in tensors.items()}, path)
+    model = Small.from_pretrained(folder)
+    assert model.layer.weight.dtype == torch.float32
+    torch.testing.assert_close(model.layer.weight.detach(), tensors["layer.weight"].bfloat16().float())
