@@ -38,6 +38,7 @@ bench: $(READY)  ## every benchmark, saved under docs/results/ (long); `make ben
 
 docs: $(READY)   ## redraw the pictures of the docs and docs/results.md
 	$(BIN)/python docs/draw.py
+	$(BIN)/python docs/help.py
 	$(BIN)/python benchmarks/report.py
 
 peers: .venv-peers/.installed  ## the pinned environment of rival packages that benchmarks compare with

@@ -51,7 +51,8 @@ class Window:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "horizon"}
-        return replace(self, **{name: change(t) for name, t in tensors.items() if t is not None})
+        changed: dict[str, Any] = {name: change(t) for name, t in tensors.items() if t is not None}
+        return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> Self:
         """The same window on another device."""

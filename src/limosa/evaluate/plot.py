@@ -146,7 +146,7 @@ def _draw(
                 _x(before.index)[0], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="cutoff", zorder=3
             )
     if isinstance(past.index, pd.DatetimeIndex):
-        locator = AutoDateLocator(minticks=4, maxticks=8)  # type: ignore[no-untyped-call]
+        locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, **DATES))  # type: ignore[no-untyped-call]
     axes.margins(x=0.01)

@@ -30,6 +30,7 @@ from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.lags import best_lags, copies, lag_errors
 from limosa.nn.losses import pinball
 from limosa.nn.saving import Saved
+from limosa.nn.scaling import center_and_scale
 
 CYCLES = 4  # how many periods back the mean cycle averages
 RULES = 6  # copies at the two periods, mean cycle, copy moved to the recent level, last value, recent mean
@@ -118,10 +119,10 @@ class Patched(Saved):
         observed = torch.isfinite(past)  # [R, L]
         R, L = past.shape
         count = observed.sum(-1).clamp(min=1)
-        center, scale = _center_and_scale(past, observed)
+        center, scale = (x[:, 0, 0] for x in center_and_scale(past[..., None], observed[..., None]))
         unit = torch.where(scale > 0, scale, 1.0)
         z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
-        variance = z.square().sum(-1) / count
+        variance = torch.where(count > 1, z.square().sum(-1) / count, 1.0)
 
         lag_error = lag_errors(z, observed, min(self.config.longest_lag, L - 1))  # [R, K]
         lags = best_lags(lag_error, count, variance)  # [R, 2]
@@ -260,17 +261,6 @@ class Patched(Saved):
             target = torch.where(p.observed.any(-1, keepdim=True), target, torch.nan)
         quantiles = self._decode(self._encode(p)[-1], p)[:, : batch.horizon]
         return pinball(quantiles, target, LEVELS, weight=1.0 / (0.1 + p.sigma[:, : batch.horizon]))
-
-
-def _center_and_scale(past: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean absolute deviation of the observed values, each [R]; the deviation is 0 for a constant series."""
-    count = observed.sum(-1).clamp(min=1)
-    filled = torch.where(observed, past, 0.0)
-    center = filled.sum(-1) / count
-    deviation = torch.where(observed, (filled - center[:, None]).abs(), 0.0).sum(-1) / count
-    # A constant such as 0.1 leaves rounding noise of one part in 10^16, which is not a scale.
-    noise = 8 * torch.finfo(past.dtype).eps * center.abs()
-    return center, torch.where(deviation > noise, 1.25 * deviation, 0.0)
 
 
 def _unscale(quantiles: Tensor, p: Prepared) -> Tensor:

@@ -26,3 +26,21 @@ def pinball(quantiles: Tensor, target: Tensor, levels: Sequence[float], weight: 
     if weight is not None:
         loss = loss * weight
     return torch.where(observed, loss, 0.0).sum() / observed.sum().clamp(min=1)
+
+
+def point_and_bands(quantiles: Tensor, target: Tensor, levels: Sequence[float], point: str) -> Tensor:
+    """Training loss of a forecaster with a point and bands around it. A scalar.
+
+    With `point="median"` all levels learn by pinball. With `point="mean"` the middle level learns by squared error, as
+    the papers' tables ask, and the bands by pinball around it without moving it.
+
+    Args:
+        quantiles: [..., Q], Q odd.   target: [...], NaN where there is no answer.
+    """
+    if point == "median":
+        return pinball(quantiles, target, levels)
+    middle = quantiles[..., len(levels) // 2]
+    observed = torch.isfinite(target)
+    squared = torch.where(observed, (middle - torch.where(observed, target, 0.0)).square(), 0.0)
+    bands = quantiles - middle.unsqueeze(-1) + middle.detach().unsqueeze(-1)
+    return squared.sum() / observed.sum().clamp(min=1) + pinball(bands, target, levels)

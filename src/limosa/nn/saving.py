@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from limosa.errors import DataError, LimosaError, ModelNotFound
 from limosa.files import write_beside
@@ -56,7 +56,7 @@ class Saved(nn.Module):
             raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
         config = {"model": type(self).__module__.rpartition(".")[2], **dataclasses.asdict(self.config)}
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        write_beside(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_beside(folder / WEIGHTS, lambda path: _write_tensors(path, tensors))
         write_beside(folder / CONFIG, lambda path: _write_text(path, json.dumps(config, indent=1) + "\n"))
 
     @classmethod
@@ -78,6 +78,13 @@ class Saved(nn.Module):
         except (TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{folder} does not hold a {cls.__name__} of this version: {error}") from error
         return model.eval()
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its own kind for a full disk
+        raise OSError(str(error)) from error
 
 
 def _write_text(path: Path, text: str) -> None:

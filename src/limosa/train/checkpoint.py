@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,9 +42,9 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
                 os.fsync(handle.fileno())
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
-        raise LimosaError(f"cannot write checkpoint {target}: {error.strerror}; earlier ones are kept") from error
+        raise LimosaError(f"cannot write checkpoint {target}: {error}; earlier ones are kept") from error
     for old in _all(folder)[:-KEEP]:
         shutil.rmtree(old)
     return target
@@ -62,7 +63,7 @@ def load(checkpoint: Path) -> dict[str, Any]:
     try:
         plain = json.loads((checkpoint / STATE).read_text())
         tensors = load_file(checkpoint / TENSORS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{checkpoint} is not a whole checkpoint ({error}); remove it to use the one before") from error
     joined: dict[str, Any] = _join(plain, tensors)
     return joined

@@ -1,0 +1,60 @@
+"""Per-window scaling: each series of each window in its own units, and back.
+
+Scaling lives inside a model, so that no scaler object travels and `forecast(a * x + b) = a * forecast(x) + b` holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Scaled(NamedTuple):
+    """A past in its own units."""
+
+    z: Tensor  # [B, L, C] float32, zero where not observed
+    observed: Tensor  # [B, L, C] bool
+    center: Tensor  # [B, 1, C] data units
+    scale: Tensor  # [B, 1, C] data units; 0 for a constant series
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Other values [B, H, C] of the same series in these units, float32; NaN stays NaN."""
+        return ((values - self.center) / torch.where(self.scale > 0, self.scale, 1.0)).float()
+
+    def undo(self, values: Tensor) -> Tensor:
+        """Values [B, Q, H, C] in data units; NaN for a series of which nothing was observed."""
+        back = values.to(self.scale.dtype) * self.scale[:, None] + self.center[:, None]
+        return torch.where(self.observed.any(1)[:, None, None], back, torch.nan)
+
+
+def scaled(past: Tensor) -> Scaled:
+    """`past` [B, L, C] in units of its own mean and mean absolute deviation, computed in the precision it comes in."""
+    observed = torch.isfinite(past)
+    center, scale = center_and_scale(past, observed)
+    unit = torch.where(scale > 0, scale, 1.0)
+    return Scaled(torch.where(observed, (past - center) / unit, 0.0).float(), observed, center, scale)
+
+
+def unscaled(past: Tensor) -> Scaled:
+    """`past` [B, L, C] as it is, in the same form; for data that were standardised beforehand."""
+    observed = torch.isfinite(past)
+    one = torch.ones_like(past[:, :1])
+    return Scaled(torch.where(observed, past, 0.0).float(), observed, torch.zeros_like(one), one)
+
+
+def center_and_scale(past: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1.25 mean absolute deviations over the steps of [B, L, C], each [B, 1, C]; 0 for a constant series.
+
+    One value alone does not tell how much it moves: its own size stands in for the deviation.
+    """
+    count = observed.sum(1, keepdim=True)
+    filled = torch.where(observed, past, 0.0)
+    center = filled.sum(1, keepdim=True) / count.clamp(min=1)
+    away = torch.where(observed, (filled - center).abs(), 0.0)
+    deviation = 1.25 * away.sum(1, keepdim=True) / count.clamp(min=1)
+    # A constant such as 0.1 leaves rounding noise of one part in 10^16, which is not a scale.
+    noise = 8 * torch.finfo(past.dtype).eps * center.abs()
+    scale = torch.where(deviation > noise, deviation, 0.0)
+    return center, torch.where(count > 1, scale, torch.where(center != 0, center.abs(), 1.0))

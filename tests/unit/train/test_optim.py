@@ -1,0 +1,79 @@
+"""The optimizer, its schedule, and the moving average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limosa.train.optim import Average, adamw, warmup_cosine
+
+
+def test_the_rate_rises_over_the_warm_up_then_falls_to_the_floor():
+    shares = [warmup_cosine(step, steps=100, warmup=10, floor=0.02) for step in range(100)]
+    assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert shares[10] == pytest.approx(1.0)
+    assert shares[55] == pytest.approx(0.51)  # half-way down: the mean of 1 and the floor
+    assert all(low > high for low, high in zip(shares[10:], shares[11:], strict=False))
+    assert warmup_cosine(100, steps=100, warmup=10, floor=0.02) == pytest.approx(0.02)
+    assert warmup_cosine(999, steps=100, warmup=10, floor=0.02) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 5), (5, 50)])
+def test_the_rate_is_a_share_whatever_the_lengths(steps, warmup):
+    assert all(0.0 < warmup_cosine(step, steps=steps, warmup=warmup) <= 1.0 for step in range(steps + 1))
+
+
+def test_only_matrices_decay():
+    model = nn.Sequential(nn.Linear(3, 3), nn.RMSNorm(3))
+    model[0].bias.data.fill_(1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = adamw(model.parameters(), rate=0.1, decay=0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old * (0.95 if old.ndim >= 2 else 1.0))
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Linear(3, 3)
+    model.weight.requires_grad_(False)
+    (group,) = adamw(model.parameters(), rate=0.1, decay=0.5).param_groups
+    assert [id(p) for p in group["params"]] == [id(model.bias)]
+    assert group["weight_decay"] == 0.0
+
+
+def test_the_average_follows_the_weights_and_forgets_the_first_ones():
+    weight = nn.Parameter(torch.zeros(2))
+    average = Average([weight], 0.9)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    by_hand = 0.0
+    for step in range(30):
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        by_hand = decay * by_hand + (1 - decay)
+        assert average.mean[0].tolist() == pytest.approx([by_hand] * 2)
+    assert by_hand > 0.99
+
+
+def test_without_decay_the_average_is_the_weights():
+    weight = nn.Parameter(torch.zeros(2))
+    average = Average([weight], 0.0)
+    with torch.no_grad():
+        weight.fill_(3.0)
+    average.update(0)
+    assert torch.equal(average.mean[0], weight)
+
+
+def test_the_average_is_swapped_in_and_out_again_even_after_an_error():
+    weight = nn.Parameter(torch.zeros(2))
+    average = Average([weight], 0.5)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    with pytest.raises(RuntimeError), average.swapped_in():
+        assert weight.tolist() == [0.0, 0.0]
+        raise RuntimeError
+    assert weight.tolist() == [1.0, 1.0]
+    assert average.mean[0].tolist() == [0.0, 0.0]
