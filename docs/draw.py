@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from limosa.data.synthetic import KINDS, SyntheticConfig, draw
+from limosa.data.kinds import KINDS, SyntheticConfig
+from limosa.data.synthetic import draw
 
 IMAGES = Path(__file__).parent / "images"
 

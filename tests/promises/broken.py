@@ -153,7 +153,7 @@ class LooksAtTheHorizon(Sound):
 
     def decode(self, hidden: Tensor, window: Window) -> Forecast:
         made = super().decode(hidden, window)
-        _, mean, scale = self.scaled(window)
+        scale = self.scaled(window)[2]
         return replace(made, values=made.values + 0.01 * window.horizon * scale[:, None])
 
 

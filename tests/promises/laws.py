@@ -129,7 +129,8 @@ def latest(window: Window, steps: int) -> Window:
 
 def ahead(window: Window, horizon: int) -> Window:
     """The window asking for fewer steps."""
-    assert horizon <= window.horizon and window.future is not None
+    assert horizon <= window.horizon
+    assert window.future is not None
     stamps = None if window.stamps is None else window.stamps[:, : window.past.shape[1] + horizon]
     return replace(window, horizon=horizon, future=window.future[:, :horizon], stamps=stamps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from promises import broken
 from promises.laws import LAWS, subject
 

@@ -6,10 +6,10 @@ import functools
 import sys
 
 import pytest
-from promises.laws import LAWS, Law, Subject, subject
 
 from limosa import models
 from limosa.core import Backbone, Classifier, Detector, Forecaster, Streaming
+from promises.laws import LAWS, Law, Subject, subject
 
 
 def found() -> list[Subject]:

@@ -115,7 +115,7 @@ def forecast(
     _begin(quiet)
     levels = _numbers("--level", level)
     _check_outputs(output, plot)
-    service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
+    service.check_request(horizon, model, level=levels, context=context, batch_size=batch_size)
     panel = service.read(
         file,
         freq=freq,
@@ -177,7 +177,7 @@ def backtest(
     _begin(quiet)
     levels = _numbers("--level", level)
     _check_outputs(output, plot)
-    service.check_request(horizon, level=levels, context=context, batch_size=batch_size)
+    service.check_request(horizon, _names(model), level=levels, context=context, batch_size=batch_size)
     panel = service.read(
         file,
         freq=freq,

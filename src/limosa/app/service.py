@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from limosa import models as registry
 from limosa.app.progress import OnProgress
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from limosa.data.panel import Panel
+    from limosa.data.reading import Layout
     from limosa.data.report import Report
     from limosa.train.loop import Progress as StepsDone
 
@@ -38,13 +39,7 @@ log = logging.getLogger("limosa")
 
 def read(
     source: Any,
-    *,
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
+    **layout: Unpack[Layout],
 ) -> Panel:
     """`source` as a Panel: a CSV or Parquet file, a folder of Parquet files, "-", a frame, a dict of arrays, a Panel.
 
@@ -54,15 +49,7 @@ def read(
 
     if isinstance(source, Panel):
         return source
-    panel = Panel.read(
-        source,
-        freq=freq,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        known_cols=known_cols,
-        static_cols=static_cols,
-    )
+    panel = Panel.read(source, **layout)
     for note in panel.notes:
         log.info(note)
     return panel
@@ -83,17 +70,12 @@ def forecast(
     model: Model = DEFAULT_MODEL,
     level: Sequence[float] = (80, 95),
     quantiles: Sequence[float] = (),
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
     future: Any = None,
     context: int | None = None,
     calibrate: int = 0,
     batch_size: int = 256,
     on_progress: OnProgress | None = None,
+    **layout: Unpack[Layout],
 ) -> Any:
     """Forecast the `horizon` steps that follow each series of `source`.
 
@@ -107,18 +89,10 @@ def forecast(
 
     Raises: UsageError for a number out of range, DataError for bad input, ModelNotFound.
     """
-    check_request(horizon, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
+    check_request(horizon, model, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
     if calibrate < 0:
         raise UsageError(f"calibrate is {calibrate}; give the number of windows to hold back, or 0")
-    panel = read(
-        source,
-        freq=freq,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        known_cols=known_cols,
-        static_cols=static_cols,
-    )
+    panel = read(source, **layout)
     known = None if future is None else _read_future(future, panel)
     name, forecaster = _named(model)
     if calibrate:
@@ -154,15 +128,10 @@ def backtest(
     step: int | None = None,
     level: Sequence[float] = (80, 95),
     quantiles: Sequence[float] = (),
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
     context: int | None = None,
     batch_size: int = 256,
     on_progress: OnProgress | None = None,
+    **layout: Unpack[Layout],
 ) -> Any:
     """Forecast the past: `windows` cut-offs, `step` rows apart (`horizon` if None), the last `horizon` before the end.
 
@@ -173,18 +142,10 @@ def backtest(
     """
     from limosa.evaluate.backtest import backtest as roll
 
-    check_request(horizon, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
+    check_request(horizon, model, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
     if windows < 1 or (step is not None and step < 1):
         raise UsageError(f"windows is {windows} and step is {step}; both must be at least 1")
-    panel = read(
-        source,
-        freq=freq,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        known_cols=known_cols,
-        static_cols=static_cols,
-    )
+    panel = read(source, **layout)
     forecasters = _named_models(model)
     log.info(f"backtesting {', '.join(forecasters)} on {_count(len(panel))}, {windows} x {horizon} steps")
     table = roll(
@@ -244,11 +205,8 @@ def train(
     patience: int = 5,
     seed: int = 0,
     resume: bool = False,
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
     on_progress: OnProgress | None = None,
+    **layout: Unpack[Layout],
 ) -> Any:
     """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
 
@@ -277,7 +235,7 @@ def train(
     checkpoints = Path(out) / "checkpoints"
     if not resume and any(checkpoints.glob("step-*")):
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
-    panel = read(source, freq=freq, id_col=id_col, time_col=time_col, target_col=target_col)
+    panel = read(source, **layout)
     torch.manual_seed(seed)
     learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)})
     L, H = learner.context, learner.horizon
@@ -326,26 +284,12 @@ def pretrain(
 
 def check(
     source: Any,
-    *,
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
+    **layout: Unpack[Layout],
 ) -> Report:
     """What `source` holds and what is wrong with it, each finding with its fix."""
     from limosa.data.report import inspect
 
-    return inspect(
-        source,
-        freq=freq,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        known_cols=known_cols,
-        static_cols=static_cols,
-    )
+    return inspect(source, **layout)
 
 
 def models() -> list[dict[str, Any]]:
@@ -367,18 +311,22 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def check_request(
     horizon: int,
+    model: Any,
     *,
     level: Sequence[float] = (),
     quantiles: Sequence[float] = (),
     context: int | None = None,
     batch_size: int = 256,
 ) -> None:
-    """Refuse numbers out of range before anything is read.
+    """Refuse numbers out of range and unknown models before anything is read.
 
-    Raises: UsageError.
+    Raises: UsageError, ModelNotFound.
     """
     from limosa.evaluate.table import check_level
 
+    for one in model if isinstance(model, list | tuple) else [model]:
+        if isinstance(one, str | Path):
+            registry.find(one)
     if horizon < 1:
         raise UsageError(f"horizon is {horizon}; it must be at least 1 step")
     check_level(level)

@@ -7,10 +7,10 @@ they first appear in the input. Gaps become rows of NaN; what was inferred, sort
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ import pandas as pd
 from limosa.core import Window
 from limosa.data import frequency, reading
 from limosa.data.frequency import Frequency
-from limosa.data.reading import Columns, Source
+from limosa.data.reading import Columns, Layout, Names, Source
 from limosa.data.records import OnFault, Records, read_records, stop
 from limosa.errors import DataError, UsageError
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Columns", "Panel", "assemble", "by_frequency"]
 
-_Names = str | Sequence[str]
 _STEPS_THAT_TELL = 8  # fewer even steps than these may be chance in a series of rare rows
 
 
@@ -69,13 +68,7 @@ class Panel:
     def from_csv(
         cls,
         source: str | Path | IO[Any],
-        *,
-        id_col: str = "unique_id",
-        time_col: str = "ds",
-        target_col: _Names = "y",
-        known_cols: Sequence[str] = (),
-        static_cols: Sequence[str] = (),
-        freq: str | int | None = None,
+        **layout: Unpack[Layout],
     ) -> Self:
         """Read a CSV file, or an open one, with a header line.
 
@@ -84,62 +77,41 @@ class Panel:
 
         Raises: DataError naming the series, the line and the fix; UsageError if `freq` is unknown.
         """
-        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
-        return cls._build(reading.open_csv(source, columns), columns, freq)
+        return cls._build(reading.open_csv, source, layout)
 
     @classmethod
     def from_parquet(
         cls,
         source: str | Path,
-        *,
-        id_col: str = "unique_id",
-        time_col: str = "ds",
-        target_col: _Names = "y",
-        known_cols: Sequence[str] = (),
-        static_cols: Sequence[str] = (),
-        freq: str | int | None = None,
+        **layout: Unpack[Layout],
     ) -> Self:
         """Read a Parquet file or a folder of them; the rest as `from_csv`, rows counted from 0 in messages."""
-        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
-        return cls._build(reading.open_parquet(source, columns), columns, freq)
+        return cls._build(reading.open_parquet, source, layout)
 
     @classmethod
     def from_frame(
         cls,
         frame: Any,
-        *,
-        id_col: str = "unique_id",
-        time_col: str = "ds",
-        target_col: _Names = "y",
-        known_cols: Sequence[str] = (),
-        static_cols: Sequence[str] = (),
-        freq: str | int | None = None,
+        **layout: Unpack[Layout],
     ) -> Self:
         """Read a pandas, polars, pyarrow or other frame, or a dict of arrays; the rest as `from_parquet`."""
-        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
-        return cls._build(reading.open_frame(frame, columns), columns, freq)
+        return cls._build(reading.open_frame, frame, layout)
 
     @classmethod
     def read(
         cls,
         source: Any,
-        *,
-        id_col: str = "unique_id",
-        time_col: str = "ds",
-        target_col: _Names = "y",
-        known_cols: Sequence[str] = (),
-        static_cols: Sequence[str] = (),
-        freq: str | int | None = None,
+        **layout: Unpack[Layout],
     ) -> Self:
         """Read whatever `source` is: a path by its suffix, "-" for CSV on standard input, a frame or a panel."""
         if isinstance(source, cls):
             return source
-        columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
-        return cls._build(reading.open_source(source, columns), columns, freq)
+        return cls._build(reading.open_source, source, layout)
 
     @classmethod
-    def _build(cls, source: Source, columns: Columns, freq: str | int | None) -> Self:
-        return cls(**assemble(read_records(source, columns), freq))
+    def _build(cls, open_: Callable[[Any, Columns], Source], source: Any, layout: Layout) -> Self:
+        columns, freq = reading.asked(**layout)
+        return cls(**assemble(read_records(open_(source, columns), columns), freq))
 
     def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
         """`stamps` of any shape, flattened, as the caller's times: pandas times in the panel's zone, or integers."""
@@ -297,18 +269,13 @@ class Panel:
 
 def by_frequency(
     source: Any,
-    *,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: _Names = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
+    **names: Unpack[Names],
 ) -> list[Panel]:
     """A source whose series differ in frequency, as one panel for each; arguments and errors as `Panel.read`.
 
     Series of one row, which have no frequency, are left out.
     """
-    columns = _columns(id_col, time_col, target_col, known_cols, static_cols)
+    columns, _ = reading.asked(**names)
     notes: list[str] = []
     rows = _distinct(_sorted(read_records(reading.open_source(source, columns), columns), notes), stop)
     rows = replace(rows, notes=(*rows.notes, *notes))
@@ -328,11 +295,6 @@ def _only(rows: Records, index: list[int]) -> Records:
     number[index] = np.arange(len(index))
     picked = _pick(rows, np.flatnonzero(number[rows.series] >= 0))
     return replace(picked, ids=rows.ids[index], static=rows.static[index], series=number[picked.series])
-
-
-def _columns(id_col: str, time_col: str, target_col: _Names, known: Sequence[str], static: Sequence[str]) -> Columns:
-    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
-    return Columns(id=id_col, time=time_col, targets=targets, known=tuple(known), static=tuple(static))
 
 
 def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) -> dict[str, Any]:

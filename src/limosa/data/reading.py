@@ -11,11 +11,11 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import narwhals as nw
 import numpy as np
@@ -30,6 +30,22 @@ Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
 _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
 _TEXT = pa.dictionary(pa.int32(), pa.string())
+
+
+class Names(TypedDict, total=False):
+    """Which columns of the caller's table are what, as keyword arguments of whatever reads one."""
+
+    id_col: str  # default "unique_id"
+    time_col: str  # default "ds"
+    target_col: str | Sequence[str]  # default "y"
+    known_cols: Sequence[str]  # covariates known in advance
+    static_cols: Sequence[str]  # numbers that stay the same
+
+
+class Layout(Names, total=False):
+    """`Names`, and the step of time."""
+
+    freq: str | int | None  # pandas alias or the step of a count; inferred by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +67,21 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         """Every column, in the order id, time, targets, known, static."""
         return (self.id, self.time, *self.targets, *self.known, *self.static)
+
+
+def asked(
+    *,
+    id_col: str = "unique_id",
+    time_col: str = "ds",
+    target_col: str | Sequence[str] = "y",
+    known_cols: Sequence[str] = (),
+    static_cols: Sequence[str] = (),
+    freq: str | int | None = None,
+) -> tuple[Columns, str | int | None]:
+    """The columns and the step that a `Layout` asks for, with the defaults in place."""
+    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
+    columns = Columns(id=id_col, time=time_col, targets=targets, known=tuple(known_cols), static=tuple(static_cols))
+    return columns, freq
 
 
 @dataclass(frozen=True, kw_only=True)

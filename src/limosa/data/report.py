@@ -6,14 +6,13 @@ finding, and checks what is left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from limosa.data.panel import Panel, assemble
-from limosa.data.reading import Columns, open_source
+from limosa.data.reading import Layout, asked, open_source
 from limosa.data.records import read_records
 from limosa.errors import DataError
 
@@ -78,13 +77,7 @@ class Report:
 
 def inspect(
     source: Any,
-    *,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
-    freq: str | int | None = None,
+    **layout: Unpack[Layout],
 ) -> Report:
     """The report on whatever `Panel.read` reads, with the same arguments; faults of the data become findings.
 
@@ -93,8 +86,7 @@ def inspect(
     if isinstance(source, Panel):
         return check(source)
     faults: list[DataError] = []
-    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
-    columns = Columns(id=id_col, time=time_col, targets=targets, known=tuple(known_cols), static=tuple(static_cols))
+    columns, freq = asked(**layout)
     report = Report()
     try:
         rows = read_records(open_source(source, columns), columns, faults.append)

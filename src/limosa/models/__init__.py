@@ -48,23 +48,35 @@ def build(name: str, **options: Any) -> Any:
     return found.build(found.config(**options))
 
 
+def find(name_or_folder: str | Path) -> Path | None:
+    """The folder of a saved model, or None for the name of a model file; imports no model.
+
+    Raises: ModelNotFound if it is neither.
+    """
+    name = str(name_or_folder)
+    folder = WEIGHTS / name if name in embedded() else Path(name)
+    if (folder / "config.json").exists():
+        return folder
+    if name not in names():
+        raise _not_found(name)
+    return None
+
+
 def load(name_or_folder: str | Path) -> Forecaster:
     """A model that can forecast: an embedded one by name, a saved one by folder, or one that needs no training.
 
     Raises: ModelNotFound if there is no such name or folder, DataError if the folder's files do not fit.
     """
-    from limosa.nn.saving import CONFIG, read_config
+    folder = find(name_or_folder)
+    if folder is not None:
+        from limosa.nn.saving import read_config
 
-    name = str(name_or_folder)
-    folder = WEIGHTS / name if name in embedded() else Path(name)
-    if (folder / CONFIG).exists():
-        model = importlib.import_module(f"{__name__}.{read_config(folder)['model']}").CARD.build
-        return model.from_pretrained(folder)  # type: ignore[no-any-return]
-    if name not in names():
-        raise _not_found(name)
-    model = build(name)
-    if any(True for _ in getattr(model, "parameters", list)()):
-        raise ModelNotFound(f"{name} has no trained weights yet; train it first: limosa train FILE --model {name}")
+        return card(read_config(folder)["model"]).build.from_pretrained(folder)  # type: ignore[attr-defined, no-any-return]
+    model = build(str(name_or_folder))
+    if any(True for _ in model.parameters()):
+        raise ModelNotFound(
+            f"{name_or_folder} has no trained weights yet; train it first: limosa train FILE --model {name_or_folder}"
+        )
     return model  # type: ignore[no-any-return]
 
 

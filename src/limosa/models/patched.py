@@ -54,6 +54,9 @@ class PatchedConfig:
     latent: int = 32  # numbers per step handed from a token to the head
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
         for name in ("context", "horizon"):
             if getattr(self, name) % self.patch:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a multiple of patch {self.patch}")

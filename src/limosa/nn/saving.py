@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limosa.errors import DataError, LimosaError, ModelNotFound
+from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
 from limosa.files import write_beside
 
 CONFIG = "config.json"
@@ -44,8 +44,10 @@ class Saved(nn.Module):
 
     config: Any
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, creating it.
+
+        `dtype` is the type of the numbers in the file, their own if None; float16 halves it and rounds the weights.
 
         Raises: LimosaError if the folder cannot be written; no file is left half-written.
         """
@@ -55,7 +57,7 @@ class Saved(nn.Module):
         except OSError as error:
             raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
         config = {"model": type(self).__module__.rpartition(".")[2], **dataclasses.asdict(self.config)}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
         write_beside(folder / WEIGHTS, lambda path: _write_tensors(path, tensors))
         write_beside(folder / CONFIG, lambda path: _write_text(path, json.dumps(config, indent=1) + "\n"))
 
@@ -75,7 +77,7 @@ class Saved(nn.Module):
             model.load_state_dict({name: t.to(torch.float32) for name, t in load_file(folder / WEIGHTS).items()})
         except FileNotFoundError:
             raise ModelNotFound(f"no saved model in {folder}: {folder / WEIGHTS} does not exist") from None
-        except (TypeError, RuntimeError, SafetensorError) as error:
+        except (TypeError, UsageError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{folder} does not hold a {cls.__name__} of this version: {error}") from error
         return model.eval()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from limosa.errors import DataError, LimosaError, ModelNotFound
+from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
 from limosa.nn import saving
 from limosa.nn.saving import Saved, read_config
 
@@ -20,6 +20,10 @@ class SmallConfig:
     """Options of `Small`."""
 
     width: int = 3
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UsageError(f"width is {self.width}; it must be at least 1")
 
 
 class Small(Saved):
@@ -93,7 +97,7 @@ def test_a_config_that_is_not_one_is_an_error_that_names_it(folder, text):
         Small.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("options", [{"width": 5}, {"depth": 2}])
+@pytest.mark.parametrize("options", [{"width": 5}, {"width": 0}, {"width": "wide"}, {"depth": 2}])
 def test_a_config_that_does_not_fit_the_weights_or_the_model_is_a_data_error(folder, options):
     change_config(folder, **options)
     with pytest.raises(DataError, match="Small of this version"):
