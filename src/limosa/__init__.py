@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from limosa.app.service import forecast as forecast
     from limosa.app.service import load as load
     from limosa.app.service import train as train
+    from limosa.app.stream import stream as stream
     from limosa.core import Forecast as Forecast
     from limosa.core import Forecaster as Forecaster
     from limosa.core import Window as Window
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "limosa.app.service": ("backtest", "check", "forecast", "load", "train"),
+    "limosa.app.stream": ("stream",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
     "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),

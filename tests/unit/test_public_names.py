@@ -22,6 +22,7 @@ NAMES = [
     "check",
     "forecast",
     "load",
+    "stream",
     "train",
 ]
 

@@ -243,6 +243,7 @@ def train(
     id_col: IdCol = "unique_id",
     time_col: TimeCol = "ds",
     target_col: TargetCol = "y",
+    known_cols: KnownCols = "",
     quiet: Quiet = False,
 ) -> None:
     """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
@@ -269,6 +270,7 @@ def train(
             id_col=id_col,
             time_col=time_col,
             target_col=_targets(target_col),
+            known_cols=_names(known_cols),
             on_progress=on_progress,
         )
 

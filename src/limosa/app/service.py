@@ -7,9 +7,9 @@ this file imports neither torch nor pandas.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -237,7 +237,7 @@ def train(
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
     panel = read(source, **layout)
     torch.manual_seed(seed)
-    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)})
+    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)}, panel)
     L, H = learner.context, learner.horizon
     if (longest := int(panel.lengths.max())) <= 2 * H:
         raise DataError(
@@ -355,11 +355,16 @@ def _named_models(model: Model | Sequence[Model] | Mapping[str, Forecaster]) -> 
     return dict(named)
 
 
-def _learner(model: str | Path, options: Mapping[str, Any]) -> Any:
-    """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has."""
+def _learner(model: str | Path, options: Mapping[str, Any], panel: Panel) -> Any:
+    """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has.
+
+    A new model that looks at several channels or at covariates is told how many the panel has.
+    """
     if str(model) in registry.names():
+        sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
+        fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
         try:
-            learner = registry.build(str(model), **options)
+            learner = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
         except TypeError as error:
             raise UsageError(f"{model} has no such option: {error}") from error
     else:
@@ -424,7 +429,7 @@ def _forecast_table(
         dead = window.past.isnan().all(1)  # [B, C]
         with torch.inference_mode():
             answer = forecaster.forecast(window)
-            answer = replace(answer, values=answer.values.masked_fill(dead[:, None, None, :], torch.nan))
+            answer = dataclasses.replace(answer, values=answer.values.masked_fill(dead[:, None, None, :], torch.nan))
         silent += panel.ids[series][dead.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
         tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))

@@ -52,7 +52,7 @@ def _blend(window: Window, share: float, chance: np.random.Generator) -> Window:
     other = torch.from_numpy(chance.permutation(B))
     weight = torch.from_numpy(chance.uniform(-1.0, 1.0, (B, 1, 1))).to(whole.dtype)
     chosen = torch.from_numpy(chance.random((B, 1, 1)) < share)
-    ratio = torch.where(unit[other] > 0, unit / unit[other], 0.0)
-    added = whole + weight * ratio * (whole - center)[other]
-    whole = torch.where(chosen, added, whole)
+    moves = unit[other] > 0  # not so for a constant series or one of which nothing is known
+    added = whole + weight * unit / unit[other] * (whole - center)[other]
+    whole = torch.where(chosen & moves, added, whole)
     return replace(window, past=whole[:, :L], future=whole[:, L:])

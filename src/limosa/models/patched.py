@@ -29,11 +29,14 @@ from limosa.nn.attention import Block, rotary
 from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.lags import best_lags, copies, lag_errors
 from limosa.nn.losses import pinball
+from limosa.nn.rolling import rolled
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import center_and_scale
 
 CYCLES = 4  # how many periods back the mean cycle averages
-RULES = 6  # copies at the two periods, mean cycle, copy moved to the recent level, last value, recent mean
+RULES = 8  # see `_rules`
+LAST = 5  # which of them holds the last value
+RECENT = 32  # steps
 CHANNELS = 7
 FACTS = 8
 LOCAL = 2 * RULES + 4  # what the head sees of a step beside the transformer's latent
@@ -46,7 +49,7 @@ class PatchedConfig:
     context: int = 2048  # steps; longer pasts are cut
     horizon: int = 256  # steps answered in one pass; longer horizons go on from the median
     patch: int = 32  # steps per token
-    longest_lag: int = 1024  # steps
+    longest_lag: int = 1024  # steps; the longest period that can be found
     width: int = 192
     heads: int = 6
     layers: int = 4
@@ -57,13 +60,8 @@ class PatchedConfig:
         for name, value in vars(self).items():
             if value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
-        for name in ("context", "horizon"):
-            if getattr(self, name) % self.patch:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be a multiple of patch {self.patch}")
         if self.width % (2 * self.heads):
             raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        if not 1 < self.longest_lag < self.context:
-            raise UsageError(f"longest_lag is {self.longest_lag}; it must lie between 1 and context {self.context}")
 
 
 class Prepared(NamedTuple):
@@ -120,8 +118,9 @@ class Patched(Saved):
         past = F.pad(past, (-past.shape[1] % P, 0), value=torch.nan)
         ahead = P * -(-horizon // P)
         observed = torch.isfinite(past)  # [R, L]
-        R, L = past.shape
+        L = past.shape[1]
         count = observed.sum(-1).clamp(min=1)
+        begun = torch.where(observed, torch.arange(L, device=past.device), L).amin(-1)  # [R] padding is not missing
         center, scale = (x[:, 0, 0] for x in center_and_scale(past[..., None], observed[..., None]))
         unit = torch.where(scale > 0, scale, 1.0)
         z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
@@ -136,32 +135,21 @@ class Patched(Saved):
         spread = (((cycles - mean) * seen).square().sum(0) / share).sqrt()
         first = torch.where(seen[0], cycles[0], mean)
         second = copies(z, observed, lags[:, 1], ahead, 1)[0][0]
-        step = torch.arange(L, device=z.device)
-        last = z.gather(1, torch.where(observed, step, 0).amax(-1, keepdim=True))  # [R, 1]
-        recent = observed & (step >= L - lags[:, :1].clamp(min=P))
-        level = (z * recent).sum(-1, keepdim=True) / recent.sum(-1, keepdim=True).clamp(min=1)
-        both = observed[:, -P:] & seen[0][:, L - P : L]
-        moved = ((z - first[:, :L])[:, -P:] * both).sum(-1, keepdim=True) / both.sum(-1, keepdim=True).clamp(min=1)
-
-        after = first[:, L:]
-        rules = [after, second[:, L:], mean[:, L:], after + moved, last.expand_as(after), level.expand_as(after)]
-        lead = torch.arange(1, ahead + 1, device=z.device).expand(R, ahead)
-        whole = [k * torch.div(lead + k - 1, k, rounding_mode="floor") for k in (lags[:, :1], lags[:, 1:], 1)]
-        repeat, again, hold = (lag_error.gather(1, k.clamp(max=lag_error.shape[1]) - 1) for k in whole)  # [R, F]
-        errors = torch.stack([repeat, again, repeat, repeat, hold, variance[:, None].expand_as(hold) + 1e-6], dim=-1)
+        twice = observed & seen[0][:, :L]
+        rules, errors = _rules(z, observed, twice, lags, lag_error, first, second, mean, variance, ahead)
         sigma = errors.amin(-1).sqrt()
         best = lag_error.gather(1, torch.cat([torch.ones_like(lags[:, :1]), lags], dim=-1) - 1)  # [R, 3]
         typical = best.amin(-1, keepdim=True).sqrt()  # [R, 1]
         past_now = torch.where(observed, z, first[:, :L])
-        now = torch.cat([past_now, after], dim=1)
+        now = torch.cat([past_now, first[:, L:]], dim=1)
         steps = [F.pad(z, (0, ahead)), F.pad(observed.float(), (0, ahead)), first, second, mean]
-        steps += [F.pad(past_now - first[:, :L], (0, ahead)) / typical, (now - last) / typical]
+        steps += [F.pad(past_now - first[:, :L], (0, ahead)) / typical, (now - rules[:, :1, LAST]) / typical]
         facts = [
             (lags / P).log(),
             (best / (2.0 * variance[:, None] + 1e-6)).clamp(max=4.0),
             typical.log(),
             (count / P).log()[:, None],
-            (count / L)[:, None],
+            (count / (L - begun).clamp(min=1))[:, None],
         ]
         return Prepared(
             center=center,
@@ -169,7 +157,7 @@ class Patched(Saved):
             observed=observed,
             steps=torch.asinh(torch.stack(steps)),
             facts=torch.cat(facts, dim=-1).float(),
-            rules=torch.stack(rules, dim=-1),
+            rules=rules,
             errors=errors,
             spread=spread[:, L:],
             sigma=sigma,
@@ -202,8 +190,9 @@ class Patched(Saved):
         sigma = p.sigma[..., None]
         doubt = (p.errors / sigma.square()).log()  # [R, F, RULES], 0 for the best rule
         lead = torch.arange(1, ahead + 1, device=hidden.device, dtype=torch.float32).expand(R, ahead)[..., None]
+        agreed = ((-doubt).softmax(-1) * p.rules).sum(-1, keepdim=True)  # the rules weighted by their precision
         local = [
-            torch.asinh((p.rules - p.rules.mean(-1, keepdim=True)) / sigma),
+            torch.asinh((p.rules - agreed) / sigma),
             doubt,
             torch.asinh(p.spread[..., None] / sigma),
             sigma.log(),
@@ -229,26 +218,27 @@ class Patched(Saved):
 
     def decode(self, hidden: Tensor, window: Window) -> Forecast:
         """Forecast of up to the native horizon from the last hidden state [B * C, N, D]."""
-        steps = min(window.horizon, self.horizon)
-        prepared = self._prepare(_rows(window.past), steps)
-        return _forecast(_unscale(self._decode(hidden, prepared), prepared)[:, :steps], window)
+        return self._answer(hidden, self._prepare(_rows(window.past), min(window.horizon, self.horizon)), window)
 
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
 
-        Beyond the native horizon the model goes on from its own median. What it then calls certain is not, so the
-        bands of a later pass are joined with those at the end of the pass before: see `_join`.
+        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
         """
-        past = _rows(window.past)
-        made: list[Tensor] = []
-        while (done := sum(part.shape[1] for part in made)) < window.horizon:
-            steps = min(window.horizon - done, self.horizon)
-            prepared = self._prepare(past, self.horizon if steps < window.horizon - done else steps)
-            part = _unscale(self._decode(self._encode(prepared)[-1], prepared), prepared)[:, :steps]  # [R, h, Q]
-            made.append(_join(made[-1], part) if made else part)
-            past = torch.cat([past, part[..., len(LEVELS) // 2].to(past.dtype)], dim=1)
-        return _forecast(torch.cat(made, dim=1), window)
+        return rolled(self._forecast_once, window, self.horizon)
+
+    def _forecast_once(self, window: Window) -> Forecast:
+        prepared = self._prepare(_rows(window.past), window.horizon)
+        return self._answer(self._encode(prepared)[-1], prepared, window)
+
+    def _answer(self, hidden: Tensor, p: Prepared, window: Window) -> Forecast:
+        """The forecast in data units; NaN where nothing was ever observed."""
+        B, _, C = window.past.shape
+        quantiles = self._decode(hidden, p)[:, : window.horizon].to(p.scale.dtype)  # [R, H, Q]
+        values = quantiles * p.scale[:, None, None] + p.center[:, None, None]
+        values = torch.where(p.observed.any(-1)[:, None, None], values, torch.nan)
+        return Forecast(values=values.view(B, C, *values.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the native horizon, in units of each series' own predictability. A scalar.
@@ -266,40 +256,62 @@ class Patched(Saved):
         return pinball(quantiles, target, LEVELS, weight=1.0 / (0.1 + p.sigma[:, : batch.horizon]))
 
 
-def _unscale(quantiles: Tensor, p: Prepared) -> Tensor:
-    """Scaled quantiles [R, F, Q] in data units; NaN where nothing was ever observed."""
-    values = quantiles.to(p.scale.dtype) * p.scale[:, None, None] + p.center[:, None, None]
-    return torch.where(p.observed.any(-1)[:, None, None], values, torch.nan)
+def _rules(
+    z: Tensor,
+    observed: Tensor,
+    twice: Tensor,
+    lags: Tensor,
+    lag_error: Tensor,
+    first: Tensor,
+    second: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    ahead: int,
+) -> tuple[Tensor, Tensor]:
+    """What simple rules forecast, and the mean squared error each would have had that far ahead, both [R, F, RULES].
 
+    In order: the copy of the best period, of the other one, the mean cycle, the copy moved to the level of the last
+    RECENT steps, the copy moved to the last value, the last value, the path so far mirrored at the last value, and the
+    mean of the last period. Errors come from e(k), the mean squared difference at lag k: holding the last value for h
+    steps errs by e(h), mirroring by 4 e(h) - e(2h), moving a copy by the e(h) of the seasonal differences.
 
-def _join(before: Tensor, after: Tensor) -> Tensor:
-    """Bands of a later pass [R, h, Q], widened by what the pass before it [R, h', Q] left open at its end.
-
-    If the earlier bands grew over their second half like a power a of the step, the later distances from the median
-    are joined in quadrature with the earlier final ones, weighted by 2a (a = 1/2, a random walk, gives exactly the
-    square-root law; a = 0, a stationary series, adds nothing). They never fall below the earlier final distances.
+    Args:
+        z, observed: [R, L].   twice: [R, L] observed now and a period ago.   lags: [R, 2].
+        lag_error: [R, K], e(k) of z.   first, second, mean: [R, T].   variance: [R].
     """
-    middle = len(LEVELS) // 2
-    offsets = after - after[..., middle, None]
-    tail = max(1, before.shape[1] // 8)
-    distances = before - before[..., middle, None]
-    end = distances[:, -tail:].mean(1, keepdim=True)  # [R, 1, Q]
-    half = distances[:, (before.shape[1] - tail) // 2 :][:, :tail].mean(1, keepdim=True)
-    width_end, width_half = (d[..., -1:] - d[..., :1] for d in (end, half))
-    growth = torch.log2((width_end / width_half.clamp(min=torch.finfo(end.dtype).tiny)).clamp(1.0, 2.0)).nan_to_num(0.0)
-    joined = (offsets.square() + (2.0 * growth).clamp(max=1.0) * end.square()).sqrt()
-    return after[..., middle, None] + offsets.sign().where(offsets != 0, end.sign()) * torch.maximum(joined, end.abs())
+    R, L = z.shape
+    step = torch.arange(L, device=z.device)
+    end = torch.where(observed, step, 0).amax(-1, keepdim=True)  # [R, 1] the last observed step
+    last = z.gather(1, end)
+    copied, other, cycle = first[:, L:], second[:, L:], mean[:, L:]  # [R, F]
+    lead = torch.arange(1, ahead + 1, device=z.device).expand(R, ahead)
+    difference = torch.where(twice, z - first[:, :L], 0.0)
+    recent = twice & (step > end - RECENT)
+    moved = difference * recent
+    moved = moved.sum(-1, keepdim=True) / recent.sum(-1, keepdim=True).clamp(min=1)
+    back = (end - lead).clamp(min=0)
+    mirrored = 2.0 * last - torch.where(observed.gather(1, back) & (lead <= end), z.gather(1, back), last)
+    cycle_long = observed & (step > end - lags[:, :1].clamp(min=RECENT))
+    level = (z * cycle_long).sum(-1, keepdim=True) / cycle_long.sum(-1, keepdim=True).clamp(min=1)
+    rules = [copied, other, cycle, copied + moved, copied + difference.gather(1, end)]
+    rules += [last.expand_as(copied), mirrored, level.expand_as(copied)]
+
+    def at(lag: Tensor) -> Tensor:
+        return lag_error.gather(1, lag.clamp(max=lag_error.shape[1]) - 1)  # [R, F]
+
+    repeat, again = (at(k * torch.div(lead + k - 1, k, rounding_mode="floor")) for k in (lags[:, :1], lags[:, 1:]))
+    hold = at(lead)
+    mirror = torch.maximum(4.0 * hold - at(2 * lead), 0.05 * hold)
+    between = lag_errors(difference, twice, min(ahead, L - 1))
+    between = F.pad(between, (0, ahead - between.shape[1]), value=torch.inf)
+    shift = torch.where(torch.isfinite(between) & (lead <= lags[:, :1]), between + 1e-6, 2.0 * repeat)
+    flat = variance[:, None].expand_as(hold) + 1e-6
+    return torch.stack(rules, dim=-1), torch.stack([repeat, again, repeat, repeat, shift, hold, mirror, flat], dim=-1)
 
 
 def _rows(values: Tensor) -> Tensor:
     """[B, L, C] -> [B * C, L]."""
     return values.transpose(1, 2).flatten(0, 1)
-
-
-def _forecast(rows: Tensor, window: Window) -> Forecast:
-    """[B * C, H, Q] -> Forecast with [B, Q, H, C]."""
-    B, _, C = window.past.shape
-    return Forecast(values=rows.view(B, C, *rows.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
 
 
 CARD = Card(

@@ -46,9 +46,11 @@ def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
     Returns: lags [R, 2] int64, 1 where there is no period.
     """
     lag = torch.arange(1, errors.shape[1] + 1, device=errors.device)
-    handicap = lag**0.05 * (1.0 + lag / length.clamp(min=1)[:, None])  # a multiple of a period is no better than it
+    share = lag / length.clamp(min=1)[:, None]
+    handicap = lag**0.05 * (1.0 + share)  # a multiple of a period is no better than it
     score = (errors + FLOOR * variance[:, None]) * handicap
-    dip = torch.isfinite(score) & (errors < DEPTH * errors.cummax(-1).values)
+    depth = DEPTH * (1.0 - 0.5 * share)  # the fewer repetitions, the likelier chance
+    dip = torch.isfinite(score) & (errors < depth * errors.cummax(-1).values)
     dip[:, 1:-1] &= (score[:, 1:-1] < score[:, :-2]) & (score[:, 1:-1] <= score[:, 2:])
     dip[:, [0, -1]] = False
     score = torch.where(dip, score, torch.inf)

@@ -150,6 +150,8 @@ class Run:
         with self.average.swapped_in(), torch.no_grad(), self.precision.forward():
             losses = [float(self.learner.loss(window.to(self.precision.device))) for window in windows]
         self.validation = sum(losses) / len(losses)
+        if not math.isfinite(self.validation):
+            raise LimosaError(f"the validation loss at step {self.step} is {self.validation}; look for it in the data")
         if self.best is None or self.validation < self.best[1]:
             self.best = (self.step, self.validation)
             self.best_weights = [mean.clone() for mean in self.average.mean]
@@ -195,7 +197,7 @@ class Run:
             "average": self.average.mean,
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
-            "random": torch.get_rng_state(),
+            "random": [state.get_state() for state in self._generators()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -215,7 +217,14 @@ class Run:
                     target.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
-        torch.set_rng_state(state["random"])
+        for generator, saved in zip(self._generators(), state["random"], strict=True):
+            generator.set_state(saved)
+
+    def _generators(self) -> list[torch.Generator]:
+        """The default random generators that the learner may draw from: the CPU's, and its GPU's."""
+        device = self.precision.device
+        gpu = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+        return [torch.default_generator, *gpu]
 
     def _train_mode(self, on: bool) -> None:
         if isinstance(self.learner, nn.Module):

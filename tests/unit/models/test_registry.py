@@ -52,7 +52,7 @@ def test_options_reach_the_config():
 def test_an_unknown_name_offers_the_nearest(ask):
     with pytest.raises(ModelNotFound, match="did you mean patched"):
         ask("pached")
-    with pytest.raises(ModelNotFound, match="there are: .*naive"):
+    with pytest.raises(ModelNotFound, match=r"there are: .*naive"):
         ask("zzzzzzzz")
 
 

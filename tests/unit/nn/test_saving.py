@@ -72,14 +72,14 @@ def test_saving_again_replaces_what_was_there(folder):
 def test_a_save_on_a_full_disk_leaves_the_old_files_and_no_others(folder, full_disk):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     model = Small(SmallConfig(width=9))
-    with pytest.raises(LimosaError, match="cannot write .*too large"), full_disk():
+    with pytest.raises(LimosaError, match=r"cannot write .*too large"), full_disk():
         model.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LimosaError, match="cannot create .*file"):
+    with pytest.raises(LimosaError, match=r"cannot create .*file"):
         Small(SmallConfig()).save_pretrained(tmp_path / "file" / "model")
 
 

@@ -67,7 +67,7 @@ def test_without_a_checkpoint_there_is_no_latest(tmp_path):
 
 def test_a_save_on_a_full_disk_leaves_the_one_before_and_nothing_else(tmp_path, full_disk):
     checkpoint.save(tmp_path, 1, {"weight": torch.ones(2)})
-    with pytest.raises(LimosaError, match="step-00000002.*too large"), full_disk():
+    with pytest.raises(LimosaError, match=r"step-00000002.*too large"), full_disk():
         checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -79,9 +79,10 @@ def test_what_a_kill_left_behind_is_not_taken_for_a_checkpoint(tmp_path, monkeyp
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", killed)
-        checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)})
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)})
     newest = checkpoint.latest(tmp_path)
     assert newest is not None
     assert newest.name == "step-00000001"

@@ -298,8 +298,10 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 0}, {"accumulate": 0}, {"validate_every": 0}, {"checkpoint_every": 0}, {"average": 1.0}]
-    + [{"average": -0.1}, {"precision": "fp8"}],
+    [
+        *({"steps": 0}, {"accumulate": 0}, {"validate_every": 0}, {"checkpoint_every": 0}),
+        *({"average": 1.0}, {"average": -0.1}, {"precision": "fp8"}),
+    ],
 )
 def test_an_option_out_of_range_is_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):

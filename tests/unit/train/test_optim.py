@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ def test_the_rate_rises_over_the_warm_up_then_falls_to_the_floor():
     assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert shares[10] == pytest.approx(1.0)
     assert shares[55] == pytest.approx(0.51)  # half-way down: the mean of 1 and the floor
-    assert all(low > high for low, high in zip(shares[10:], shares[11:], strict=False))
+    assert all(before > after for before, after in pairwise(shares[10:]))
     assert warmup_cosine(100, steps=100, warmup=10, floor=0.02) == pytest.approx(0.02)
     assert warmup_cosine(999, steps=100, warmup=10, floor=0.02) == pytest.approx(0.02)
 
@@ -72,8 +74,13 @@ def test_the_average_is_swapped_in_and_out_again_even_after_an_error():
     average = Average([weight], 0.5)
     with torch.no_grad():
         weight.fill_(1.0)
-    with pytest.raises(RuntimeError), average.swapped_in():
-        assert weight.tolist() == [0.0, 0.0]
-        raise RuntimeError
+
+    def fail_inside() -> None:
+        with average.swapped_in():
+            assert weight.tolist() == [0.0, 0.0]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
     assert weight.tolist() == [1.0, 1.0]
     assert average.mean[0].tolist() == [0.0, 0.0]

@@ -1,0 +1,498 @@
+"""Aaren: a forecaster whose attention is a recurrence (Feng et al. 2024, "Attention as an RNN").
+
+Each layer has one learned query token. It attends to every prefix of the sequence at once (`nn.scan`), so a layer maps
+N steps to N steps, causally, and stands where causal self-attention does in a transformer block. After training the
+same weights read one step at a time with a state that never grows: `start` and `step`.
+
+`attention="causal"` is the same network with causal self-attention instead, the paper's rival; Aaren has one query
+token a layer more, and one rate a head with `slope`. How the rest differs from the paper:
+
+* Keys are never computed: W_k and the query fold into one vector a head, s = <x, W_k' q_h>, in training as in use.
+* With stationary scores the weight of a new step falls like 1/k: such a layer cannot forget. `slope` gives each head a
+  learned rate at which the past fades, per step or, with `interval`, per unit of real time between the stamps.
+* A step without any observed value is masked: later steps do not see it.
+* `scaling="running"` scales each step by the level and spread of the steps up to it, which themselves are two such
+  scans. Scaling by the whole window, as the paper's protocol does, cannot be streamed.
+* A token sees the last `kernel` steps. They also reach the forecast by a linear map, free of norms.
+
+One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limosa.core import Card, Forecast, Window
+from limosa.errors import UsageError
+from limosa.nn.attention import attend, rotary, rotate
+from limosa.nn.dropout import FeedForward, dropout
+from limosa.nn.heads import LEVELS, ordered_quantiles
+from limosa.nn.losses import point_and_bands
+from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.rolling import rolled
+from limosa.nn.saving import Saved
+from limosa.nn.scaling import Scaled, scaled, unscaled
+from limosa.nn.scan import Carry, empty, scan, step
+
+LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
+NO_STAMP = -(2**63)
+NOISE = 1e-11  # of the level: what a constant series may seem to move by rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class AarenConfig:
+    """Options of `Aaren`."""
+
+    context: int = 336  # steps; longer pasts are cut. A stream is not: its running scale forgets at this pace
+    horizon: int = 96  # steps answered in one pass; longer horizons go on from the median
+    channels: int = 1  # 1: each channel by itself; more: that many jointly
+    known: int = 0  # covariates known in advance
+    scaling: Literal["running", "window", "none"] = "running"
+    point: Literal["median", "mean"] = "median"
+    attention: Literal["aaren", "causal"] = "aaren"
+    slope: bool = True  # heads forget, each at a learned rate
+    interval: float = 0.0  # seconds; 0: the past fades per step, else per so many seconds between stamps
+    kernel: int = 24  # steps that a token sees: its own and those before
+    width: int = 64
+    heads: int = 4
+    layers: int = 2
+    feedforward: int = 128
+    latent: int = 16  # numbers per step ahead handed from the last token to the head
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "channels", "kernel", "layers", "feedforward", "latent"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % (2 * self.heads):
+            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        for name, choices in (
+            ("scaling", ("running", "window", "none")),
+            ("point", ("median", "mean")),
+            ("attention", ("aaren", "causal")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if not 0.0 <= self.dropout < 1.0 or self.known < 0 or self.interval < 0.0:
+            raise UsageError(
+                f"dropout is {self.dropout}, known {self.known}, interval {self.interval}; they must lie in [0, 1), "
+                "from 0 and from 0"
+            )
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+class Pool(nn.Module):
+    """Many-to-many attention of one learned query token over every prefix."""
+
+    def __init__(self, config: AarenConfig) -> None:
+        super().__init__()
+        D, self.heads = config.width, config.heads
+        self.token = nn.Parameter(torch.randn(D))
+        self.query = nn.Linear(D, D, bias=False)
+        self.key = nn.Linear(D, D, bias=False)
+        self.value = nn.Linear(D, D, bias=False)
+        self.out = nn.Linear(D, D, bias=False)
+        memory = torch.logspace(math.log10(4.0), math.log10(4.0 + config.context), config.heads)  # steps
+        self.log_rate = nn.Parameter(-memory.log()) if config.slope else None
+
+    def folded(self) -> Tensor:
+        """The keys' projection and the query in one: [heads, D], scores = x @ folded'."""
+        query = self.query(self.token).view(self.heads, 1, -1)
+        d = query.shape[-1]
+        folded: Tensor = (query @ self.key.weight.view(self.heads, d, -1))[:, 0] / math.sqrt(d)
+        return folded
+
+    def _decays(self, elapsed: Tensor) -> Tensor | None:
+        """Nats [..., heads] that the past loses over `elapsed` [...]."""
+        return None if self.log_rate is None else elapsed[..., None] * self.log_rate.exp()
+
+    def forward(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
+        """[R, N, D] -> [R, N, D]; `seen` [R, N] bool, `elapsed` [R, N] since the step before."""
+        scores = F.linear(x, self.folded()).masked_fill(~seen[..., None], -torch.inf).mT  # [R, heads, N]
+        values = self.value(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [R, heads, N, d]
+        decays = self._decays(elapsed)
+        mixed = scan(scores, values, None if decays is None else decays.mT)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return made
+
+    def step(self, carry: Carry, x: Tensor, seen: Tensor, elapsed: Tensor) -> tuple[Carry, Tensor]:
+        """One token [R, D] with `seen` and `elapsed` [R]; the same numbers as `forward`."""
+        scores = F.linear(x, self.folded()).masked_fill(~seen[..., None], -torch.inf)  # [R, heads]
+        carry, mixed = step(carry, scores, self.value(x).unflatten(-1, (self.heads, -1)), self._decays(elapsed))
+        return carry, self.out(mixed.flatten(1))
+
+
+class Causal(nn.Module):
+    """Causal self-attention with rotary positions, in the same places."""
+
+    def __init__(self, config: AarenConfig) -> None:
+        super().__init__()
+        D, self.heads = config.width, config.heads
+        self.query, self.key, self.value, self.out = (nn.Linear(D, D, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
+        """[R, N, D] -> [R, N, D]; `seen` [R, N] bool; time is in the positions."""
+        N = x.shape[1]
+        q, k, v = (m(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
+        turn = rotary(N, q.shape[-1], x.device)
+        itself = torch.eye(N, dtype=torch.bool, device=x.device)
+        allowed = torch.ones_like(itself).tril() & seen[:, None, None, :] | itself  # [R, 1, N, N]
+        made: Tensor = self.out(attend(rotate(q, turn), rotate(k, turn), v, allowed).transpose(1, 2).flatten(2))
+        return made
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block around either attention."""
+
+    def __init__(self, config: AarenConfig) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.attention: Pool | Causal = Pool(config) if config.attention == "aaren" else Causal(config)
+        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.probability = config.dropout
+
+    def forward(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
+        """[R, N, D] -> [R, N, D]."""
+        mixed = self.attention(self.norms[0](x), seen, elapsed)
+        x = x + dropout(mixed, self.probability if self.training else 0.0)
+        made: Tensor = x + self.feed_forward(self.norms[1](x))
+        return made
+
+    def step(self, carry: Carry, x: Tensor, seen: Tensor, elapsed: Tensor) -> tuple[Carry, Tensor]:
+        """One token [R, D]."""
+        assert isinstance(self.attention, Pool)
+        carry, mixed = self.attention.step(carry, self.norms[0](x), seen, elapsed)
+        x = x + mixed
+        return carry, x + self.feed_forward(self.norms[1](x))
+
+
+# -- scaling by what has been seen so far ------------------------------------------------------------------------------
+
+
+def running(values: Tensor, memory: float) -> Scaled:
+    """`values` [R, L, C], each step in units of the mean and the mean absolute deviation of the steps up to it.
+
+    Both fade by a factor of e in `memory` steps. The scale returned is that of the last step.
+    """
+    values = values.double()
+    observed = values.isfinite()
+    filled = torch.where(observed, values, 0.0).mT  # [R, C, L]
+    scores = torch.where(observed, 0.0, -torch.inf).mT
+    pace = filled.new_full((1,), 1.0 / memory).expand_as(filled)
+    center = scan(scores, filled[..., None], pace)
+    spread = scan(scores, (filled[..., None] - center).abs(), pace)[..., 0].mT  # [R, L, C]
+    center = center[..., 0].mT
+    scale = _scale(center, spread, observed.cumsum(1))
+    z = torch.where(observed, (values - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
+    return Scaled(z, observed, center[:, -1:], scale[:, -1:])
+
+
+class Level(NamedTuple):
+    """What `running` remembers of a series."""
+
+    center: Carry  # [R, C, 1]
+    spread: Carry  # [R, C, 1]
+    seen: Tensor  # [R, C] how many values were observed
+
+    @staticmethod
+    def empty(*shape: int, device: torch.device) -> Level:
+        """That of no step."""
+        count = torch.zeros(shape, dtype=torch.int64, device=device)
+        return Level(empty(*shape, 1, device=device), empty(*shape, 1, device=device), count)
+
+    def step(self, value: Tensor, memory: float) -> tuple[Level, Scaled]:
+        """One value [R, C] more: the same numbers as `running`, of one step."""
+        value = value.double()
+        observed = value.isfinite()
+        filled, score = torch.where(observed, value, 0.0), torch.where(observed, 0.0, -torch.inf)
+        pace = filled.new_full((1,), 1.0 / memory)
+        after, center = step(self.center, score, filled[..., None], pace)
+        around, spread = step(self.spread, score, (filled[..., None] - center).abs(), pace)
+        level, center = Level(after, around, self.seen + observed), center[..., 0]
+        scale = _scale(center, spread[..., 0], level.seen)
+        z = torch.where(observed, (value - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
+        return level, Scaled(z[:, None], observed[:, None], center[:, None], scale[:, None])
+
+
+def _scale(center: Tensor, spread: Tensor, count: Tensor) -> Tensor:
+    """The unit of a series; 0 where constant. One value alone does not tell how much it moves: its size stands in."""
+    scale = torch.where(1.25 * spread > NOISE * center.abs(), 1.25 * spread, 0.0)
+    return torch.where(count > 1, scale, torch.where(center != 0, center.abs(), 1.0))
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+class Framed(NamedTuple):
+    """A window in the model's own units: R rows, L steps of the past, H steps ahead, F features."""
+
+    past: Scaled  # [R, L, C]
+    tokens: Tensor  # [R, L, F] values (0 where missing), whether observed, known covariates, marks; 0 before the start
+    seen: Tensor  # [R, L] bool: anything observed
+    elapsed: Tensor  # [R, L] since the step before, in steps or intervals
+    recent: Tensor  # [R, up to kernel, C] the last steps in the units of the last
+    ahead: Tensor  # [R, H, K+MARKS] covariates and marks of the steps ahead
+
+
+class State(NamedTuple):
+    """What a stream remembers of R rows, whatever their length."""
+
+    level: Level  # [R, C+K] of series and covariates
+    recent: Tensor  # [R, kernel, C] float64, data units; NaN where missing
+    tokens: Tensor  # [R, kernel, F]
+    layers: tuple[Carry, ...]  # [R, heads, d]
+    stamp: Tensor  # [R, 1] of the last row; NO_STAMP before
+
+
+class Aaren(Saved):
+    """The network of this file; see there. Satisfies Forecaster, Learner, Backbone and Streaming."""
+
+    config: AarenConfig
+
+    def __init__(self, config: AarenConfig) -> None:
+        super().__init__()
+        self.config = config
+        C, D = config.channels, config.width
+        self.features = 2 * C + config.known + MARKS
+        self.embed = nn.Conv1d(self.features, D, config.kernel)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(D)
+        self.to_steps = nn.Linear(D, config.horizon * config.latent)
+        hidden = 4 * config.latent
+        self.head = nn.Sequential(
+            nn.Linear(config.latent + config.known + MARKS, hidden), nn.GELU(), nn.Linear(hidden, C * len(LEVELS))
+        )
+        self.direct = nn.Linear(config.kernel, config.horizon, bias=False)
+        nn.init.zeros_(self.direct.weight)
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return self.config.context
+
+    @property
+    def horizon(self) -> int:
+        """The native horizon, in steps."""
+        return self.config.horizon
+
+    @property
+    def _stack(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    # -- the parts of one pass ------------------------------------------------------------------------------------
+
+    def _frame(self, rows: Window) -> Framed:
+        """Cut a window to the model's lengths and bring it into its own units."""
+        c = self.config
+        end, L, H = rows.past.shape[1], min(rows.past.shape[1], c.context), min(rows.horizon, c.horizon)
+        past = rows.past[:, -L:]
+        known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
+        stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
+        everything = torch.cat([past, known[:, :L]], dim=-1)  # [R, L, C+K]
+        if c.scaling == "running":
+            whole = running(everything, c.context)
+        else:
+            whole = (scaled if c.scaling == "window" else unscaled)(everything)
+        own, others = _split(whole, c.channels)
+        marks = calendar_marks(stamps, (len(past), L + H), past.device)
+        begun = own.observed.any(-1, keepdim=True).cummax(1).values
+        tokens = torch.cat([own.z, own.observed, others.z, marks[:, :L]], dim=-1) * begun
+        ahead = torch.cat([_finite(others.apply(known[:, L:])), marks[:, L:]], dim=-1)
+        elapsed = self._elapsed(stamps, (len(past), L), past.device)
+        recent = _finite(own.apply(past[:, -c.kernel :]))
+        return Framed(own, tokens, own.observed.any(-1), elapsed, recent, ahead)
+
+    def _known(self, known: Tensor | None, rows: int, steps: int) -> Tensor:
+        """The covariates [R, T, K] that the model reads; K may be 0.
+
+        Raises: UsageError if it reads some and the window has another number.
+        """
+        if not self.config.known:
+            return torch.empty(rows, steps, 0, device=self.direct.weight.device)
+        if known is None or known.shape[-1] != self.config.known:
+            found = 0 if known is None else known.shape[-1]
+            raise UsageError(
+                f"the model reads {self.config.known} known covariates and is given {found}; name them all"
+            )
+        return known
+
+    def _elapsed(self, stamps: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+        """Time since the step before, [R, L], in intervals; steps where time is a count. 0 before the first."""
+        elapsed = torch.ones(shape, device=device)
+        if stamps is not None and self.config.interval:
+            elapsed[:, 1:] = (stamps[:, : shape[1]].diff() / (1e6 * self.config.interval)).clamp(min=0.0)
+        return elapsed
+
+    def _encode(self, f: Framed) -> list[Tensor]:
+        """Hidden states [R, L, D] after each block."""
+        x = self.embed(F.pad(f.tokens.mT, (self.config.kernel - 1, 0))).mT
+        states = []
+        for block in self._stack:
+            x = block(x, f.seen, f.elapsed)
+            states.append(x)
+        return states
+
+    def _decode(self, last: Tensor, recent: Tensor, ahead: Tensor) -> Tensor:
+        """Quantiles [R, H, C, Q] in scaled units from the last step's hidden state [R, D]."""
+        c, H = self.config, ahead.shape[1]
+        latent = self.to_steps(self.norm(last)).unflatten(-1, (c.horizon, c.latent))[:, :H]
+        out: Tensor = self.head(torch.cat([latent, ahead.to(latent.dtype)], dim=-1)).float()
+        out = out.view(*out.shape[:2], c.channels, len(LEVELS))
+        recent = F.pad(recent, (0, 0, c.kernel - recent.shape[1], 0)).mT  # [R, C, kernel]
+        middle = out[..., 0] + self.direct(recent).float().mT[:, :H]
+        return ordered_quantiles(middle, out[..., 1:])
+
+    def _rows(self, window: Window) -> Window:
+        """The window as this model reads it: channels joined, or each a row of its own.
+
+        Raises: UsageError if the model reads several channels jointly and the window has another number.
+        """
+        C = window.past.shape[2]
+        if self.config.channels > 1:
+            if self.config.channels != C:
+                raise UsageError(f"the model reads {self.config.channels} channels jointly and the window has {C}")
+            return window
+
+        def alone(values: Tensor) -> Tensor:
+            return values.transpose(1, 2).reshape(-1, values.shape[1], 1)
+
+        def each(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(C, dim=0)
+
+        future = None if window.future is None else alone(window.future)
+        return replace(
+            window, past=alone(window.past), future=future, stamps=each(window.stamps), known=each(window.known)
+        )
+
+    def _answer(self, last: Tensor, f: Framed, window: Window) -> Forecast:
+        """Forecast from the last step's hidden state [R, D], in data units."""
+        rows = f.past.undo(self._decode(last, f.recent, f.ahead).movedim(-1, 1))  # [R, Q, H, C or 1]
+        B, _, C = window.past.shape
+        if self.config.channels == 1:  # [B * C, Q, H, 1]: channels were rows
+            rows = rows.view(B, C, *rows.shape[1:3]).permute(0, 2, 3, 1)
+        return Forecast(values=rows, levels=LEVELS)
+
+    # -- the protocols --------------------------------------------------------------------------------------------
+
+    def encode(self, window: Window) -> list[Tensor]:
+        """Hidden states of each block, [B * channels read alone, L, D]."""
+        return self._encode(self._frame(self._rows(window)))
+
+    def decode(self, hidden: Tensor, window: Window) -> Forecast:
+        """Forecast of up to the native horizon from the last hidden state."""
+        return self._answer(hidden[:, -1], self._frame(self._rows(window)), window)
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
+
+        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
+        """
+        return rolled(self._forecast_once, window, self.horizon)
+
+    def _forecast_once(self, window: Window) -> Forecast:
+        f = self._frame(self._rows(window))
+        return self._answer(self._encode(f)[-1][:, -1], f, window)
+
+    def loss(self, batch: Window) -> Tensor:
+        """Loss of the point and its bands (`point_and_bands`) in units of each series. A scalar.
+
+        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
+        """
+        rows = self._rows(batch)
+        if rows.future is None or batch.horizon > self.horizon:
+            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
+        f = self._frame(rows)
+        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(rows.future), torch.nan)  # [R, h, C]
+        if self.config.scaling != "none":
+            target = target.clamp(-LARGEST, LARGEST)
+        quantiles = self._decode(self._encode(f)[-1][:, -1], f.recent, f.ahead)
+        return point_and_bands(quantiles, target, LEVELS, self.config.point)
+
+    # -- one row at a time ----------------------------------------------------------------------------------------
+
+    def start(self, batch: int) -> State:
+        """The state before the first row of `batch` series, each of `channels` channels.
+
+        Raises: UsageError if the model looks at whole windows and so cannot be streamed.
+        """
+        c = self.config
+        if c.attention == "causal" or c.scaling == "window":
+            found = 'attention="causal"' if c.attention == "causal" else 'scaling="window"'
+            raise UsageError(f'{found} needs whole windows; to stream, train with attention="aaren", scaling="running"')
+        device = self.direct.weight.device
+        return State(
+            level=Level.empty(batch, c.channels + c.known, device=device),
+            recent=torch.full((batch, c.kernel, c.channels), torch.nan, dtype=torch.float64, device=device),
+            tokens=torch.zeros(batch, c.kernel, self.features, device=device),
+            layers=tuple(empty(batch, c.heads, c.width // c.heads, device=device) for _ in self._stack),
+            stamp=torch.full((batch, 1), NO_STAMP, device=device),
+        )
+
+    @torch.no_grad()
+    def step(
+        self, state: State, value: Tensor, *, stamps: Tensor | None = None, known: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """The state after one more row, and the forecast that `forecast` would give for all rows so far.
+
+        Args:
+            value: [B, C], data units, NaN = not observed.
+            stamps: [B, 1+H] int64 microseconds, of this row and of the steps ahead; None where time is a count.
+            known: [B, 1+H, K], of this row and of the steps ahead.
+
+        Returns: the state and quantiles [B, Q, H, C] in data units; NaN until something was observed.
+
+        Raises: UsageError if `value` has another shape than the state, or covariates are missing.
+        """
+        c = self.config
+        if value.shape != (len(state.recent), c.channels):
+            raise UsageError(f"value has shape {tuple(value.shape)}; this stream takes {len(state.recent), c.channels}")
+        known = self._known(known, len(value), 1 + c.horizon).double()
+        row = torch.cat([value.double(), known[:, 0]], dim=-1)  # [B, C+K]
+        level, whole = state.level.step(row, c.context)
+        own, others = _split(unscaled(row[:, None]) if c.scaling == "none" else whole, c.channels)
+        marks = calendar_marks(stamps, (len(value), 1 + c.horizon), value.device)
+        observed = level.seen[:, None, : c.channels] > 0  # [B, 1, C] so far
+        token = torch.cat([own.z, own.observed, others.z, marks[:, :1]], dim=-1) * observed.any(-1, keepdim=True)
+        tokens = torch.cat([state.tokens[:, 1:], token], dim=1)
+        recent = torch.cat([state.recent[:, 1:], value.double()[:, None]], dim=1)
+        stamp = state.stamp if stamps is None else stamps[:, :1]
+        before = torch.where(state.stamp == NO_STAMP, stamp, state.stamp)
+        elapsed = self._elapsed(
+            None if stamps is None else torch.cat([before, stamp], dim=1), (len(value), 2), value.device
+        )
+        x, layers = self.embed(tokens.mT)[..., 0], []
+        for block, carry in zip(self._stack, state.layers, strict=True):
+            after, x = block.step(carry, x, own.observed[:, 0].any(-1), elapsed[:, 1])
+            layers.append(after)
+        ahead = torch.cat([_finite(others.apply(known[:, 1:])), marks[:, 1:]], dim=-1)
+        quantiles = self._decode(x, _finite(own.apply(recent)), ahead)
+        values = own._replace(observed=observed).undo(quantiles.movedim(-1, 1))
+        return State(level, recent, tokens, tuple(layers), stamp), values
+
+
+def _split(whole: Scaled, channels: int) -> tuple[Scaled, Scaled]:
+    """Series and covariates that were scaled together."""
+    return Scaled(*(part[..., :channels] for part in whole)), Scaled(*(part[..., channels:] for part in whole))
+
+
+def _finite(values: Tensor) -> Tensor:
+    """`values` with 0 where missing."""
+    return values.nan_to_num(0.0, posinf=0.0, neginf=0.0)
+
+
+CARD = Card(
+    config=AarenConfig,
+    build=Aaren,
+    tiny=AarenConfig(context=48, horizon=12, kernel=6, width=16, heads=2, feedforward=32, latent=8, dropout=0.0),
+    source="Feng et al. 2024, Attention as an RNN",
+    summary="attention as a recurrence: trained in parallel, streamed row by row with a state that never grows",
+)

@@ -1,0 +1,381 @@
+"""Informer: long horizons in one pass (Zhou et al. 2021, "Informer: Beyond Efficient Transformer for Long Sequence
+Time-Series Forecasting").
+
+An encoder of ProbSparse attention halves its sequence between layers; a decoder is given the last observed steps and
+placeholders for the steps ahead with their calendar marks, and answers all of them at once. Several encoders, each on
+half the past of the one before, make the paper's InformerStack.
+
+How this differs from the published code:
+
+* The window is scaled inside the model, so forecasts scale with the series (`scaling="none"` is the paper's protocol on
+  standardised data). Each step also says whether it was observed: missing values and placeholders are told from zeros.
+* Beside the point stand quantiles. `point="mean"` learns the point by squared error, as the paper's tables ask.
+* A forecast is a function of its window: keys are drawn from a fixed seed in evaluation, and from the training seed in
+  training. `nn.probsparse` says how attention differs.
+* The decoder's last layer computes only the steps that are forecast.
+* `mix`, the scrambling of steps and heads in the published decoder, is an option that is off.
+
+One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limosa.core import Card, Forecast, Window
+from limosa.errors import UsageError
+from limosa.nn.dropout import FeedForward, dropout
+from limosa.nn.heads import LEVELS, ordered_quantiles
+from limosa.nn.losses import point_and_bands
+from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
+from limosa.nn.rolling import rolled
+from limosa.nn.saving import Saved
+from limosa.nn.scaling import Scaled, scaled, unscaled
+
+LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformerConfig:
+    """Options of `Informer`. The published size is width 512, heads 8, feedforward 2048."""
+
+    context: int = 336  # steps; longer pasts are cut
+    horizon: int = 168  # steps answered in one pass; longer horizons go on from the median
+    start: int | None = None  # steps of the past that the decoder is given; None: half the context
+    channels: int = 1  # 1: each channel by itself; more: that many jointly
+    known: int = 0  # covariates known in advance
+    scaling: Literal["window", "none"] = "window"
+    point: Literal["median", "mean"] = "median"
+    width: int = 64
+    heads: int = 4
+    feedforward: int = 128
+    encoders: tuple[int, ...] = (2,)  # layers of each encoder; encoder i sees the last context / 2^i steps
+    decoder_layers: int = 1
+    factor: int = 5  # of ln(steps): queries that attend and keys that are drawn; a large one makes attention exact
+    sampling: Sampling = "shared"  # one draw of keys for all queries, or one for each query as published
+    distil: bool = True  # halve the sequence between the layers of an encoder
+    mix: bool = False  # scramble steps and heads in the decoder as the published code does
+    dropout: float = 0.05
+    seed: int = 0  # of the keys drawn in a forecast
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", tuple(self.encoders))  # a saved config holds a list
+        for name in ("horizon", "channels", "decoder_layers", "factor", "feedforward"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.encoders or min(self.encoders) < 1:
+            raise UsageError(f"encoders is {self.encoders}; give the number of layers of each, at least 1")
+        if self.context < 2 ** len(self.encoders):
+            raise UsageError(f"context is {self.context}; {len(self.encoders)} encoders need {2 ** len(self.encoders)}")
+        if self.start is not None and not 0 <= self.start <= self.context:
+            raise UsageError(f"start is {self.start}; it must lie between 0 and context {self.context}")
+        if self.width % (2 * self.heads):
+            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        if self.scaling not in ("window", "none") or self.point not in ("median", "mean"):
+            raise UsageError(f"scaling is {self.scaling!r}, point {self.point!r}; see the options of InformerConfig")
+        if self.sampling not in ("shared", "query"):
+            raise UsageError(f"sampling is {self.sampling!r}; choose shared or query")
+        if not 0.0 <= self.dropout < 1.0 or self.known < 0:
+            raise UsageError(f"dropout is {self.dropout}, known {self.known}; they must lie in [0, 1) and from 0")
+
+
+class Framed(NamedTuple):
+    """A window in the model's own units and lengths: L = context, H = horizon, both whole."""
+
+    past: Scaled  # [B, L, C]
+    steps: Tensor  # [B, L+H, 2C+K] values (0 where unknown), whether observed, known covariates
+    marks: Tensor  # [B, L+H, MARKS]; 0 before a series begins
+
+
+class Embedding(nn.Module):
+    """Steps as tokens: three neighbouring steps (circular, as published), place in the window, calendar marks."""
+
+    def __init__(self, features: int, width: int, probability: float) -> None:
+        super().__init__()
+        self.token = nn.Linear(3 * features + MARKS, width)
+        self.probability = probability
+        nn.init.kaiming_normal_(self.token.weight, mode="fan_in", nonlinearity="leaky_relu")
+
+    def forward(self, steps: Tensor, marks: Tensor) -> Tensor:
+        """[B, N, features], [B, N, MARKS] -> [B, N, D]."""
+        near = torch.cat([steps.roll(1, 1), steps, steps.roll(-1, 1), marks], dim=-1)
+        x = self.token(near) + _places(steps.shape[1], self.token.out_features, steps.device)
+        return dropout(x, self.probability if self.training else 0.0)
+
+
+class EncoderLayer(nn.Module):
+    """ProbSparse self-attention, then a feed-forward; norms after the residuals."""
+
+    def __init__(self, config: InformerConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            config.width, config.heads, factor=config.factor, sampling=config.sampling, seed=config.seed
+        )
+        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.probability = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        x = self.norms[0](x + dropout(self.attention(x), self.probability if self.training else 0.0))
+        made: Tensor = self.norms[1](x + self.feed_forward(x))
+        return made
+
+
+class Distil(nn.Module):
+    """Halves a sequence: convolution over three steps, batch norm, the larger of neighbours, ELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(width, width, 3, padding=1, padding_mode="circular", bias=False)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, ceil(N / 2), D]."""
+        made: Tensor = _Halved.apply(self.norm(self.convolution(x.mT)))  # type: ignore[no-untyped-call]
+        return made
+
+
+class Encoder(nn.Module):
+    """Layers with halving between them, and a norm at the end."""
+
+    def __init__(self, config: InformerConfig, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(layers))
+        self.distils = nn.ModuleList(Distil(config.width) for _ in range(layers - 1 if config.distil else 0))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Hidden states [B, N_i, D] after each layer, the last one normed."""
+        states = []
+        for i, layer in enumerate(self.layers):
+            x = layer(self.distils[i - 1](x) if i and self.distils else x)
+            states.append(x)
+        return [*states[:-1], self.norm(x)]
+
+
+class DecoderLayer(nn.Module):
+    """ProbSparse self-attention with running sums, exact attention to the memory, a feed-forward."""
+
+    def __init__(self, config: InformerConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            config.width,
+            config.heads,
+            factor=config.factor,
+            sampling=config.sampling,
+            running=True,
+            mix=config.mix,
+            seed=config.seed,
+        )
+        self.cross = CrossAttention(config.width, config.heads)
+        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+        self.probability = config.dropout
+
+    def forward(self, x: Tensor, memory: Tensor, last: int) -> Tensor:
+        """[B, N, D], memory [B, M, D] -> the `last` steps [B, last, D]."""
+        probability = self.probability if self.training else 0.0
+        x = self.norms[0](x[:, -last:] + dropout(self.attention(x, last), probability))
+        x = self.norms[1](x + dropout(self.cross(x, memory), probability))
+        made: Tensor = self.norms[2](x + self.feed_forward(x))
+        return made
+
+
+class Informer(Saved):
+    """The network of this file; see there. Satisfies Forecaster, Learner and Backbone."""
+
+    config: InformerConfig
+
+    def __init__(self, config: InformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.start = config.context // 2 if config.start is None else config.start
+        features = 2 * config.channels + config.known
+        self.embed_past = Embedding(features, config.width, config.dropout)
+        self.embed_ahead = Embedding(features, config.width, config.dropout)
+        self.encoders = nn.ModuleList(Encoder(config, layers) for layers in config.encoders)
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.channels * len(LEVELS))
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return self.config.context
+
+    @property
+    def horizon(self) -> int:
+        """The native horizon, in steps."""
+        return self.config.horizon
+
+    # -- the parts of one pass ------------------------------------------------------------------------------------
+
+    def _frame(self, rows: Window) -> Framed:
+        """Cut or fill a window to the model's lengths and bring it into its own units."""
+        c = self.config
+        past = F.pad(rows.past[:, -c.context :], (0, 0, max(0, c.context - rows.past.shape[1]), 0), value=torch.nan)
+        own = (scaled if c.scaling == "window" else unscaled)(past)
+        seen = F.pad(own.observed.float(), (0, 0, 0, c.horizon))  # [B, L+H, C]
+        steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen]
+        if c.known:
+            if rows.known is None or rows.known.shape[-1] != c.known:
+                found = 0 if rows.known is None else rows.known.shape[-1]
+                raise UsageError(f"the model reads {c.known} known covariates, the window has {found}; name them all")
+            known = self._along(rows, rows.known, torch.nan)
+            units = (scaled if c.scaling == "window" else unscaled)(known[:, : c.context])
+            steps.append(units.apply(known).nan_to_num(0.0, posinf=0.0, neginf=0.0))
+        begun = own.observed.any(-1, keepdim=True).cummax(1).values  # [B, L, 1]
+        stamps = None if rows.stamps is None else self._along(rows, rows.stamps[..., None], 0)[..., 0]
+        marks = calendar_marks(stamps, (len(past), c.context + c.horizon), past.device)
+        return Framed(own, torch.cat(steps, dim=-1), marks * F.pad(begun.float(), (0, 0, 0, c.horizon), value=1.0))
+
+    def _along(self, rows: Window, values: Tensor, before: float) -> Tensor:
+        """Values [B, l+h, K] of each step, past and ahead, as [B, L+H, K]; steps beyond the end go on evenly (stamps)
+        or are missing (covariates)."""
+        c, length = self.config, rows.past.shape[1]
+        ahead = values[:, length : length + c.horizon]
+        lacking = c.horizon - ahead.shape[1]
+        if lacking and not values.is_floating_point():
+            pace = values[:, -1:] - values[:, -2:-1] if values.shape[1] > 1 else torch.zeros_like(values[:, -1:])
+            more = values[:, -1:] + pace * torch.arange(1, lacking + 1, device=values.device)[:, None]
+        else:
+            more = values.new_full((len(values), lacking, values.shape[2]), torch.nan if lacking else 0)
+        past = values[:, max(0, length - c.context) : length]
+        return torch.cat([F.pad(past, (0, 0, c.context - past.shape[1], 0), value=before), ahead, more], dim=1)
+
+    def _encode(self, f: Framed) -> list[Tensor]:
+        """Hidden states [B, N_i, D] of the encoders' layers; the last one is what the decoder attends to."""
+        L = self.config.context
+        x = self.embed_past(f.steps[:, :L], f.marks[:, :L])
+        states: list[list[Tensor]] = [encoder(x[:, -(L >> i) :]) for i, encoder in enumerate(self.encoders)]
+        flat = [state for own in states for state in own]
+        return flat if len(states) == 1 else [*flat, torch.cat([own[-1] for own in states], dim=1)]
+
+    def _decode(self, memory: Tensor, f: Framed) -> Tensor:
+        """Quantiles [B, H, C, Q] in scaled units."""
+        first, H = self.config.context - self.start, self.config.horizon
+        x = self.embed_ahead(f.steps[:, first:], f.marks[:, first:])
+        for layer in self.decoder:
+            x = layer(x, memory, H if layer is self.decoder[-1] else x.shape[1])
+        out = self.head(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
+        return ordered_quantiles(out[..., 0], out[..., 1:])
+
+    def _rows(self, window: Window) -> Window:
+        """The window as this model reads it: channels joined, or each a row of its own.
+
+        Raises: UsageError if the model reads several channels jointly and the window has another number.
+        """
+        C = window.past.shape[2]
+        if self.config.channels > 1:
+            if self.config.channels != C:
+                raise UsageError(f"the model reads {self.config.channels} channels jointly and the window has {C}")
+            return window
+
+        def alone(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.transpose(1, 2).reshape(-1, values.shape[1], 1)
+
+        def each(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(C, dim=0)
+
+        past, future = alone(window.past), alone(window.future)
+        assert past is not None
+        return replace(window, past=past, future=future, stamps=each(window.stamps), known=each(window.known))
+
+    # -- the protocols --------------------------------------------------------------------------------------------
+
+    def encode(self, window: Window) -> list[Tensor]:
+        """Hidden states [B * channels read alone, N_i, D]; the last one is the decoder's memory."""
+        return self._encode(self._frame(self._rows(window)))
+
+    def decode(self, hidden: Tensor, window: Window) -> Forecast:
+        """Forecast of up to the native horizon from the memory `encode(window)[-1]`."""
+        f = self._frame(self._rows(window))
+        return _forecast(self._answer(hidden, f)[:, : window.horizon], window)
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
+
+        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
+        """
+        return rolled(self._forecast_once, window, self.horizon)
+
+    def _forecast_once(self, window: Window) -> Forecast:
+        f = self._frame(self._rows(window))
+        return _forecast(self._answer(self._encode(f)[-1], f)[:, : window.horizon], window)
+
+    def loss(self, batch: Window) -> Tensor:
+        """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.
+
+        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
+        """
+        rows = self._rows(batch)
+        if rows.future is None or batch.horizon > self.horizon:
+            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
+        f = self._frame(rows)
+        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(rows.future), torch.nan)  # [B, h, C]
+        if self.config.scaling == "window":
+            target = target.clamp(-LARGEST, LARGEST)
+        quantiles = self._decode(self._encode(f)[-1], f)[:, : batch.horizon]
+        return point_and_bands(quantiles, target, LEVELS, self.config.point)
+
+    def _answer(self, memory: Tensor, f: Framed) -> Tensor:
+        """Quantiles of the native horizon in data units, [B * C, H, Q]."""
+        values = f.past.undo(self._decode(memory, f).movedim(-1, 1))  # [B, Q, H, C]
+        return values.permute(0, 3, 2, 1).flatten(0, 1)
+
+
+class _Halved(torch.autograd.Function):
+    """ELU of the largest of three neighbours, every second step: [B, D, N] -> [B, ceil(N / 2), D].
+
+    ELU is monotone, so after pooling it has half the work. Which neighbour was largest fits in a byte, where torch
+    keeps an int64 and the pooled tensor besides.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        largest, index = F.max_pool1d(y, 3, stride=2, padding=1, return_indices=True)
+        made = F.elu(largest).mT.contiguous()
+        ctx.steps = y.shape[-1]
+        ctx.save_for_backward(made, (index - _centres(index)).to(torch.int8))
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        made, which = ctx.saved_tensors
+        slope = made.clamp(max=0.0) + 1.0
+        pooled = (grads[0] * slope).mT
+        return pooled.new_zeros(*pooled.shape[:-1], ctx.steps).scatter_add_(-1, which + _centres(which), pooled)
+
+
+def _centres(like: Tensor) -> Tensor:
+    return 2 * torch.arange(like.shape[-1], device=like.device)
+
+
+def _places(steps: int, width: int, device: torch.device) -> Tensor:
+    """Sines and cosines of the place in the sequence, [N, D] (Vaswani et al. 2017)."""
+    rate = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+    angle = torch.arange(steps, device=device, dtype=torch.float32)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def _forecast(rows: Tensor, window: Window) -> Forecast:
+    """[B * C, H, Q] -> Forecast with [B, Q, H, C]."""
+    B, _, C = window.past.shape
+    return Forecast(values=rows.view(B, C, *rows.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
+
+
+CARD = Card(
+    config=InformerConfig,
+    build=Informer,
+    tiny=InformerConfig(context=48, horizon=12, width=16, heads=2, feedforward=32, factor=2),
+    source="Zhou et al. 2021, Informer",
+    summary="long horizons in one pass: ProbSparse attention, distilling encoder, generative decoder",
+)

@@ -1,0 +1,398 @@
+"""SpaceTime: a forecaster made of companion state space models, which runs on by itself.
+
+Zhang et al. 2023, "Effectively Modeling Time Series with Simple Discrete State Spaces", arXiv 2303.09489. Frozen
+differences and moving-average residuals of the scaled series are mixed to `width` channels; `layers` blocks of
+companion SSM and pointwise network follow; the decoder is one SSM that predicts its own next input, so that any horizon
+is one closed loop: no decoder input, no second pass.
+
+How this file differs from the public code:
+
+* SSMs are kept in controllable form with exact learnt outputs, and both loops are bounded: see `nn.ssm`.
+* All three losses count at every step (closed loop, next value in open loop, next input of the decoder); the public
+  code drops the last two after the first epoch. Each is an average over what was observed.
+* Filters work on the series before the mixing layer rather than on copies of it, the moving averages span evenly from 4
+  to 64 steps instead of at random, and every channel has its own kernel.
+* Missing values are zeros beside a mask; steps before the first observed one are silent, so padding changes nothing.
+  Calendar marks and known covariates enter at every step of the past and, beside the decoder's output, of the future.
+* The head answers quantiles.
+
+One row at a time: `start`, `step` and, from any state, `ahead`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limosa.core import Card, Forecast, Window
+from limosa.errors import UsageError
+from limosa.nn.dropout import gelu_dropout
+from limosa.nn.heads import LEVELS, ordered_quantiles
+from limosa.nn.losses import point_and_bands
+from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.rolling import widened
+from limosa.nn.saving import Saved
+from limosa.nn.scaling import Scaled, scaled, unscaled
+from limosa.nn.ssm import ClosedLoopSSM, CompanionSSM, FrozenFilters
+
+FARTHEST = 20.0  # scales from the center; targets beyond are outliers and count as if they were there
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceTimeConfig:
+    """Options of `SpaceTime`; the defaults are the paper's for ETT."""
+
+    context: int = 336  # steps; longer pasts are cut
+    horizon: int = 168  # steps trained on; any number can be asked for
+    channels: int = 1  # forecast jointly; with 1, any number of channels is forecast each by itself
+    known: int = 0  # known covariates
+    calendar: bool = True  # whether calendar marks are seen; they are zero where time is a count
+    scaling: Literal["window", "none"] = "window"  # each window in its own units, or as it is
+    point: Literal["median", "mean"] = "median"  # what the middle level learns: absolute or squared error
+    width: int = 128  # SSMs per layer
+    state: int = 64  # numbers per SSM
+    layers: int = 1  # blocks before the decoder
+    feedback: bool = True  # False: the blocks are shift SSMs, filters of `state` taps
+    averages: int = 16  # frozen moving averages
+    longest_average: int = 64  # steps
+    dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        least = {"known": 0, "state": 2, "longest_average": 4}
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < least.get(name, 0 if isinstance(value, bool) else 1):
+                raise UsageError(f"{name} is {value}; it must be at least {least.get(name, 1)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+        for name, value, choices in (
+            ("scaling", self.scaling, ("window", "none")),
+            ("point", self.point, ("median", "mean")),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} is {value!r}; choose {' or '.join(choices)}")
+
+
+class Prepared(NamedTuple):
+    """A window in the model's own units. R rows: B, or B * C where channels are forecast each by itself."""
+
+    scaled: Scaled
+    values: Tensor  # [R, channels, N], zero where not observed
+    observed: Tensor  # [R, channels, N], 1 or 0
+    begun: Tensor  # [R, 1, N], 0 before the first observed step, then 1
+    clock: Tensor  # [R, K, N + H] calendar marks and known covariates
+
+
+class State(NamedTuple):
+    """All that a stream remembers; the size of each tensor depends on the config and the batch alone."""
+
+    seen: Tensor  # [B, 1, C] observed rows, at most `context`
+    center: Tensor  # [B, 1, C] data units, float64
+    deviation: Tensor  # [B, 1, C] mean absolute deviation, float64
+    begun: Tensor  # [R, 1, 1]
+    values: Tensor  # [R, channels, longest_average - 1] the latest scaled values
+    blocks: tuple[Tensor, ...]  # [R, width, state] each
+    decoder: Tensor  # [R, width, state]
+
+
+class Block(nn.Module):
+    """SSM, then a pointwise layer beside a way past it, then a way past both."""
+
+    def __init__(self, config: SpaceTimeConfig) -> None:
+        super().__init__()
+        self.ssm = CompanionSSM(config.width, config.state, feedback=config.feedback)
+        self.mix = nn.Conv1d(config.width, config.width, 1)
+        self.dropout = config.dropout
+
+    def forward(self, u: Tensor) -> Tensor:
+        """[R, D, N] -> [R, D, N]."""
+        return self._after(u, self.ssm(u))
+
+    def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The SSM's state and the output [R, D, 1] after one more input [R, D, 1]."""
+        x, y = self.ssm.step(x, u[..., 0])
+        return x, self._after(u, y[..., None])
+
+    def _after(self, u: Tensor, y: Tensor) -> Tensor:
+        mixed: Tensor = self.mix(gelu_dropout(y, self.dropout if self.training else 0.0))
+        return u + y + mixed
+
+
+class SpaceTime(Saved):
+    """The network of this file; see there. Satisfies Forecaster, Learner, Backbone and Streaming."""
+
+    config: SpaceTimeConfig
+
+    def __init__(self, config: SpaceTimeConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, C = config.width, config.channels
+        clock = MARKS * config.calendar + config.known
+        self.filters = FrozenFilters(config.averages, config.longest_average)
+        self.embed = nn.Conv1d(C * (self.filters.count + 1) + clock, D, 1)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.decoder = ClosedLoopSSM(D, config.state)
+        self.head = nn.Conv1d(D + clock, C * len(LEVELS), 1)
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return self.config.context
+
+    @property
+    def horizon(self) -> int:
+        """The horizon trained on, in steps."""
+        return self.config.horizon
+
+    # -- the parts of one pass -----------------------------------------------------------------------------------------
+
+    def _prepare(self, window: Window) -> Prepared:
+        """The last `context` steps, scaled, one row per series that is forecast."""
+        config = self.config
+        past = window.past[:, -config.context :]
+        B, N, C = past.shape
+        if config.channels not in (1, C):
+            raise UsageError(f"the window has {C} channels; this model was made for {config.channels}")
+        own = (scaled if config.scaling == "window" else unscaled)(past)
+        values, observed = (self._rows(x.float()) for x in (own.z, own.observed))
+        begun = observed.amax(1, keepdim=True).cummax(-1).values
+        clock = self._clock(window, N).repeat_interleave(len(values) // B, dim=0)
+        return Prepared(own, values, observed, begun, clock)
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """[B, T, C] -> [R, channels, T]."""
+        return values.transpose(1, 2).reshape(-1, self.config.channels, values.shape[1])
+
+    def _clock(self, window: Window, steps: int) -> Tensor:
+        """Marks and known covariates [B, K, steps + H]; covariates in units of their own past."""
+        B, T = len(window), steps + window.horizon
+        parts = [torch.zeros(B, T, 0, device=window.past.device)]
+        if self.config.calendar:
+            stamps = None if window.stamps is None else window.stamps[:, -T:]
+            parts.append(calendar_marks(stamps, (B, T), window.past.device))
+        if self.config.known:
+            found = 0 if window.known is None else window.known.shape[-1]
+            if window.known is None or found != self.config.known:
+                raise UsageError(f"the window has {found} known covariates; this model needs {self.config.known}")
+            known = window.known[:, -T:]
+            parts.append(scaled(known[:, :steps]).apply(known).clamp(-FARTHEST, FARTHEST).nan_to_num(0.0))
+        return torch.cat(parts, dim=-1).transpose(1, 2)
+
+    def _encode(self, p: Prepared) -> list[Tensor]:
+        """The embedding and what follows each block, [R, D, N]; zero before the first observed step."""
+        seen = torch.cat([self.filters(p.values), p.observed, p.clock[..., : p.values.shape[-1]]], dim=1)
+        layers = [self.embed(seen) * p.begun]
+        for block in self._stack:
+            layers.append(block(layers[-1]) * p.begun)
+        return layers
+
+    def _quantiles(self, y: Tensor, clock: Tensor) -> Tensor:
+        """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and their clock [R, K, T]."""
+        seen = torch.cat([gelu_dropout(y, self._dropout), clock.to(y.dtype)], dim=1)
+        out = self.head(seen).float().view(-1, len(LEVELS), y.shape[-1]).transpose(1, 2)
+        return ordered_quantiles(out[..., 0], out[..., 1:])
+
+    def _closed_loop(self, state: Tensor, clock: Tensor, batch: int) -> Tensor:
+        """Scaled quantiles [B, Q, H, C] of the steps of `clock` [R, K, H] from the decoder's state.
+
+        The closed loop goes as far as is asked. What the head knows of its own error ends with the horizon it was
+        trained on; from there bands go on as they grew.
+        """
+        quantiles = _columns(self._quantiles(self.decoder.ahead(state, clock.shape[-1]), clock), batch)
+        native, beyond = quantiles.tensor_split([self.horizon], dim=2)
+        return torch.cat([native, widened(beyond, native, self.horizon)], dim=2) if beyond.shape[2] else native
+
+    @property
+    def _stack(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    @property
+    def _dropout(self) -> float:
+        return self.config.dropout if self.training else 0.0
+
+    # -- the protocols -------------------------------------------------------------------------------------------------
+
+    def encode(self, window: Window) -> list[Tensor]:
+        """Features of each step of the past, [R, N, D]: the embedding, then one per block.
+
+        R is B * C where channels are forecast each by itself, else B. Zero before the first observed step.
+        """
+        return [layer.transpose(1, 2) for layer in self._encode(self._prepare(window))]
+
+    def decode(self, hidden: Tensor, window: Window) -> Forecast:
+        """Forecast of any horizon from the last features [R, N, D]."""
+        p = self._prepare(window)
+        state = self.decoder.state(hidden.transpose(1, 2))
+        quantiles = self._closed_loop(state, p.clock[..., p.values.shape[-1] :], len(window))
+        return Forecast(values=p.scaled.undo(quantiles), levels=LEVELS)
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
+
+        Raises: UsageError if the window's channels or known covariates are not those of the model.
+        """
+        return self.decode(self.encode(window)[-1], window)
+
+    @torch.no_grad()
+    def following(self, window: Window) -> Tensor:
+        """Quantiles [B, Q, N, C] of each next step, in data units: the open loop over the whole past at once.
+
+        NaN where a series has no observed value so far.
+        With `scaling="none"` this is what `step` answers row by row.
+        """
+        p = self._prepare(window)
+        y, _, _ = self.decoder(self._encode(p)[-1])
+        quantiles = self._quantiles(y, p.clock[..., 1 : p.values.shape[-1] + 1])
+        begun = p.scaled.observed.cumsum(1)[:, None] > 0  # [B, 1, N, C]
+        return torch.where(begun, p.scaled.undo(_columns(quantiles, len(window))), torch.nan)
+
+    def loss(self, batch: Window) -> Tensor:
+        """Closed loop over the horizon + open loop over the past + the decoder's own next inputs. A scalar.
+
+        The first two are those of `point_and_bands` in scaled units, the third is relative to the inputs' own size. A
+        series whose past is constant or missing does not count: no forecast of it depends on the weights.
+
+        Raises: UsageError if the batch has no answers.
+        """
+        if batch.future is None:
+            raise UsageError("training needs answers: windows with a future")
+        p = self._prepare(batch)
+        N = p.values.shape[-1]
+        u = self._encode(p)[-1]
+        y, following, state = self.decoder(u)
+
+        target = p.scaled.apply(batch.future)  # [B, H, C]
+        if self.config.scaling == "window":
+            counts = p.scaled.observed.any(1, keepdim=True) & (p.scaled.scale > 0)
+            target = torch.where(counts, target.clamp(-FARTHEST, FARTHEST), torch.nan)
+        ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.clock[..., N:])
+        closed = point_and_bands(ahead, target.transpose(1, 2).flatten(0, 1), LEVELS, self.config.point)
+
+        if N == 1:  # nothing follows in the past
+            return closed
+        first = min(self.config.state - 1, N // 2)  # before, an SSM has hardly seen anything
+        now, after = slice(first, N - 1), slice(first + 1, N)
+        answers = torch.where(p.observed > 0, p.values, torch.nan)[..., after].flatten(0, 1)
+        nexts = self._quantiles(y[..., now], p.clock[..., after])
+        opened = point_and_bands(nexts, answers, LEVELS, self.config.point)
+
+        inputs = u[..., after].detach().float()
+        missed = ((following[..., now] - inputs) * p.begun[..., after]).square().sum()
+        total: Tensor = closed + opened + missed / inputs.square().sum().clamp(min=1e-6)
+        return total
+
+    # -- one row at a time ---------------------------------------------------------------------------------------------
+
+    def start(self, batch: int) -> State:
+        """The state of `batch` streams before their first row.
+
+        A stream has no calendar: marks are zero, as for windows without stamps.
+
+        Raises: UsageError if the model needs known covariates, which a stream does not carry.
+        """
+        if self.config.known:
+            raise UsageError("this model needs known covariates, which a stream of values does not carry")
+        config, like = self.config, self.embed.weight
+        zeros = like.new_zeros(batch, 1, config.channels, dtype=torch.float64)
+        state = like.new_zeros(batch, config.width, config.state)
+        return State(
+            seen=zeros,
+            center=zeros,
+            deviation=zeros,
+            begun=like.new_zeros(batch, 1, 1),
+            values=like.new_zeros(batch, config.channels, self.filters.memory),
+            blocks=(state,) * config.layers,
+            decoder=state,
+        )
+
+    @torch.no_grad()
+    def start_after(self, past: Tensor) -> State:
+        """The state after the last `context` rows of `past` [B, L, C], read all at once and in its scale."""
+        self.start(0)  # refuses a model that cannot stream
+        p = self._prepare(Window(past=past, horizon=1))
+        layers = self._encode(p)
+        return State(
+            seen=p.scaled.observed.sum(1, keepdim=True).double(),
+            center=p.scaled.center.double(),
+            deviation=p.scaled.scale.double() / 1.25,
+            begun=p.begun[..., -1:],
+            values=self.filters.state(p.values),
+            blocks=tuple(block.ssm.state(u) for block, u in zip(self._stack, layers[:-1], strict=True)),
+            decoder=self.decoder.state(layers[-1]),
+        )
+
+    @torch.no_grad()
+    def step(self, state: State, value: Tensor) -> tuple[State, Tensor]:
+        """The state after the row `value` [B, C], NaN where not observed, and quantiles [B, Q, C] of the next row.
+
+        With `scaling="window"` a row is scaled by the mean and mean absolute deviation of the stream so far, whose
+        memory is one context long. A model of one channel takes one column: stream several as a batch.
+
+        Raises: UsageError if the row's shape is not that of the state.
+        """
+        expected = (state.center.shape[0], self.config.channels)
+        if tuple(value.shape) != expected:
+            raise UsageError(f"the row has shape {tuple(value.shape)}; this stream takes {list(expected)}")
+        row = value[:, None].double()
+        observed = row.isfinite()  # [B, 1, C]
+        state = self._tracked(state, row, observed)
+        own = self._scale(state)
+        z = torch.where(observed, own.apply(row), 0.0).float()
+        held, filtered = self.filters.step(state.values, self._rows(z)[..., 0])
+        begun = torch.maximum(state.begun, self._rows(observed.float()).amax(1, keepdim=True))
+        clock = filtered.new_zeros(len(filtered), self.head.in_channels - self.config.width, 1)
+        u = self.embed(torch.cat([filtered[..., None], self._rows(observed.float()), clock], dim=1)) * begun
+        blocks = []
+        for block, x in zip(self._stack, state.blocks, strict=True):
+            x, u = block.step(x, u)
+            u = u * begun
+            blocks.append(x)
+        decoder, y = self.decoder.step(state.decoder, u[..., 0])
+        quantiles = _columns(self._quantiles(y[..., None], clock), len(value))
+        state = state._replace(begun=begun, values=held, blocks=tuple(blocks), decoder=decoder)
+        return state, own.undo(quantiles)[:, :, 0]
+
+    @torch.no_grad()
+    def ahead(self, state: State, horizon: int) -> Forecast:
+        """Forecast of the next `horizon` rows from a stream's state."""
+        R, K = len(state.decoder), self.head.in_channels - self.config.width
+        quantiles = self._closed_loop(state.decoder, state.decoder.new_zeros(R, K, horizon), len(state.center))
+        return Forecast(values=self._scale(state).undo(quantiles), levels=LEVELS)
+
+    def _tracked(self, state: State, row: Tensor, observed: Tensor) -> State:
+        """The state with the running center and deviation moved by the observed values of `row` [B, 1, C]."""
+        seen = torch.where(observed, (state.seen + 1).clamp(max=self.context), state.seen)
+        share = observed / seen.clamp(min=1.0)
+        row = torch.where(observed, row, 0.0)
+        center = state.center + share * (row - state.center)
+        deviation = state.deviation + share * ((row - center).abs() - state.deviation)
+        return state._replace(seen=seen, center=center, deviation=deviation)
+
+    def _scale(self, state: State) -> Scaled:
+        """The units of a stream; nothing of its values."""
+        any_seen = state.seen > 0
+        if self.config.scaling == "none":
+            return Scaled(any_seen, any_seen, torch.zeros_like(state.center), torch.ones_like(state.center))
+        alone = torch.where(state.center != 0, state.center.abs(), 1.0)
+        scale = torch.where(state.seen > 1, 1.25 * state.deviation, alone)
+        return Scaled(any_seen, any_seen, state.center, scale)
+
+
+def _columns(quantiles: Tensor, batch: int) -> Tensor:
+    """[B * C, T, Q] -> [B, Q, T, C]."""
+    rows, T, Q = quantiles.shape
+    return quantiles.view(batch, rows // batch, T, Q).permute(0, 3, 2, 1)
+
+
+CARD = Card(
+    config=SpaceTimeConfig,
+    build=SpaceTime,
+    tiny=SpaceTimeConfig(
+        context=48, horizon=12, width=32, state=16, layers=2, averages=4, longest_average=16, dropout=0.0
+    ),
+    source="Zhang et al. 2023, arXiv 2303.09489",
+    summary="companion state spaces in closed loop: any horizon, constant-memory streaming",
+)
