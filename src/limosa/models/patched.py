@@ -3,7 +3,7 @@
 A limosa model, not a paper's. Like Chronos-Bolt (Ansari et al. 2024) and TimesFM (Das et al. 2024) it cuts a scaled
 context into patches and answers quantiles in one pass. Three things let it stay small:
 
-* Periods are found, not learnt: `nn.lags` finds the two lags at which a series repeats itself; every patch, past or
+* Periods are found, not learnt: `nn.rules` finds the two lags at which a series repeats itself; every patch, past or
   future, carries what those lags say beside what was observed. A future patch differs only in that nothing was.
 * The forecast is a learnt mixture of simple rules (copy a period, hold the last value, ...), each with its error that
   far ahead in the past, plus a correction in units of the best rule's error: the transformer judges and corrects
@@ -27,18 +27,14 @@ from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
 from limosa.nn.attention import Block, rotary
 from limosa.nn.heads import LEVELS, ordered_quantiles
-from limosa.nn.lags import best_lags, copies, lag_errors
 from limosa.nn.losses import pinball
 from limosa.nn.rolling import rolled
+from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import center_and_scale
 
-CYCLES = 4  # how many periods back the mean cycle averages
-RULES = 8  # see `_rules`
-LAST = 5  # which of them holds the last value
-RECENT = 32  # steps
-CHANNELS = 7
-FACTS = 8
+CHANNELS = 7  # what a step shows the transformer, see `_steps`
+FACTS = 8  # what a series shows it, see `_facts`
 LOCAL = 2 * RULES + 4  # what the head sees of a step beside the transformer's latent
 
 
@@ -118,49 +114,23 @@ class Patched(Saved):
         past = F.pad(past, (-past.shape[1] % P, 0), value=torch.nan)
         ahead = P * -(-horizon // P)
         observed = torch.isfinite(past)  # [R, L]
-        L = past.shape[1]
-        count = observed.sum(-1).clamp(min=1)
-        begun = torch.where(observed, torch.arange(L, device=past.device), L).amin(-1)  # [R] padding is not missing
         center, scale = (x[:, 0, 0] for x in center_and_scale(past[..., None], observed[..., None]))
         unit = torch.where(scale > 0, scale, 1.0)
         z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
-        variance = torch.where(count > 1, z.square().sum(-1) / count, 1.0)
-
-        lag_error = lag_errors(z, observed, min(self.config.longest_lag, L - 1))  # [R, K]
-        lags = best_lags(lag_error, count, variance)  # [R, 2]
-        lag_error = torch.where(torch.isfinite(lag_error), lag_error, 2.0 * variance[:, None]) + 1e-6
-        cycles, seen = copies(z, observed, lags[:, 0], ahead, CYCLES)  # [CYCLES, R, T]
-        share = seen.sum(0).clamp(min=1)
-        mean = cycles.sum(0) / share
-        spread = (((cycles - mean) * seen).square().sum(0) / share).sqrt()
-        first = torch.where(seen[0], cycles[0], mean)
-        second = copies(z, observed, lags[:, 1], ahead, 1)[0][0]
-        twice = observed & seen[0][:, :L]
-        rules, errors = _rules(z, observed, twice, lags, lag_error, first, second, mean, variance, ahead)
-        sigma = errors.amin(-1).sqrt()
-        best = lag_error.gather(1, torch.cat([torch.ones_like(lags[:, :1]), lags], dim=-1) - 1)  # [R, 3]
-        typical = best.amin(-1, keepdim=True).sqrt()  # [R, 1]
-        past_now = torch.where(observed, z, first[:, :L])
-        now = torch.cat([past_now, first[:, L:]], dim=1)
-        steps = [F.pad(z, (0, ahead)), F.pad(observed.float(), (0, ahead)), first, second, mean]
-        steps += [F.pad(past_now - first[:, :L], (0, ahead)) / typical, (now - rules[:, :1, LAST]) / typical]
-        facts = [
-            (lags / P).log(),
-            (best / (2.0 * variance[:, None] + 1e-6)).clamp(max=4.0),
-            typical.log(),
-            (count / P).log()[:, None],
-            (count / (L - begun).clamp(min=1))[:, None],
-        ]
+        repeats = find_repeats(z, observed, ahead=ahead, longest_lag=self.config.longest_lag)
+        rules, errors = apply_rules(repeats)
+        tell = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
+        typical = tell.amin(-1, keepdim=True).sqrt()  # [R, 1]
         return Prepared(
             center=center,
             scale=scale,
             observed=observed,
-            steps=torch.asinh(torch.stack(steps)),
-            facts=torch.cat(facts, dim=-1).float(),
+            steps=_steps(repeats, rules[:, :1, LAST], typical),
+            facts=_facts(repeats, tell, typical, P),
             rules=rules,
             errors=errors,
-            spread=spread[:, L:],
-            sigma=sigma,
+            spread=repeats.spread[:, -ahead:],
+            sigma=errors.amin(-1).sqrt(),
         )
 
     def _encode(self, p: Prepared) -> list[Tensor]:
@@ -256,57 +226,25 @@ class Patched(Saved):
         return pinball(quantiles, target, LEVELS, weight=1.0 / (0.1 + p.sigma[:, : batch.horizon]))
 
 
-def _rules(
-    z: Tensor,
-    observed: Tensor,
-    twice: Tensor,
-    lags: Tensor,
-    lag_error: Tensor,
-    first: Tensor,
-    second: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    ahead: int,
-) -> tuple[Tensor, Tensor]:
-    """What simple rules forecast, and the mean squared error each would have had that far ahead, both [R, F, RULES].
+def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
+    """[CHANNELS, R, T] per step: value, whether observed, three copies, and distances in units of the typical error."""
+    L = r.z.shape[1]
+    ahead = r.first.shape[1] - L
+    past = torch.where(r.observed, r.z, r.first[:, :L])
+    now = torch.cat([past, r.first[:, L:]], dim=1)
+    fresh = F.pad(past - r.first[:, :L], (0, ahead))
+    shown = [F.pad(r.z, (0, ahead)), F.pad(r.observed.float(), (0, ahead)), r.first, r.second, r.mean]
+    return torch.asinh(torch.stack([*shown, fresh / typical, (now - last) / typical]))
 
-    In order: the copy of the best period, of the other one, the mean cycle, the copy moved to the level of the last
-    RECENT steps, the copy moved to the last value, the last value, the path so far mirrored at the last value, and the
-    mean of the last period. Errors come from e(k), the mean squared difference at lag k: holding the last value for h
-    steps errs by e(h), mirroring by 4 e(h) - e(2h), moving a copy by the e(h) of the seasonal differences.
 
-    Args:
-        z, observed: [R, L].   twice: [R, L] observed now and a period ago.   lags: [R, 2].
-        lag_error: [R, K], e(k) of z.   first, second, mean: [R, T].   variance: [R].
-    """
-    R, L = z.shape
-    step = torch.arange(L, device=z.device)
-    end = torch.where(observed, step, 0).amax(-1, keepdim=True)  # [R, 1] the last observed step
-    last = z.gather(1, end)
-    copied, other, cycle = first[:, L:], second[:, L:], mean[:, L:]  # [R, F]
-    lead = torch.arange(1, ahead + 1, device=z.device).expand(R, ahead)
-    difference = torch.where(twice, z - first[:, :L], 0.0)
-    recent = twice & (step > end - RECENT)
-    moved = difference * recent
-    moved = moved.sum(-1, keepdim=True) / recent.sum(-1, keepdim=True).clamp(min=1)
-    back = (end - lead).clamp(min=0)
-    mirrored = 2.0 * last - torch.where(observed.gather(1, back) & (lead <= end), z.gather(1, back), last)
-    cycle_long = observed & (step > end - lags[:, :1].clamp(min=RECENT))
-    level = (z * cycle_long).sum(-1, keepdim=True) / cycle_long.sum(-1, keepdim=True).clamp(min=1)
-    rules = [copied, other, cycle, copied + moved, copied + difference.gather(1, end)]
-    rules += [last.expand_as(copied), mirrored, level.expand_as(copied)]
-
-    def at(lag: Tensor) -> Tensor:
-        return lag_error.gather(1, lag.clamp(max=lag_error.shape[1]) - 1)  # [R, F]
-
-    repeat, again = (at(k * torch.div(lead + k - 1, k, rounding_mode="floor")) for k in (lags[:, :1], lags[:, 1:]))
-    hold = at(lead)
-    mirror = torch.maximum(4.0 * hold - at(2 * lead), 0.05 * hold)
-    between = lag_errors(difference, twice, min(ahead, L - 1))
-    between = F.pad(between, (0, ahead - between.shape[1]), value=torch.inf)
-    shift = torch.where(torch.isfinite(between) & (lead <= lags[:, :1]), between + 1e-6, 2.0 * repeat)
-    flat = variance[:, None].expand_as(hold) + 1e-6
-    return torch.stack(rules, dim=-1), torch.stack([repeat, again, repeat, repeat, shift, hold, mirror, flat], dim=-1)
+def _facts(r: Repeats, tell: Tensor, typical: Tensor, patch: int) -> Tensor:
+    """[R, FACTS] per series: its periods, how well they and the last value tell, how much of it was observed."""
+    L = r.z.shape[1]
+    count = r.observed.sum(-1, keepdim=True).clamp(min=1)
+    begun = torch.where(r.observed, torch.arange(L, device=count.device), L).amin(-1, keepdim=True)
+    share = count / (L - begun).clamp(min=1)  # padding is not missing
+    relative = (tell / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
+    return torch.cat([(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share], dim=-1).float()
 
 
 def _rows(values: Tensor) -> Tensor:
