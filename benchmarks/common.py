@@ -32,12 +32,17 @@ class Options:
 
 def options(about: str) -> Options:
     """The command line, parsed; `about` is the script's docstring."""
+    return Options(**vars(command_line(about).parse_args()))
+
+
+def command_line(about: str) -> argparse.ArgumentParser:
+    """The parser of `options`, for a benchmark that has more of its own."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the record as JSON in the last line")
     parser.add_argument("--quick", action="store_true", help="a reduced run, marked as such")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write docs/results/NAME.json")
-    return Options(**vars(parser.parse_args()))
+    return parser
 
 
 def data_folder() -> Path:
@@ -49,15 +54,24 @@ def data_folder() -> Path:
     return folder
 
 
-def finish(chosen: Options, *, metrics: Mapping[str, float], table: Sequence[Mapping[str, object]]) -> None:
-    """Print what was measured and, if asked, save it. A metric that could not be measured is absent, never NaN."""
+def finish(
+    chosen: Options,
+    *,
+    metrics: Mapping[str, float],
+    table: Sequence[Mapping[str, object]],
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Print what was measured and, if asked, save it. A metric that could not be measured is absent, never NaN.
+
+    `seeds` are those of a benchmark that runs several, else the chosen one.
+    """
     assert all(math.isfinite(value) for value in metrics.values()), metrics
     name = Path(sys.argv[0]).stem
     arguments = [word for word in sys.argv[1:] if word not in ("--save", "--json")]
     record = {
         "name": name,
         "command": " ".join(["python", f"benchmarks/{name}.py", *arguments]),
-        "seeds": [chosen.seed],
+        "seeds": list(seeds or [chosen.seed]),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),

@@ -21,6 +21,7 @@ from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
 from limosa.errors import LimosaError, UsageError
 from limosa.files import check_writable
+from limosa.train import ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,6 +211,7 @@ def backtest(
 
 @app.command(no_args_is_help=True)
 def train(
+    run: typer.Context,
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A table as for forecast, or a recipe, .toml, which names the rest.")
     ],
@@ -231,8 +233,32 @@ def train(
     context: Context = None,
     steps: Annotated[int, typer.Option(metavar="NUMBER", help="Optimizer steps.")] = 1000,
     rate: Annotated[float, typer.Option(metavar="NUMBER", help="Peak learning rate.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="WINDOWS", help="Windows per step.")] = 64,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the forward pass.")] = "fp32",
+    rate_batch: Annotated[
+        int | None,
+        typer.Option(metavar="WINDOWS", help="Windows per step that --rate is meant for; scales it to those taken."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="WINDOWS", help="Windows at once in every process.")
+    ] = 64,
+    accumulate: Annotated[int, typer.Option(metavar="NUMBER", help="Batches per step.")] = 1,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Arithmetic of the forward pass.")
+    ] = "fp32",
+    optimizer: Annotated[
+        Literal["adamw", "sgd", "lars", "lamb"],
+        typer.Option(help="What moves the weights; lars and lamb for large batches."),
+    ] = "adamw",
+    schedule: Annotated[
+        Literal["cosine", "polynomial"], typer.Option(help="How the rate falls after the warm-up.")
+    ] = "cosine",
+    nproc: Annotated[int, typer.Option(metavar="NUMBER", help="Processes on this machine that train together.")] = 1,
+    strategy: Annotated[
+        Literal["data-parallel", "hierarchical", "zero", "local-sgd", "co2"],
+        typer.Option(help="How several processes stay one model: docs/strategies.md."),
+    ] = "data-parallel",
+    strategy_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the strategy; may be repeated.")
+    ] = None,
     patience: Annotated[
         int, typer.Option(metavar="NUMBER", help="Stop after so many validations without gain; 0 for never.")
     ] = 5,
@@ -247,6 +273,10 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
+    if nproc != 1 and not ranks.launched():
+        fit_threads(nproc)
+        raise typer.Exit(ranks.launch(nproc, run.obj))
+    quiet = quiet or not ranks.first()
     _begin(quiet)
     with progress("steps", quiet) as on_progress:
         if file.endswith(".toml"):
@@ -256,13 +286,19 @@ def train(
             file,
             out,
             model=model,
-            options=_options(option or ()),
+            options=_options("--option", option or ()),
             horizon=horizon,
             context=context,
             steps=steps,
             rate=rate,
+            rate_batch=rate_batch,
             batch_size=batch_size,
+            accumulate=accumulate,
             precision=precision,
+            optimizer=optimizer,
+            schedule=schedule,
+            strategy=strategy,
+            strategy_options=_options("--strategy-option", strategy_option or ()),
             patience=patience,
             seed=seed,
             resume=resume,
@@ -324,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; an error is one line on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=arguments, prog_name="limosa")
+        app(args=arguments, prog_name="limosa", obj=arguments)  # for commands that start themselves anew
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 0
         if code == 130:
@@ -333,12 +369,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LimosaError as error:
         if "--debug" in arguments:
             raise
-        typer.echo(f"limosa: {error}", err=True)
+        typer.echo(f"{ranks.name()}: {error}", err=True)
         return error.exit_code
     except Exception as error:
         if "--debug" in arguments:
             raise
-        typer.echo(f"limosa: {type(error).__name__}: {error} (limosa --debug ... shows the trace)", err=True)
+        typer.echo(f"{ranks.name()}: {type(error).__name__}: {error} (limosa --debug ... shows the trace)", err=True)
         return 1
     finally:
         logging.getLogger("limosa").handlers.clear()
@@ -365,17 +401,17 @@ def _targets(text: str) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else names
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
+def _options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     """`width=64` as {"width": 64}: a value is read as JSON where it is JSON, else as text."""
     options: dict[str, Any] = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--option is {pair!r}; write NAME=VALUE")
+            raise UsageError(f"{name} is {pair!r}; write NAME=VALUE")
         try:
-            options[name] = json.loads(value)
+            options[key] = json.loads(value)
         except json.JSONDecodeError:
-            options[name] = value
+            options[key] = value
     return options
 
 

@@ -75,12 +75,13 @@ def _features() -> list[str]:
     return [feature for feature in FEATURES if feature in flags]
 
 
-def fit_threads() -> None:
+def fit_threads(processes: int = 1) -> None:
     """Start no more threads than the processors granted, where the caller has not said how many; before torch loads.
 
-    Torch counts processors by affinity alone and overloads a container that is granted less time than that.
+    Several `processes` share the processors. Torch counts processors by affinity alone and overloads a container that
+    is granted less time than that.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(processors()))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(processors() / max(1, processes)))))
 
 
 def processors() -> float:

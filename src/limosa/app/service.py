@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from limosa import models as registry
 from limosa.app.progress import OnProgress
-from limosa.core import Forecaster, Learner, Window, check_levels
+from limosa.core import Forecaster, Learner, check_levels
 from limosa.errors import DataError, Interrupted, UsageError
 from limosa.files import check_writable, write_beside
+from limosa.train import ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,6 +191,7 @@ def draw(panel: Panel, table: pd.DataFrame, path: Path) -> None:
     fan_chart(panel, table, name=last, path=path)
 
 
+@ranks.joined()
 def train(
     source: Any,
     out: str | Path,
@@ -200,8 +202,14 @@ def train(
     context: int | None = None,
     steps: int = 1000,
     rate: float = 1e-3,
+    rate_batch: int | None = None,
     batch_size: int = 64,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    accumulate: int = 1,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw",
+    schedule: Literal["cosine", "polynomial"] = "cosine",
+    strategy: str = "data-parallel",
+    strategy_options: Mapping[str, Any] | None = None,
     patience: int = 5,
     seed: int = 0,
     resume: bool = False,
@@ -215,50 +223,51 @@ def train(
     weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
     goes on from its last checkpoint in `out`.
 
+    A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
+    `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
+    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it.
+
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
-    import torch
-
+    from limosa.app import training
     from limosa.data.windows import Windows
-    from limosa.train.loop import TrainConfig, fit
+    from limosa.train.loop import fit
 
-    config = TrainConfig(
+    here = ranks.here()
+    config = training.config(
         steps=steps,
-        rate=rate,
-        warmup=min(100, steps // 10),
+        rate=training.scaled(rate, rate_batch, batch_size * accumulate * here.world),
+        accumulate=accumulate,
         precision=precision,
+        optimizer=optimizer,
+        schedule=schedule,
         patience=patience,
-        validate_every=max(1, min(200, steps // 10)),
-        checkpoint_every=max(1, min(500, steps // 5)),
         seed=seed,
     )
-    checkpoints = Path(out) / "checkpoints"
-    if not resume and any(checkpoints.glob("step-*")):
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+    plan = training.strategy(strategy, strategy_options or {}, Path(out))
+    checkpoints = training.checkpoints(Path(out), resume)
+    if here.world > 1 and source == "-":
+        raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
-    torch.manual_seed(seed)
-    learner = _learner(model, {**(options or {}), **_given(horizon=horizon, context=context)}, panel)
-    L, H = learner.context, learner.horizon
-    if (longest := int(panel.lengths.max())) <= 2 * H:
-        raise DataError(
-            f"the longest series has {longest} rows; {model} answers {H} steps at once and needs more than twice as "
-            "many to learn and to validate: give longer series, or a model with a shorter horizon (--horizon)"
-        )
+    learner = training.learner(model, {**(options or {}), **_given(horizon=horizon, context=context)}, panel, seed)
+    L, H = training.lengths(learner, model, panel)
     past, _ = panel.split(steps=H)
     log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
     try:
         result = fit(
             learner,
-            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed),
+            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed, rank=here.rank, world=here.world),
             config,
-            validation=_held_back(panel, L, H, batch_size),
+            validation=training.held_back(panel, L, H, batch_size),
+            strategy=plan,
             folder=checkpoints,
             resume=resume,
             on_progress=None if on_progress is None else _telling(on_progress),
         )
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
-    learner.save_pretrained(out)
+    if here.rank == 0:
+        learner.save_pretrained(out)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
     return learner
 
@@ -277,6 +286,8 @@ def pretrain(
     """
     from limosa.app import recipe as recipes
 
+    if ranks.launched():
+        raise UsageError("a recipe is trained by one process; start it without torchrun and --nproc")
     told = None if on_progress is None else _telling(on_progress)
     result = recipes.pretrain(recipes.read(recipe), data=Path(data), out=Path(out), resume=resume, on_progress=told)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
@@ -355,44 +366,12 @@ def _named_models(model: Model | Sequence[Model] | Mapping[str, Forecaster]) -> 
     return dict(named)
 
 
-def _learner(model: str | Path, options: Mapping[str, Any], panel: Panel) -> Any:
-    """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has.
-
-    A new model that looks at several channels or at covariates is told how many the panel has.
-    """
-    if str(model) in registry.names():
-        sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
-        fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
-        try:
-            learner = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
-        except TypeError as error:
-            raise UsageError(f"{model} has no such option: {error}") from error
-    else:
-        learner = load(model)
-        if options:
-            raise UsageError(f"{model} is trained already; its options {', '.join(options)} cannot change")
-    if not isinstance(learner, Learner):
-        raise UsageError(f"{model} has nothing to learn; forecast with it at once")
-    return learner
-
-
 def _telling(on_progress: OnProgress) -> Callable[[StepsDone], None]:
     return lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
 
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
-    """The last `horizon` rows of each series as answers to the `context` rows before them, in batches."""
-    import numpy as np
-    import torch
-
-    long = np.flatnonzero(panel.lengths > horizon)
-    batches = np.split(long, range(batch_size, len(long), batch_size))
-    cut = panel.lengths - horizon
-    return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
 
 
 def _read_future(future: Any, panel: Panel) -> Panel:

@@ -48,11 +48,11 @@ class Stream:
         self.rows = 0  # seen so far
         self.state = model.start(batch)
 
-    def update(self, row: float | Sequence[Any] | np.ndarray[Any, Any] | Tensor) -> Tensor:
+    def update(self, row: float | Sequence[Any] | np.ndarray[Any, Any] | Tensor, **more: Any) -> Tensor:
         """The model's output for every stream after one more row, without gradients.
 
         `row` holds the C values of one stream, or one row of [batch, C], or one value for each of several streams. NaN
-        means not observed.
+        means not observed. `more` is handed on to the model's step, which may know stamps or covariates.
 
         Raises: UsageError if the row does not fit; the stream is then as it was.
         """
@@ -64,7 +64,7 @@ class Stream:
         if value.ndim != 2 or value.shape[0] != self.batch:
             raise UsageError(f"the row has shape {tuple(value.shape)}; it must be [{self.batch}, channels]")
         with torch.no_grad():
-            self.state, output = self.model.step(self.state, value)
+            self.state, output = self.model.step(self.state, value, **more)
         self.rows += 1
         return output
 

@@ -352,7 +352,8 @@ class _Halved(torch.autograd.Function):
         made, which = ctx.saved_tensors
         slope = made.clamp(max=0.0) + 1.0
         pooled = (grads[0] * slope).mT
-        return pooled.new_zeros(*pooled.shape[:-1], ctx.steps).scatter_add_(-1, which + _centres(which), pooled)
+        spread: Tensor = pooled.new_zeros(*pooled.shape[:-1], ctx.steps)
+        return spread.scatter_add_(-1, which + _centres(which), pooled)
 
 
 def _centres(like: Tensor) -> Tensor:

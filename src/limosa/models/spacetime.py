@@ -326,7 +326,7 @@ class SpaceTime(Saved):
 
     @torch.no_grad()
     def step(self, state: State, value: Tensor) -> tuple[State, Tensor]:
-        """The state after the row `value` [B, C], NaN where not observed, and quantiles [B, Q, C] of the next row.
+        """The state after the row `value` [B, C], NaN where not observed, and quantiles [B, Q, 1, C] of the next row.
 
         With `scaling="window"` a row is scaled by the mean and mean absolute deviation of the stream so far, whose
         memory is one context long. A model of one channel takes one column: stream several as a batch.
@@ -353,7 +353,7 @@ class SpaceTime(Saved):
         decoder, y = self.decoder.step(state.decoder, u[..., 0])
         quantiles = _columns(self._quantiles(y[..., None], clock), len(value))
         state = state._replace(begun=begun, values=held, blocks=tuple(blocks), decoder=decoder)
-        return state, own.undo(quantiles)[:, :, 0]
+        return state, own.undo(quantiles)
 
     @torch.no_grad()
     def ahead(self, state: State, horizon: int) -> Forecast:

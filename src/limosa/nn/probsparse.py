@@ -129,7 +129,8 @@ class SelfAttention(nn.Module):
 
     def _per_head(self, layer: nn.Linear) -> Tensor:
         """Weights [heads, E, D] of a layer whose outputs belong to heads."""
-        return layer.weight.view(self.heads, -1, layer.in_features)
+        weight: Tensor = layer.weight
+        return weight.view(self.heads, -1, layer.in_features)
 
     def _folded_weights(self, x: Tensor, drawn: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The chosen queries [B, heads, u] and their attention [B, heads, u, N]; no step has its own query or key."""
@@ -168,8 +169,9 @@ class SelfAttention(nn.Module):
         beyond = value.view(self.heads, B, count, -1) - mean.view(B, self.heads, 1, -1).transpose(0, 1)
         out_of_head = self.out.weight.view(D, self.heads, -1).permute(1, 2, 0)  # [heads, E, D]
         added = beyond.flatten(1, 2) @ out_of_head  # [heads, B * u, D]
-        base = self.out(mean).unsqueeze(1).expand(B, N, D).reshape(B * N, D)
-        return base.index_put_((_rows(top, N),), added.flatten(0, 1), accumulate=True).view(B, N, D)
+        base: Tensor = self.out(mean).unsqueeze(1).expand(B, N, D).reshape(B * N, D)
+        base.index_put_((_rows(top, N),), added.flatten(0, 1), accumulate=True)
+        return base.view(B, N, D)
 
 
 class CrossAttention(nn.Module):

@@ -52,7 +52,7 @@ def companion_kernel(a: Tensor, c: Tensor, length: int) -> Tensor:
     `a` must keep the eigenvalues within or on the unit circle: see `stable`. Computed in float64, which costs little
     since a kernel has no batch, and returned in the type of `c`: exact to 1e-11 there, to rounding in float32.
     """
-    points, remainder = (8 * length, 1e-14) if c.dtype == torch.float64 else (2 * length, 1e-9)
+    points, remainder = (8 * length, 1e-14) if c.dtype == torch.float64 else (length, 1e-7)
     made: Tensor = _Quotient.apply(a.double(), c.double(), length, _fft_size(points), remainder)  # type: ignore[no-untyped-call]
     return made.to(c.dtype)
 
@@ -66,11 +66,32 @@ def stable(a: Tensor) -> Tensor:
     d, points = a.shape[-1], _fft_size(GRID * a.shape[-1])
     with torch.autocast(a.device.type, enabled=False):
         with torch.no_grad():
-            top = torch.fft.rfft(a, n=points).abs().argmax(-1, keepdim=True)  # of the frequencies
+            top = _squared(torch.fft.rfft(a, n=points)).argmax(-1, keepdim=True)
         angle = 2.0 * math.pi / points * top * torch.arange(d, device=a.device, dtype=a.dtype)
-        peak = torch.hypot((a * angle.cos()).sum(-1, keepdim=True), (a * angle.sin()).sum(-1, keepdim=True))
-    bound = torch.minimum(a.abs().sum(-1, keepdim=True), peak / math.cos(math.pi / GRID) ** 0.5)
-    return a / bound.clamp(min=1.0)
+        peak = (a * angle.cos()).sum(-1, keepdim=True).square() + (a * angle.sin()).sum(-1, keepdim=True).square()
+    squared = torch.minimum(a.abs().sum(-1, keepdim=True).square(), peak / math.cos(math.pi / GRID))
+    return a / squared.clamp(min=1.0).sqrt()
+
+
+class Feedback(nn.Module):
+    """A learnt first row of companion matrices, [width, state], and what it is once kept `stable`.
+
+    Without gradients the stable row is kept until the parameter changes: a step costs less than keeping it stable.
+    """
+
+    def __init__(self, row: Tensor) -> None:
+        super().__init__()
+        self.row = nn.Parameter(row)
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """The stable row."""
+        if torch.is_grad_enabled():
+            return stable(self.row)
+        now = (self.row.data_ptr(), self.row._version)
+        if self._kept is None or self._kept[0] != now:
+            self._kept = now, stable(self.row)
+        return self._kept[1]
 
 
 class CompanionSSM(nn.Module):
@@ -81,24 +102,24 @@ class CompanionSSM(nn.Module):
 
     def __init__(self, width: int, state: int, *, feedback: bool = True) -> None:
         super().__init__()
-        self.a = nn.Parameter(_coefficients(width, state)) if feedback else None
+        self.a = Feedback(_graded(width, state)) if feedback else None
         self.c = nn.Parameter(torch.randn(width, state) / state**0.5)
         self.skip = nn.Parameter(torch.randn(width))
 
     def forward(self, u: Tensor) -> Tensor:
         """Outputs [B, D, L] of the inputs [B, D, L]."""
-        k = _first(self.c, u.shape[-1]) if self.a is None else companion_kernel(stable(self.a), self.c, u.shape[-1])
+        k = _first(self.c, u.shape[-1]) if self.a is None else companion_kernel(self.a(), self.c, u.shape[-1])
         k = torch.cat([k[:, :1] + self.skip[:, None], k[:, 1:]], dim=1)  # the direct path is a tap at zero
         return causal_convolution(u, k)
 
     def state(self, u: Tensor) -> Tensor:
         """The state [B, D, d] after the inputs [B, D, L], starting from zero."""
-        a = None if self.a is None else stable(self.a)
+        a = None if self.a is None else self.a()
         return _last_state(u.to(self.c.dtype), a, self.c.shape[1])
 
     def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The state [B, D, d] and the output [B, D] after one more input [B, D]."""
-        x = _shift_in(x, None if self.a is None else stable(self.a), u)
+        x = _shift_in(x, None if self.a is None else self.a(), u)
         return x, (self.c * x).sum(-1) + self.skip * u
 
 
@@ -111,8 +132,8 @@ class ClosedLoopSSM(nn.Module):
 
     def __init__(self, width: int, state: int) -> None:
         super().__init__()
-        self.a = nn.Parameter(_coefficients(width, state))
-        self.f = nn.Parameter(_coefficients(width, state))
+        self.a = Feedback(_graded(width, state))
+        self.f = Feedback(_undamped(width, state))
         self.c = nn.Parameter(torch.randn(width, state) / state**0.5)
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,14 +142,14 @@ class ClosedLoopSSM(nn.Module):
         Returns: the outputs [B, D, L], the predictions of each next input [B, D, L], the last state [B, D, d].
         """
         L, d = u.shape[-1], self.c.shape[1]
-        a = stable(self.a)
-        taps = torch.stack([self.c, stable(self.f) - a, _impulse(a)])  # [3, D, d]
+        a = self.a()
+        taps = torch.stack([self.c, self.f() - a, _impulse(a)])  # [3, D, d]
         y, following, s = causal_convolution(u, companion_kernel(a, taps, L)[:, None])  # each [B, D, L]
         return y, following, _latest(s, d)
 
     def state(self, u: Tensor) -> Tensor:
         """The state [B, D, d] after the inputs [B, D, L], starting from zero."""
-        return _last_state(u.to(self.c.dtype), stable(self.a), self.c.shape[1])
+        return _last_state(u.to(self.c.dtype), self.a(), self.c.shape[1])
 
     def ahead(self, x: Tensor, steps: int) -> Tensor:
         """Closed-loop outputs [B, D, steps] from the state [B, D, d]; the first is c · x.
@@ -136,7 +157,7 @@ class ClosedLoopSSM(nn.Module):
         y_h = Σ_{j>=h} c_j x_{j-h} + Σ_{i<h} k_{h-1-i} e_i: what the state still holds, and what it sets going, with
         e_i = Σ_{j>=i} f_j x_{j-i} and k the kernel of (f, c), which all rows share.
         """
-        f = stable(self.f)
+        f = self.f()
         with torch.autocast(x.device.type, enabled=False):
             held, going = (torch.einsum("bdn,dnh->bdh", x, _hankel(taps)) for taps in (self.c, f))  # [B, D, d]
         y = _first(held, steps)
@@ -147,7 +168,7 @@ class ClosedLoopSSM(nn.Module):
 
     def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The state [B, D, d] and the output [B, D] after one more input [B, D]."""
-        x = _shift_in(x, stable(self.a), u)
+        x = _shift_in(x, self.a(), u)
         return x, (self.c * x).sum(-1)
 
 
@@ -223,18 +244,20 @@ class _Quotient(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, c: Tensor, length: int, points: int, remainder: float) -> Tensor:
         ctx.save_for_backward(a, c)
         ctx.sizes = length, points, remainder
-        radius, divisor, dividend = _spectra(a, c, length, points, remainder)
-        made: Tensor = torch.fft.irfft(dividend / divisor, n=points)[..., :length] / radius[:length]
+        ctx.spectra = _spectra(a, c, length, points, remainder)
+        radius, _, quotient = ctx.spectra
+        made: Tensor = torch.fft.irfft(quotient, n=points)[..., :length].div_(radius[:length])
         return made
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         a, c = ctx.saved_tensors
-        length, points, remainder = ctx.sizes
-        radius, divisor, dividend = _spectra(a, c, length, points, remainder)
+        length, points, _ = ctx.sizes
+        again = torch.is_grad_enabled()  # then the spectra must know where they come from
+        radius, turned, quotient = _spectra(a, c, *ctx.sizes) if again else ctx.spectra
         half = points // 2 + 1
-        to_c = torch.fft.rfft(grad / radius[:length], n=points) / divisor.conj()
-        to_a = (to_c * (dividend / divisor).conj()).sum_to_size(*a.shape[:-1], half)
+        to_c = torch.fft.rfft(grad / radius[:length], n=points) * turned
+        to_a = (to_c * quotient.conj()).sum_to_size(*a.shape[:-1], half)
         grad_c = torch.fft.irfft(to_c.sum_to_size(*c.shape[:-1], half), n=points)
         grad_a = torch.fft.irfft(to_a, n=points)[..., 1:]
         grad_a, grad_c = (_first(g, t.shape[-1]) for g, t in ((grad_a, a), (grad_c, c)))
@@ -242,11 +265,18 @@ class _Quotient(torch.autograd.Function):
 
 
 def _spectra(a: Tensor, c: Tensor, length: int, points: int, remainder: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Powers of the circle's radius, and 1 - z a(z) and c(z) at `points` points of it (half: the rest is conjugate)."""
+    """Powers of a circle's radius; at half its points z the conjugate of 1 / (1 - z a(z)), and c(z) / (1 - z a(z))."""
     exponent = torch.arange(max(length, a.shape[-1] + 1, c.shape[-1]), dtype=a.dtype, device=a.device)
     radius = torch.exp(math.log(remainder) / points * exponent)
-    divisor = 1.0 - torch.fft.rfft(F.pad(a, (1, 0)) * radius[: a.shape[-1] + 1], n=points)
-    return radius, divisor, torch.fft.rfft(c * radius[: c.shape[-1]], n=points)
+    delayed = F.pad(a, (1, 0)) * radius[: a.shape[-1] + 1]
+    divisor = torch.fft.rfft(-delayed, n=points).add_(1.0)
+    turned = divisor * _squared(divisor).reciprocal()
+    return radius, turned, torch.fft.rfft(c * radius[: c.shape[-1]], n=points) * turned.conj()
+
+
+def _squared(values: Tensor) -> Tensor:
+    """The squared sizes of complex numbers; several times as fast as `abs`, and its reciprocal as a complex one."""
+    return (values * values.conj()).real
 
 
 def _fft_size(least: int) -> int:
@@ -265,9 +295,14 @@ def _fft_size(least: int) -> int:
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
-def _coefficients(width: int, state: int) -> Tensor:
+def _undamped(width: int, state: int) -> Tensor:
     """Random rows [width, state] with a largest gain of 1."""
     return stable(torch.randn(width, state))
+
+
+def _graded(width: int, state: int) -> Tensor:
+    """Random rows [width, state] with largest gains from 0, a plain shift, to 1, so that memories differ in length."""
+    return torch.linspace(0.0, 1.0, width)[:, None] * _undamped(width, state)
 
 
 def _impulse(a: Tensor) -> Tensor:

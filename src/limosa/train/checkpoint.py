@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limosa.errors import DataError, LimosaError
+from limosa.train import ranks
 
 KEEP = 2
 TENSORS = "tensors.safetensors"
@@ -53,6 +54,15 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, or None."""
     return found[-1] if (found := _all(folder)) else None
+
+
+def common(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` of a step of which every rank has one in its folder, or None.
+
+    A kill may catch some ranks before and some after a checkpoint; the one before it is still there.
+    """
+    steps = {int(path.name.removeprefix("step-")): path for path in _all(folder)}
+    return steps.get(ranks.lowest(max(steps, default=-1)))
 
 
 def load(checkpoint: Path) -> dict[str, Any]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from limosa.core import Batches, Learner, Window
 from limosa.errors import DataError, LimosaError, UsageError
-from limosa.train import checkpoint
-from limosa.train.optim import Average, adamw, warmup_cosine
-from limosa.train.precision import Kind, Precision
+from limosa.train import checkpoint, optim, ranks
+from limosa.train.precision import FORMATS, Precision
+from limosa.train.precision import Kind as Format
 from limosa.train.strategies import Alone, Strategy
+
+RANK_STRIDE = 1_000_003  # between the seeds of ranks, which drop out differently
+
+log = logging.getLogger("limosa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +30,15 @@ class TrainConfig:
     """How long and how fast to learn."""
 
     steps: int = 1000  # optimizer steps
+    optimizer: optim.Kind = "adamw"
+    schedule: optim.Schedule = "cosine"  # how the rate falls after the warm-up
     rate: float = 1e-3  # peak learning rate
     warmup: int = 100  # steps of linear warm-up
     decay: float = 0.01  # weight decay of matrices
     clip: float = 1.0  # largest joint norm of the gradients
     average: float = 0.999  # decay of the moving average of the weights; 0 turns it off
     accumulate: int = 1  # micro-batches per step
-    precision: Kind = "fp32"
+    precision: Format = "fp32"
     validate_every: int = 200  # steps
     patience: int = 0  # validations without improvement before stopping; 0 = never stop early
     checkpoint_every: int = 500  # steps
@@ -43,8 +50,10 @@ class TrainConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0.0 <= self.average < 1.0:
             raise UsageError(f"average is {self.average}; it must lie in [0, 1)")
-        if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"precision is {self.precision!r}; choose fp32 or bf16")
+        choices = {"precision": FORMATS, "optimizer": get_args(optim.Kind), "schedule": get_args(optim.Schedule)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +91,14 @@ def fit(
 ) -> Result:
     """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
 
-    With `folder` the run leaves checkpoints there; with `resume` it goes on from the newest and ends bitwise as if it
-    had never stopped (same machine, same number of threads).
+    With `folder`, one for each rank, the run leaves checkpoints there; with `resume` it goes on from the newest that
+    every rank has and ends bitwise as if it had never stopped (same machine, same number of threads and processes).
 
     Raises: LimosaError when the loss is not finite, saying the step; DataError if a checkpoint does not fit.
     """
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
     run = Run(learner, config, strategy or Alone())
-    if resume and folder is not None and (found := checkpoint.latest(folder)):
+    if resume and folder is not None and (found := checkpoint.common(folder)):
         run.load_state_dict(checkpoint.load(found))
     clock = _Clock(run.step)
     while run.step < config.steps and not run.exhausted:
@@ -110,10 +119,13 @@ class Run:
     def __init__(self, learner: Learner, config: TrainConfig, strategy: Strategy) -> None:
         self.learner, self.config, self.strategy = learner, config, strategy
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
+        self.buffers = list(learner.buffers()) if isinstance(learner, nn.Module) else []  # running statistics
         self.precision = Precision(config.precision, self.parameters[0].device)
-        self.optimizer = adamw(self.parameters, rate=config.rate, decay=config.decay)
-        strategy.attach(learner)
-        self.average = Average(self.parameters, config.average)
+        moved = strategy.share(self.parameters)
+        self.optimizer = optim.build(config.optimizer, moved, rate=config.rate, decay=config.decay)
+        log.info("; ".join(optim.described(self.optimizer)))
+        strategy.attach(learner, config.accumulate)
+        self.average = optim.Average(self.parameters, config.average)
         self.step = 0
         self.loss = math.nan
         self.validation: float | None = None
@@ -124,7 +136,7 @@ class Run:
         """One optimizer step; returns the norm of the gradients."""
         config, device = self.config, self.precision.device
         self._train_mode(True)
-        share = warmup_cosine(self.step, steps=config.steps, warmup=config.warmup)
+        share = optim.share(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * share
         total = 0.0
@@ -149,12 +161,14 @@ class Run:
         self._train_mode(False)
         with self.average.swapped_in(), torch.no_grad(), self.precision.forward():
             losses = [float(self.learner.loss(window.to(self.precision.device))) for window in windows]
-        self.validation = sum(losses) / len(losses)
+        mean = torch.tensor(sum(losses) / len(losses), dtype=torch.float64)
+        self.strategy.agree([mean])  # all ranks have to choose the same weights, and stop at the same step
+        self.validation = float(mean)
         if not math.isfinite(self.validation):
             raise LimosaError(f"the validation loss at step {self.step} is {self.validation}; look for it in the data")
         if self.best is None or self.validation < self.best[1]:
             self.best = (self.step, self.validation)
-            self.best_weights = [mean.clone() for mean in self.average.mean]
+            self.best_weights = [value.clone() for value in (*self.average.mean, *self.buffers)]
 
     @property
     def exhausted(self) -> bool:
@@ -165,10 +179,11 @@ class Run:
     def finish(self) -> Result:
         """Give the learner its final weights."""
         self.strategy.finish()
-        final = self.best_weights or self.average.mean
+        final = self.best_weights or [*self.average.mean, *self.buffers]
+        self.strategy.agree([value for value in final if value.is_floating_point()])
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, final, strict=True):
-                parameter.copy_(value)
+            for target, value in zip([*self.parameters, *self.buffers], final, strict=True):
+                target.copy_(value)
         self._train_mode(False)
         step, score = self.best or (None, None)
         return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score)
@@ -195,7 +210,9 @@ class Run:
             "best_weights": self.best_weights,
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average.mean,
+            "buffers": self.buffers,
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": [state.get_state() for state in self._generators()],
         }
@@ -212,10 +229,15 @@ class Run:
         self.best = tuple(state["best"]) if state["best"] else None
         self.best_weights = state["best_weights"]
         with torch.no_grad():
-            for mine, saved in ((self.parameters, "parameters"), (self.average.mean, "average")):
+            for mine, saved in (
+                (self.parameters, "parameters"),
+                (self.average.mean, "average"),
+                (self.buffers, "buffers"),
+            ):
                 for target, value in zip(mine, state[saved], strict=True):
                     target.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
         self.strategy.load_state_dict(state["strategy"])
         for generator, saved in zip(self._generators(), state["random"], strict=True):
             generator.set_state(saved)

@@ -114,7 +114,7 @@ def test_training_resumes_where_it_was_interrupted_and_ends_the_same(weeks, tmp_
         (["--option", "depth=3"], "no such option"),
         (["--option", "depth"], "NAME=VALUE"),
         (["--steps", "0"], "at least 1"),
-        (["--horizon", "9"], "of patch"),
+        (["--horizon", "0"], "at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_said(arguments, said, weeks, tmp_path, capsys):

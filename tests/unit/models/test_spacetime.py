@@ -66,7 +66,7 @@ def test_bands_do_not_collapse_beyond_the_horizon_trained_on():
 def test_a_longer_closed_loop_is_bounded():
     model = made()
     with torch.no_grad():
-        model.decoder.f.mul_(100.0)
+        model.decoder.f.row.mul_(100.0)
     far = model.forecast(Window(past=walks(), horizon=5000)).at(0.5)
     assert (far - 1e3).abs().max() < 1e5
 
@@ -80,17 +80,18 @@ def waves(rows: int, steps: int, *, seed: int) -> Tensor:
 
 def test_what_is_learnt_on_a_short_horizon_holds_on_a_longer_one():
     model = made(point="mean", layers=1).train()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(150):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 - step / 150)
         values = waves(16, CONTEXT + NATIVE, seed=step)
         model.loss(Window(past=values[:, :CONTEXT], future=values[:, CONTEXT:], horizon=NATIVE)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    values = waves(16, CONTEXT + 4 * NATIVE, seed=1000)
-    forecast = model.eval().forecast(Window(past=values[:, :CONTEXT], horizon=4 * NATIVE)).at(0.5)
+    values = waves(16, CONTEXT + 3 * NATIVE, seed=1000)
+    forecast = model.eval().forecast(Window(past=values[:, :CONTEXT], horizon=3 * NATIVE)).at(0.5)
     error = (forecast - values[:, CONTEXT:]).square().mean((0, 2)) / 0.5  # of the variance
-    assert error[:NATIVE].mean() < 0.02
-    assert error[NATIVE:].mean() < 0.1
+    assert error[:NATIVE].mean() < 0.01
+    assert error[NATIVE:].mean() < 0.05
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def test_all_three_losses_count_in_every_step():
     model.loss(hopeless).backward()
     assert model.head.weight.grad is not None
     assert model.head.weight.grad.any()  # learns from the open loop
-    assert model.decoder.f.grad is not None
-    assert model.decoder.f.grad.any()  # learns from the next inputs
+    assert model.decoder.f.row.grad is not None
+    assert model.decoder.f.row.grad.any()  # learns from the next inputs
     opened = model.loss(hopeless).detach()
     assert model.loss(answered(past, past[:, -1:] + walks(seed=1)[:, :NATIVE] - 1e3)) > opened
 
@@ -207,7 +208,7 @@ def streamed(model: SpaceTime, values: Tensor):
         state, output = model.step(state, values[:, t])
         outputs.append(output)
         states.append(state)
-    return torch.stack(outputs, dim=2), states
+    return torch.cat(outputs, dim=2), states
 
 
 def flat(state) -> list[Tensor]:
@@ -237,7 +238,8 @@ def test_a_long_stream_is_still_the_whole():
     past = standard(1, 3000)
     outputs, _ = streamed(model, past)
     whole = model.following(Window(past=past, horizon=1))
-    torch.testing.assert_close(outputs, whole, rtol=0, atol=1e-5, equal_nan=True)
+    size = whole[whole.isfinite()].abs().max()
+    torch.testing.assert_close(outputs / size, whole / size, rtol=0, atol=1e-5, equal_nan=True)
 
 
 def test_a_stream_finds_its_own_scale():

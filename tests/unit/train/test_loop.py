@@ -87,7 +87,7 @@ def stop_at(step: int) -> Any:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_loss_falls(precision):
     losses = []
     config = replace(CONFIG, steps=150, precision=precision)
@@ -193,7 +193,7 @@ def test_validation_does_not_disturb_training():
 # -- stopping and resuming ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stop", [1, 5, 13, 23, 24])
 def test_a_resumed_run_ends_bitwise_as_if_it_had_never_stopped(tmp_path, precision, stop):
     config = replace(CONFIG, precision=precision)
@@ -223,6 +223,28 @@ def test_a_run_stopped_inside_a_step_resumes_bitwise(tmp_path):
         fit_line(config, folder=tmp_path, batches=Failing())
     again, _ = fit_line(config, folder=tmp_path, resume=True)
     assert equal(whole, again)
+
+
+class Normed(Line):
+    """`Line` with running statistics, which are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.insert(1, nn.BatchNorm1d(16))
+
+
+def test_running_statistics_resume_bitwise_too(tmp_path):
+    undisturbed, resumed = Normed(), Normed()
+    fit(undisturbed, Sums(), CONFIG, validation=[Sums().batch(999)])
+
+    def stop(at: Progress) -> None:
+        if at.step == 13:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(Normed(), Sums(), CONFIG, validation=[Sums().batch(999)], folder=tmp_path, on_progress=stop)
+    fit(resumed, Sums(), CONFIG, validation=[Sums().batch(999)], folder=tmp_path, resume=True)
+    assert equal(list(undisturbed.state_dict().values()), list(resumed.state_dict().values()))
 
 
 def test_a_run_stopped_early_is_not_taken_up_again(tmp_path):
@@ -300,7 +322,7 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
     "options",
     [
         *({"steps": 0}, {"accumulate": 0}, {"validate_every": 0}, {"checkpoint_every": 0}),
-        *({"average": 1.0}, {"average": -0.1}, {"precision": "fp8"}),
+        *({"average": 1.0}, {"average": -0.1}, {"precision": "fp8"}, {"optimizer": "lion"}, {"schedule": "step"}),
     ],
 )
 def test_an_option_out_of_range_is_named(options):

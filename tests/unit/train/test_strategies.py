@@ -32,7 +32,7 @@ class Witness(Alone):
     def __init__(self, model: Number) -> None:
         self.model, self.calls = model, []
 
-    def attach(self, model):
+    def attach(self, model, micro_batches):
         assert model is self.model
         self.calls.append("attach")
 

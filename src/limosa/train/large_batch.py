@@ -1,0 +1,110 @@
+"""LARS and LAMB: optimizers that keep large batches stable by adapting the rate of every weight matrix to its size.
+
+The *trust ratio* compares the norm of a tensor's weights with the norm of what would be subtracted from them, so that
+all layers move by the same share of themselves. Both follow the formulas below in fp32; weights or updates of norm
+zero, and groups without `adapt`, have ratio 1. LARS is that of You, Gitman and Ginsburg 2017 (arXiv 1708.03888):
+
+    r = eta |w| / (|g| + decay |w|)      v = mu v + rate r (g + decay w)      w = w - v
+
+LAMB is that of You et al. 2020 (arXiv 1904.00962), with bias correction and without a bound on |w|:
+
+    u = m / (sqrt(s) + eps) + decay w    r = |w| / |u|                        w = w - rate r u
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
+
+    def __init__(self, groups: Any, *, rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
+        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            weights, gradients = _with_gradients(group)
+            if not weights:
+                continue
+            moves = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                w, g = _norms(weights), _norms(gradients)
+                _scale(moves, _ratio(group["eta"] * w, g + group["weight_decay"] * w))
+            velocity = [self._velocity(weight) for weight in weights]
+            torch._foreach_mul_(velocity, group["momentum"])
+            torch._foreach_add_(velocity, moves, alpha=group["lr"])
+            torch._foreach_sub_(weights, velocity)
+
+    def _velocity(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["velocity"] = torch.zeros_like(weight)
+        velocity: Tensor = state["velocity"]
+        return velocity
+
+
+class LAMB(torch.optim.Optimizer):
+    """Layer-wise adaptive rates over Adam. Groups carry `weight_decay` and `adapt`."""
+
+    def __init__(
+        self, groups: Any, *, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
+    ) -> None:
+        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            weights, gradients = _with_gradients(group)
+            if not weights:
+                continue
+            fast, slow = group["betas"]
+            states = [self._moments(weight) for weight in weights]
+            means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+            torch._foreach_lerp_(means, gradients, 1.0 - fast)
+            torch._foreach_mul_(squares, slow)
+            torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - slow)
+            moves = torch._foreach_div(means, [1.0 - fast ** s["step"] for s in states])
+            roots = torch._foreach_sqrt(torch._foreach_div(squares, [1.0 - slow ** s["step"] for s in states]))
+            torch._foreach_add_(roots, group["eps"])
+            torch._foreach_div_(moves, roots)
+            torch._foreach_add_(moves, weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                _scale(moves, _ratio(_norms(weights), _norms(moves)))
+            torch._foreach_sub_(weights, moves, alpha=group["lr"])
+
+    def _moments(self, weight: Tensor) -> dict[str, Any]:
+        """The state of `weight`, one step further."""
+        state: dict[str, Any] = self.state[weight]
+        if not state:
+            state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
+        state["step"] += 1
+        return state
+
+
+def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    weights = [p for p in group["params"] if p.grad is not None]
+    return weights, [p.grad for p in weights]
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """[tensors] norm of each."""
+    return torch.stack(torch._foreach_norm(list(tensors)))
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """[tensors] `above / below`, 1 where either is zero."""
+    return torch.where((above > 0) & (below > 0), above / below, 1.0)
+
+
+def _scale(tensors: Sequence[Tensor], factors: Tensor) -> None:
+    torch._foreach_mul_(list(tensors), list(factors.unbind()))

@@ -1,0 +1,122 @@
+"""The processes of one run: who they are, how they join, how they are started on this machine.
+
+Each process is a *rank* of a *world*. `torchrun` tells a process so through the environment; this file is the only one
+that reads it. Importing it does not import torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from limosa.errors import Interrupted, LimosaError, UsageError
+
+PATIENCE = timedelta(minutes=10)  # how long a process waits for the others in an ordinary exchange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """Which of the processes this one is."""
+
+    rank: int = 0  # 0 to world - 1; rank 0 writes and speaks
+    world: int = 1  # processes of the run
+    machine: int = 1  # processes of the run on this machine
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def first() -> bool:
+    """Whether this process is the one that speaks; known before the processes have joined."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
+def name() -> str:
+    """What this process calls itself where others may speak too."""
+    return "limosa" if first() else f"limosa, rank {os.environ['RANK']}"
+
+
+def here() -> Here:
+    """Which process this is among those that have joined; the only one if none have."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return Here()
+    world = dist.get_world_size()
+    return Here(rank=dist.get_rank(), world=world, machine=int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+
+
+@contextmanager
+def joined() -> Iterator[Here]:
+    """Inside, the processes that a launcher started can exchange tensors; without a launcher there is one process.
+
+    The backend is gloo for tensors on the CPU and NCCL for those on a GPU; the network interface is found by torch, or
+    named by the variables that gloo and NCCL read (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME).
+    """
+    import torch.distributed as dist
+
+    if not launched() or dist.is_initialized():
+        yield here()
+        return
+    dist.init_process_group(timeout=PATIENCE)
+    try:
+        yield here()
+    finally:
+        dist.destroy_process_group()
+
+
+def lowest(number: int) -> int:
+    """The lowest `number` of any process."""
+    import torch
+    import torch.distributed as dist
+
+    if here().world == 1:
+        return number
+    least = torch.tensor(number)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run `python -m limosa ARGUMENTS` as `processes` ranks on this machine, as torchrun does; returns the exit code.
+
+    When one fails the others are ended, and the exit code is that of the first to fail.
+
+    Raises: UsageError if `processes` is less than 1, LimosaError if one was killed; Interrupted on Ctrl-C.
+    """
+    if processes < 1:
+        raise UsageError(f"the number of processes is {processes}; it must be at least 1")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failed rank has said why
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=f"limosa-{os.getpid()}",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "limosa", *arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            killer = signal.Signals(-failure.exitcode).name
+            raise LimosaError(f"rank {rank} was ended by {killer}; the same command with --resume goes on") from None
+        return failure.exitcode
+    except SignalException:
+        raise Interrupted("stopped; the same command with --resume goes on") from None
+    return 0
