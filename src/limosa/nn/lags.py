@@ -25,14 +25,14 @@ def lag_errors(z: Tensor, observed: Tensor, longest: int) -> Tensor:
     """
     L = z.shape[-1]
     size = 1 << (2 * L - 1).bit_length()
-    weight = torch.exp(torch.arange(1 - L, 1, device=z.device) / MEMORY) * observed
-    f = torch.fft.rfft(torch.stack([z * weight, z * z * weight, weight, observed.to(z.dtype)]), n=size)  # [4, R, F]
+    weight = torch.exp(torch.arange(1 - L, 1, device=z.device, dtype=torch.float64) / MEMORY) * observed
+    f = torch.fft.rfft(torch.stack([z * weight, z * z * weight, weight, observed.double()]), n=size)  # [4, R, F]
     cross = torch.stack([f[0] * f[0].conj(), f[1].conj() * f[2] + f[2].conj() * f[1], *(f[2:] * f[2:].conj())])
     product, squares, mass, pairs = torch.fft.irfft(cross, n=size)[..., 1 : longest + 1]
     lag = torch.arange(1, longest + 1, device=z.device)
     enough = pairs.round() > 0.5 * lag + 1.5  # one and a half periods and at least two pairs
     error = ((squares - 2.0 * product) / mass.clamp(min=1e-6)).clamp(min=0.0)
-    return torch.where(enough, error, torch.inf)
+    return torch.where(enough, error, torch.inf).to(z.dtype)  # differences of large sums: hence float64 until here
 
 
 def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
