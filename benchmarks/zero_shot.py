@@ -171,6 +171,17 @@ def ask_limosa(model: Forecaster, task: Task) -> Answer:
         return Answer(quantiles=np.concatenate(blocks), cpu_seconds=time.process_time() - start)
 
 
+def rolled_coverage(model: Forecaster, task: Task, windows: int) -> float:
+    """80 % coverage over the task's window and those before it, back to back: one window says little of few series."""
+    shares = []
+    for k in range(windows):
+        cut = task.contexts.shape[1] - k * task.horizon
+        answers = task.contexts[:, cut : cut + task.horizon] if k else task.answers
+        earlier = replace(task, contexts=task.contexts[:, :cut], answers=answers)
+        shares.append(score(earlier, [ask_limosa(model, earlier)]).coverage80 or 0.0)
+    return float(np.mean(shares))
+
+
 def ask_fracast(tasks: dict[str, Task]) -> dict[str, Answer]:
     """The rival's quantiles, from its own process and environment. It is given no answers."""
     with tempfile.TemporaryDirectory() as folder:
@@ -320,6 +331,9 @@ def main() -> None:
     metrics = quality(limosa_small, naive) | competition(hourly, ours["m4_hourly"][0], cost)
     metrics["cpu_ms_per_series"] = 1e3 * cost / len(hourly.answers)
     metrics["load_cpu_seconds"] = load_seconds
+    if not chosen.quick:
+        model, _ = load_limosa()
+        metrics["coverage80_exchange_rate_40_windows"] = rolled_coverage(model, tasks["exchange_rate"], 40)
     metrics["weights_bytes"] = sum(f.stat().st_size for f in (ROOT / "src/limosa/weights").rglob("*") if f.is_file())
     if fracast:
         rival = 1e3 * median(answer.cpu_seconds for answer in peers["m4_hourly"]) / len(peer_tasks["m4_hourly"].answers)
