@@ -21,7 +21,7 @@ One channel (`channels=1`) is forecast by itself, and several are batched; `chan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
 from limosa.nn.attention import attend, rotary, rotate
+from limosa.nn.channels import as_read
 from limosa.nn.dropout import FeedForward, dropout
 from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
@@ -350,28 +351,6 @@ class Aaren(Saved):
         middle = out[..., 0] + self.direct(recent).float().mT[:, :H]
         return ordered_quantiles(middle, out[..., 1:])
 
-    def _rows(self, window: Window) -> Window:
-        """The window as this model reads it: channels joined, or each a row of its own.
-
-        Raises: UsageError if the model reads several channels jointly and the window has another number.
-        """
-        C = window.past.shape[2]
-        if self.config.channels > 1:
-            if self.config.channels != C:
-                raise UsageError(f"the model reads {self.config.channels} channels jointly and the window has {C}")
-            return window
-
-        def alone(values: Tensor) -> Tensor:
-            return values.transpose(1, 2).reshape(-1, values.shape[1], 1)
-
-        def each(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.repeat_interleave(C, dim=0)
-
-        future = None if window.future is None else alone(window.future)
-        return replace(
-            window, past=alone(window.past), future=future, stamps=each(window.stamps), known=each(window.known)
-        )
-
     def _answer(self, last: Tensor, f: Framed, window: Window) -> Forecast:
         """Forecast from the last step's hidden state [R, D], in data units."""
         rows = f.past.undo(self._decode(last, f.recent, f.ahead).movedim(-1, 1))  # [R, Q, H, C or 1]
@@ -384,11 +363,11 @@ class Aaren(Saved):
 
     def encode(self, window: Window) -> list[Tensor]:
         """Hidden states of each block, [B * channels read alone, L, D]."""
-        return self._encode(self._frame(self._rows(window)))
+        return self._encode(self._frame(as_read(window, self.config.channels)))
 
     def decode(self, hidden: Tensor, window: Window) -> Forecast:
         """Forecast of up to the native horizon from the last hidden state."""
-        return self._answer(hidden[:, -1], self._frame(self._rows(window)), window)
+        return self._answer(hidden[:, -1], self._frame(as_read(window, self.config.channels)), window)
 
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
@@ -399,7 +378,7 @@ class Aaren(Saved):
         return rolled(self._forecast_once, window, self.horizon)
 
     def _forecast_once(self, window: Window) -> Forecast:
-        f = self._frame(self._rows(window))
+        f = self._frame(as_read(window, self.config.channels))
         return self._answer(self._encode(f)[-1][:, -1], f, window)
 
     def loss(self, batch: Window) -> Tensor:
@@ -407,7 +386,7 @@ class Aaren(Saved):
 
         Raises: UsageError if the batch has no answers or asks for more than the native horizon.
         """
-        rows = self._rows(batch)
+        rows = as_read(batch, self.config.channels)
         if rows.future is None or batch.horizon > self.horizon:
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
         f = self._frame(rows)

@@ -20,7 +20,7 @@ One channel (`channels=1`) is forecast by itself, and several are batched; `chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
+from limosa.nn.channels import as_asked, as_read
 from limosa.nn.dropout import FeedForward, dropout
 from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
@@ -267,37 +268,16 @@ class Informer(Saved):
         out = self.head(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
         return ordered_quantiles(out[..., 0], out[..., 1:])
 
-    def _rows(self, window: Window) -> Window:
-        """The window as this model reads it: channels joined, or each a row of its own.
-
-        Raises: UsageError if the model reads several channels jointly and the window has another number.
-        """
-        C = window.past.shape[2]
-        if self.config.channels > 1:
-            if self.config.channels != C:
-                raise UsageError(f"the model reads {self.config.channels} channels jointly and the window has {C}")
-            return window
-
-        def alone(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.transpose(1, 2).reshape(-1, values.shape[1], 1)
-
-        def each(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.repeat_interleave(C, dim=0)
-
-        past, future = alone(window.past), alone(window.future)
-        assert past is not None
-        return replace(window, past=past, future=future, stamps=each(window.stamps), known=each(window.known))
-
     # -- the protocols --------------------------------------------------------------------------------------------
 
     def encode(self, window: Window) -> list[Tensor]:
         """Hidden states [B * channels read alone, N_i, D]; the last one is the decoder's memory."""
-        return self._encode(self._frame(self._rows(window)))
+        return self._encode(self._frame(as_read(window, self.config.channels)))
 
     def decode(self, hidden: Tensor, window: Window) -> Forecast:
         """Forecast of up to the native horizon from the memory `encode(window)[-1]`."""
-        f = self._frame(self._rows(window))
-        return _forecast(self._answer(hidden, f)[:, : window.horizon], window)
+        f = self._frame(as_read(window, self.config.channels))
+        return as_asked(self._answer(hidden, f)[:, : window.horizon], window)
 
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
@@ -308,15 +288,15 @@ class Informer(Saved):
         return rolled(self._forecast_once, window, self.horizon)
 
     def _forecast_once(self, window: Window) -> Forecast:
-        f = self._frame(self._rows(window))
-        return _forecast(self._answer(self._encode(f)[-1], f)[:, : window.horizon], window)
+        f = self._frame(as_read(window, self.config.channels))
+        return as_asked(self._answer(self._encode(f)[-1], f)[:, : window.horizon], window)
 
     def loss(self, batch: Window) -> Tensor:
         """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.
 
         Raises: UsageError if the batch has no answers or asks for more than the native horizon.
         """
-        rows = self._rows(batch)
+        rows = as_read(batch, self.config.channels)
         if rows.future is None or batch.horizon > self.horizon:
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
         f = self._frame(rows)
@@ -365,12 +345,6 @@ def _places(steps: int, width: int, device: torch.device) -> Tensor:
     rate = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
     angle = torch.arange(steps, device=device, dtype=torch.float32)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-
-
-def _forecast(rows: Tensor, window: Window) -> Forecast:
-    """[B * C, H, Q] -> Forecast with [B, Q, H, C]."""
-    B, _, C = window.past.shape
-    return Forecast(values=rows.view(B, C, *rows.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
 
 
 CARD = Card(

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
 from limosa.nn.attention import Block, rotary
+from limosa.nn.channels import as_asked
 from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import pinball
 from limosa.nn.rolling import rolled
@@ -204,11 +205,10 @@ class Patched(Saved):
 
     def _answer(self, hidden: Tensor, p: Prepared, window: Window) -> Forecast:
         """The forecast in data units; NaN where nothing was ever observed."""
-        B, _, C = window.past.shape
         quantiles = self._decode(hidden, p)[:, : window.horizon].to(p.scale.dtype)  # [R, H, Q]
         values = quantiles * p.scale[:, None, None] + p.center[:, None, None]
         values = torch.where(p.observed.any(-1)[:, None, None], values, torch.nan)
-        return Forecast(values=values.view(B, C, *values.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
+        return as_asked(values, window)
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the native horizon, in units of each series' own predictability. A scalar.
