@@ -6,7 +6,6 @@ they first appear in the input. Gaps become rows of NaN; what was inferred, sort
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,14 +17,14 @@ import pandas as pd
 from limosa.core import Window
 from limosa.data import frequency, reading
 from limosa.data.frequency import Frequency
-from limosa.data.reading import Columns, Layout, Names, Source
+from limosa.data.reading import Columns, Layout, Source
 from limosa.data.records import OnFault, Records, read_records, stop
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Columns", "Panel", "assemble", "by_frequency"]
+__all__ = ["Columns", "Panel", "assemble"]
 
 _STEPS_THAT_TELL = 8  # fewer even steps than these may be chance in a series of rare rows
 
@@ -265,36 +264,6 @@ class Panel:
             more = f" and {lacking.sum() - 1} more" if lacking.sum() > 1 else ""
             raise DataError(f"the future rows lack {names} for {first}{more}; add a row per series and step ahead")
         return np.asarray(ahead)
-
-
-def by_frequency(
-    source: Any,
-    **names: Unpack[Names],
-) -> list[Panel]:
-    """A source whose series differ in frequency, as one panel for each; arguments and errors as `Panel.read`.
-
-    Series of one row, which have no frequency, are left out.
-    """
-    columns, _ = reading.asked(**names)
-    notes: list[str] = []
-    rows = _distinct(_sorted(read_records(reading.open_source(source, columns), columns), notes), stop)
-    rows = replace(rows, notes=(*rows.notes, *notes))
-    edges = np.searchsorted(rows.series, np.arange(len(rows.ids) + 1))
-    members: dict[str | int, list[int]] = {}
-    for index, (first, last) in enumerate(itertools.pairwise(edges)):
-        inner = np.ones(last - first - 1, dtype=bool)
-        found = frequency.infer(rows.stamps[first:last], inner, calendar=rows.calendar, tz=rows.tz)
-        if found is not None and last - first > 1:
-            members.setdefault(found.alias, []).append(index)
-    return [Panel(**assemble(_only(rows, index), alias)) for alias, index in members.items()]
-
-
-def _only(rows: Records, index: list[int]) -> Records:
-    """The rows of some of the series."""
-    number = np.full(len(rows.ids), -1, dtype=np.int64)
-    number[index] = np.arange(len(index))
-    picked = _pick(rows, np.flatnonzero(number[rows.series] >= 0))
-    return replace(picked, ids=rows.ids[index], static=rows.static[index], series=number[picked.series])
 
 
 def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) -> dict[str, Any]:

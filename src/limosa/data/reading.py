@@ -32,19 +32,14 @@ _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-class Names(TypedDict, total=False):
-    """Which columns of the caller's table are what, as keyword arguments of whatever reads one."""
+class Layout(TypedDict, total=False):
+    """What the columns of the caller's table are, and the step of time: keyword arguments of whatever reads one."""
 
     id_col: str  # default "unique_id"
     time_col: str  # default "ds"
     target_col: str | Sequence[str]  # default "y"
     known_cols: Sequence[str]  # covariates known in advance
     static_cols: Sequence[str]  # numbers that stay the same
-
-
-class Layout(Names, total=False):
-    """`Names`, and the step of time."""
-
     freq: str | int | None  # pandas alias or the step of a count; inferred by default
 
 

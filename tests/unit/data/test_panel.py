@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from limosa.data.panel import Panel, by_frequency
+from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
 
 
@@ -307,15 +307,11 @@ def test_a_stamp_off_the_grid_is_named() -> None:
     assert Panel.from_csv(csv(*lines), freq="20min").lengths.tolist() == [17]
 
 
-def test_series_of_different_frequencies_are_refused_or_read_apart() -> None:
-    for other, name in (("D", "D"), ("MS", "MS"), ("W-TUE", "W-TUE"), ("30min", "30min")):
+def test_series_of_different_frequencies_are_refused() -> None:
+    for other in ("D", "MS", "W-TUE", "30min"):
         table = pd.concat([frame(rows=60, ids=("fast",)), frame(rows=20, freq=other, ids=("slow",))])
         with pytest.raises(DataError, match=r"series '(slow|fast)'.*read series of different steps apart"):
             Panel.from_frame(table)
-        fast, slow = by_frequency(table)
-        assert (fast.freq, slow.freq) == ("h", name)
-        same(fast, Panel.from_frame(table[:60]))
-        same(slow, Panel.from_frame(table[60:]))
         if other != "30min":
             assert Panel.from_frame(table, freq="h").freq == "h"
 
