@@ -11,20 +11,44 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from limosa.app import service
 from limosa.app.doctor import doctor as examine
 from limosa.app.doctor import fit_threads
+from limosa.app.options import (
+    BatchSize,
+    Context,
+    File,
+    Freq,
+    Horizon,
+    IdCol,
+    Json,
+    KnownCols,
+    Levels,
+    Output,
+    Plot,
+    Quantiles,
+    Quiet,
+    StaticCols,
+    TargetCol,
+    TimeCol,
+    aligned,
+    begin,
+    check_outputs,
+    hand_over,
+    names,
+    numbers,
+    pairs_of,
+    plain,
+    targets,
+    write,
+)
 from limosa.app.progress import progress
-from limosa.errors import LimosaError, UsageError
-from limosa.files import check_writable
+from limosa.errors import LimosaError
 from limosa.train import ranks
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     name="limosa",
@@ -35,35 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
 )
-
-File = Annotated[
-    str,
-    typer.Argument(metavar="FILE", help="CSV or Parquet file, folder of Parquet files, or - for CSV on stdin."),
-]
-Horizon = Annotated[int, typer.Option("--horizon", "-h", metavar="STEPS", help="How many steps to forecast.")]
-Levels = Annotated[str, typer.Option("--level", metavar="PERCENT,...", help="Central bands in percent.")]
-Quantiles = Annotated[str, typer.Option(metavar="NUMBER,...", help="Single quantiles between 0 and 1.")]
-Freq = Annotated[
-    str | None,
-    typer.Option(metavar="ALIAS", help="Step: h, 15min, D, MS, ... or a number; inferred if not given."),
-]
-IdCol = Annotated[str, typer.Option("--id-col", metavar="NAME", help="Column that says which series a row belongs to.")]
-TimeCol = Annotated[str, typer.Option("--time-col", metavar="NAME", help="Column of time stamps or integers.")]
-TargetCol = Annotated[str, typer.Option("--target-col", metavar="NAME,...", help="Column to forecast, or several.")]
-KnownCols = Annotated[str, typer.Option("--known-cols", metavar="NAME,...", help="Covariates known ahead of time.")]
-StaticCols = Annotated[str, typer.Option("--static-cols", metavar="NAME,...", help="Numbers that stay the same.")]
-Context = Annotated[
-    int | None,
-    typer.Option(metavar="STEPS", help="Last steps that the model may see; its own limit if not given."),
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", metavar="SERIES", help="Series at once; bounds memory.")]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Table to write, .csv or .parquet; else to stdout."),
-]
-Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Picture to draw, .png or .svg, of up to six series.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table to standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and errors.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -113,18 +108,18 @@ def forecast(
     quiet: Quiet = False,
 ) -> None:
     """Forecast every series of FILE."""
-    _begin(quiet)
-    levels = _numbers("--level", level)
-    _check_outputs(output, plot)
+    begin(quiet)
+    levels = numbers("--level", level)
+    check_outputs(output, plot)
     service.check_request(horizon, model, level=levels, context=context, batch_size=batch_size)
     panel = service.read(
         file,
         freq=freq,
         id_col=id_col,
         time_col=time_col,
-        target_col=_targets(target_col),
-        known_cols=_names(known_cols),
-        static_cols=_names(static_cols),
+        target_col=targets(target_col),
+        known_cols=names(known_cols),
+        static_cols=names(static_cols),
     )
     with progress("series", quiet) as on_progress:
         table = service.forecast(
@@ -132,7 +127,7 @@ def forecast(
             horizon,
             model=model,
             level=levels,
-            quantiles=_numbers("--quantiles", quantiles),
+            quantiles=numbers("--quantiles", quantiles),
             future=future,
             context=context,
             calibrate=calibrate,
@@ -141,7 +136,7 @@ def forecast(
         )
     if plot:
         service.draw(panel, table, plot)
-    _hand_over(table, output, as_json)
+    hand_over(table, output, as_json)
 
 
 @app.command(no_args_is_help=True)
@@ -175,38 +170,38 @@ def backtest(
     quiet: Quiet = False,
 ) -> None:
     """Forecast the past of FILE and score it: prints one row per metric, `-o` keeps the forecasts."""
-    _begin(quiet)
-    levels = _numbers("--level", level)
-    _check_outputs(output, plot)
-    service.check_request(horizon, _names(model), level=levels, context=context, batch_size=batch_size)
+    begin(quiet)
+    levels = numbers("--level", level)
+    check_outputs(output, plot)
+    service.check_request(horizon, names(model), level=levels, context=context, batch_size=batch_size)
     panel = service.read(
         file,
         freq=freq,
         id_col=id_col,
         time_col=time_col,
-        target_col=_targets(target_col),
-        known_cols=_names(known_cols),
-        static_cols=_names(static_cols),
+        target_col=targets(target_col),
+        known_cols=names(known_cols),
+        static_cols=names(static_cols),
     )
     with progress("windows", quiet) as on_progress:
         table = service.backtest(
             panel,
             horizon,
-            model=_names(model),
+            model=names(model),
             windows=windows,
             step=step,
             level=levels,
-            quantiles=_numbers("--quantiles", quantiles),
+            quantiles=numbers("--quantiles", quantiles),
             context=context,
             batch_size=batch_size,
             on_progress=on_progress,
         )
-    scores = service.score(panel, table, metrics=_names(metric), season=season)
+    scores = service.score(panel, table, metrics=names(metric), season=season)
     if plot:
         service.draw(panel, table, plot)
     if output:
-        _write(table, output)
-    _hand_over(scores, None, as_json)
+        write(table, output)
+    hand_over(scores, None, as_json)
 
 
 @app.command(no_args_is_help=True)
@@ -277,7 +272,7 @@ def train(
         fit_threads(nproc)
         raise typer.Exit(ranks.launch(nproc, run.obj))
     quiet = quiet or not ranks.first()
-    _begin(quiet)
+    begin(quiet)
     with progress("steps", quiet) as on_progress:
         if file.endswith(".toml"):
             service.pretrain(file, out, data=data, resume=resume, on_progress=on_progress)
@@ -286,7 +281,7 @@ def train(
             file,
             out,
             model=model,
-            options=_options("--option", option or ()),
+            options=pairs_of("--option", option or ()),
             horizon=horizon,
             context=context,
             steps=steps,
@@ -298,15 +293,15 @@ def train(
             optimizer=optimizer,
             schedule=schedule,
             strategy=strategy,
-            strategy_options=_options("--strategy-option", strategy_option or ()),
+            strategy_options=pairs_of("--strategy-option", strategy_option or ()),
             patience=patience,
             seed=seed,
             resume=resume,
             freq=freq,
             id_col=id_col,
             time_col=time_col,
-            target_col=_targets(target_col),
-            known_cols=_names(known_cols),
+            target_col=targets(target_col),
+            known_cols=names(known_cols),
             on_progress=on_progress,
         )
 
@@ -328,9 +323,9 @@ def check(
         freq=freq,
         id_col=id_col,
         time_col=time_col,
-        target_col=_targets(target_col),
-        known_cols=_names(known_cols),
-        static_cols=_names(static_cols),
+        target_col=targets(target_col),
+        known_cols=names(known_cols),
+        static_cols=names(static_cols),
     )
     typer.echo(json.dumps(report.to_dict()) if as_json else "\n".join(report.lines()))
     if not report.ok:
@@ -341,7 +336,7 @@ def check(
 def models(as_json: Json = False) -> None:
     """List the models that come with limosa."""
     rows = service.models()
-    typer.echo(json.dumps(rows) if as_json else _aligned(rows))
+    typer.echo(json.dumps(rows) if as_json else aligned(rows))
 
 
 @app.command()
@@ -350,7 +345,7 @@ def doctor(as_json: Json = False) -> None:
     fit_threads()
     found = examine()
     typer.echo(
-        json.dumps(found) if as_json else "\n".join(f"{name:<18}{_plain(value)}" for name, value in found.items())
+        json.dumps(found) if as_json else "\n".join(f"{name:<18}{plain(value)}" for name, value in found.items())
     )
     if found["problems"]:
         raise typer.Exit(1)
@@ -379,85 +374,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.getLogger("limosa").handlers.clear()
     return 0
-
-
-def _begin(quiet: bool) -> None:
-    """Let what the service has to say go to standard error, and fit the threads to the machine."""
-    fit_threads()
-    log = logging.getLogger("limosa")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("limosa: %(message)s"))
-    log.handlers = [handler]
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _targets(text: str) -> str | tuple[str, ...]:
-    """One target as a plain name, so that a default can be told from a choice; several as a tuple."""
-    names = _names(text)
-    return names[0] if len(names) == 1 else names
-
-
-def _options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """`width=64` as {"width": 64}: a value is read as JSON where it is JSON, else as text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"{name} is {pair!r}; write NAME=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(int(name) if name.isdecimal() else float(name) for name in _names(text))
-    except ValueError:
-        raise UsageError(f"{option} is {text!r}; give numbers with commas between them") from None
-
-
-def _check_outputs(output: Path | None, plot: Path | None) -> None:
-    """Refuse before the work what could not be written after it."""
-    if output:
-        check_writable(output, service.TABLES)
-    if plot:
-        check_writable(plot, service.PICTURES)
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    service.write_table(table, path)
-    logging.getLogger("limosa").info(f"wrote {len(table):,} rows to {path}")
-
-
-def _hand_over(table: pd.DataFrame, output: Path | None, as_json: bool) -> None:
-    """Write `table` where it was asked for, else to standard output."""
-    if output:
-        _write(table, output)
-    if as_json:
-        plain = table.astype(dict.fromkeys(table.select_dtypes(["datetime", "datetimetz"]), str)).astype(object)
-        typer.echo(json.dumps(plain.where(table.notna(), None).to_dict("records")))
-    elif not output:
-        table.to_csv(sys.stdout, index=False)
-
-
-def _aligned(rows: Sequence[dict[str, Any]]) -> str:
-    """`rows` as text in columns, a head line first."""
-    cells = [list(rows[0]), *([_plain(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
