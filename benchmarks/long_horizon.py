@@ -1,17 +1,19 @@
 """Long horizons by Informer, SpaceTime and Aaren, with the protocol of the Informer paper.
 
     python benchmarks/long_horizon.py [--models informer spacetime aaren] [--data ETTh1 ...] [--horizons 24 ...]
-                                      [--columns one all] [--size small paper] [--seeds 0 1] [--quick] [--save]
+                                      [--columns one all] [--size small paper] [--seeds 0 1] [--kept]
+                                      [--quick] [--save]
 
 Data: the rows of each set in order of time are cut into training, validation and test (ETT: 12, 4 and 4 months of 30
 days; others 70, 10 and 20 %); columns are standardised by the mean and deviation of their training rows; MSE and MAE
 are on standardised values, over all windows of the test part (stride 1), steps and columns. `one` forecasts the target
 from its own past, `all` every column. A model is trained on the training rows; validation chooses its weights.
 
-Cells, each trained anew for each seed, score = median over seeds:
+Cells, each trained anew for each seed (Informer two, the others one), score = median over seeds:
 - informer: ETTh1, ETTh2, ETTm1, WTH, one and all columns, the paper's horizons; `informer_cells_not_worse` counts those
   whose MSE is at most the published one (github.com/zhouhaoyi/Informer2020, README). `--size small` (default) is a
-  narrow Informer that scales each window, `--size paper` the published width and lengths without that scaling.
+  narrow Informer that scales each window (one column) or counts from its last values (all columns), `--size paper` the
+  published width and lengths without that. These choices were made on validation parts.
 - spacetime: ETTh1, ETTh2, ETTm1, one column, lag 336, horizons 96 to 720, beside NLinear (Zeng et al. 2023) trained
   alike in the same run. `spacetime_cells_at_target` counts the cells at or below seven remembered figures of the paper.
 - aaren: five sets, all columns, 192 steps, beside a causal transformer that differs in its attention only;
@@ -19,7 +21,7 @@ Cells, each trained anew for each seed, score = median over seeds:
   processes of `kernels_spacetime.py` are fitted too.
 
 A trained cell is kept in runs/long_horizon/ under a name that holds all its settings and is not trained again, so that
-a long table can be made in several goes; then all are saved together with `--save`.
+a long table can be made in several goes; then all that there are are saved together with `--kept --save`.
 `--quick` trains a few steps, scores every 40th window, and keeps nothing.
 """
 
@@ -49,6 +51,8 @@ from limosa.core import Forecast, Forecaster, Window
 from limosa.train.loop import TrainConfig, fit
 
 Columns = Literal["one", "all"]
+HELD: dict[Columns, int] = {"one": 1024, "all": 256}  # windows of the validation part that choose the weights
+SEEDS = {"informer": 2, "spacetime": 1, "aaren": 1}
 KEPT = ROOT / "runs" / "long_horizon"
 MINUTES = {"ETTh1": 60, "ETTh2": 60, "ETTm1": 15, "ETTm2": 15}
 TARGET = {"WTH": "WetBulbCelsius"}  # of the others it is OT
@@ -243,9 +247,11 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
         train = TrainConfig(steps=1500, rate=1e-4, warmup=1, average=0.0, decay=0.0, validate_every=250, patience=3)
         made = Plan(options=options | {"point": "mean"}, context=context, train=train, batch=32)
     elif cell.group == "informer":
-        train = TrainConfig(steps=400, rate=1e-3, average=0.98, validate_every=50, patience=3)
-        options = {"channels": joint, "point": "mean", "start": 48}
-        made = Plan(options=options, context=96 if cell.horizon <= 168 else 168, train=train, batch=32)
+        one = cell.columns == "one"
+        steps, every, patience = (400, 50, 3) if one else (800, 100, 4)
+        train = TrainConfig(steps=steps, rate=1e-3, average=0.98, validate_every=every, patience=patience)
+        options = {"channels": joint, "point": "mean", "start": 48, "scaling": "window" if one else "last"}
+        made = Plan(options=options, context=168 if one and cell.horizon > 168 else 96, train=train, batch=32)
     elif cell.group == "spacetime":
         train = TrainConfig(steps=2500, rate=1e-3, decay=1e-4, average=0.99, validate_every=250, patience=4)
         options = {} if cell.model == "nlinear" else {"point": "mean"}
@@ -276,18 +282,23 @@ def score(model: Forecaster, windows: Slices, stride: int) -> dict[str, float]:
     return {"mse": squared / count, "mae": absolute / count}
 
 
-def run(cell: Cell, source: Source, plan: Plan, seed: int, *, quick: bool) -> dict[str, float]:
-    """Train and test one model, or recall what was kept."""
+def kept(cell: Cell, plan: Plan, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Where a trained cell is kept, and all its settings."""
     settings = {"cell": dataclasses.asdict(cell), "plan": dataclasses.asdict(plan), "seed": seed}
     name = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = KEPT / f"{cell.model}-{cell.data}-{cell.columns}-{cell.horizon}-{seed}-{name}.json"
+    return KEPT / f"{cell.model}-{cell.data}-{cell.columns}-{cell.horizon}-{seed}-{name}.json", settings
+
+
+def run(cell: Cell, source: Source, plan: Plan, seed: int, *, quick: bool) -> dict[str, float]:
+    """Train and test one model, or recall what was kept."""
+    path, settings = kept(cell, plan, seed)
     if path.exists() and not quick:
         found: dict[str, float] = json.loads(path.read_text())["score"]
         return found
     torch.manual_seed(seed)
     training, validation, test = slices(source, plan, cell.horizon, seed)
     model, start = build(cell, plan), time.process_time()
-    held = list(validation.blocks(stride=1 + len(validation) // (16 if quick else 1024)))
+    held = list(validation.blocks(stride=1 + len(validation) // (16 if quick else HELD[cell.columns])))
     result = fit(model, training, replace(plan.train, seed=seed), validation=held)
     fitted = time.process_time() - start
     made = score(model, test, 40 if quick else 1)
@@ -373,10 +384,10 @@ def aaren_metrics(scores: Scores) -> dict[str, float]:
     return {"aaren_worst_relative_to_transformer": max(found), "aaren_cells_run": len(found)} if found else {}
 
 
-def row_of(cell: Cell, size: str, found: dict[str, float], seeds: int) -> dict[str, object]:
+def row_of(cell: Cell, size: str, found: dict[str, float]) -> dict[str, object]:
     """A line of the table."""
     row: dict[str, object] = {"table": cell.group, "model": cell.model, "data": cell.data, "columns": cell.columns}
-    row |= {"horizon": cell.horizon, "size": size, "seeds": seeds} | found
+    row |= {"horizon": cell.horizon, "size": size} | found
     if cell.group == "informer":
         row["published_mse"], row["published_mae"] = PUBLISHED[cell.data, cell.columns][cell.horizon]
     if cell.model == "spacetime" and (cell.data, cell.horizon) in REMEMBERED:
@@ -393,7 +404,8 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--horizons", nargs="+", type=int, help="steps; all by default")
     parser.add_argument("--columns", nargs="+", choices=("one", "all"), default=["one", "all"])
     parser.add_argument("--size", nargs="+", choices=("small", "paper"), default=["small"], help="of Informer")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the one after it")
+    parser.add_argument("--kept", action="store_true", help="only cells that were trained before")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed, and for Informer the one after it")
     given = parser.parse_args()
     common = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
     return Options(**common), given
@@ -403,7 +415,6 @@ def main() -> None:
     chosen, which = arguments()
     torch.set_num_threads(1)
     folder = data_folder()
-    seeds = which.seeds or ([chosen.seed] if chosen.quick else [chosen.seed, chosen.seed + 1])
     wanted = [(cell, size) for cell in cells(which) for size in (which.size if cell.group == "informer" else ["small"])]
     if chosen.quick:  # one cell of each table
         first = {(cell.group, cell.model, size): (cell, size) for cell, size in reversed(wanted)}
@@ -414,17 +425,21 @@ def main() -> None:
         whole = sources.setdefault(cell.data, sources.get(cell.data) or read(cell.data, folder))
         source = replace(whole, values=whole.values[:, -1:]) if cell.columns == "one" else whole
         own = plan(cell, source.values.shape[1], size, chosen.quick)
+        seeds = which.seeds or range(chosen.seed, chosen.seed + (1 if chosen.quick else SEEDS[cell.group]))
+        if which.kept and not all(kept(cell, own, seed)[0].exists() for seed in seeds):
+            continue
         each = [run(cell, source, own, seed, quick=chosen.quick) for seed in seeds]
-        scores[cell, size] = {key: median(one[key] for one in each) for key in each[0]}
+        scores[cell, size] = {key: median(one[key] for one in each) for key in each[0]} | {"seeds": len(each)}
         print(cell, size, {key: round(value, 4) for key, value in scores[cell, size].items()}, flush=True)
     metrics: dict[str, float] = {}
     for of in (informer_metrics, spacetime_metrics, aaren_metrics):
         metrics |= of(scores)
-    table = [row_of(cell, size, found, len(seeds)) for (cell, size), found in scores.items()]
+    table = [row_of(cell, size, found) for (cell, size), found in scores.items()]
     if "spacetime" in which.models:
         more, rows = autoregression(quick=chosen.quick, seed=chosen.seed)
         metrics, table = metrics | more, [*table, *({"table": "autoregressive processes", **row} for row in rows)]
-    finish(chosen, metrics=metrics, table=table, seeds=seeds)
+    most = max((int(found["seeds"]) for found in scores.values()), default=1)
+    finish(chosen, metrics=metrics, table=table, seeds=which.seeds or range(chosen.seed, chosen.seed + most))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from limosa.nn.losses import point_and_bands
 from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.rolling import rolled
 from limosa.nn.saving import Saved
-from limosa.nn.scaling import Scaled, scaled, unscaled
+from limosa.nn.scaling import Scaled, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
 LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
@@ -298,10 +298,7 @@ class Aaren(Saved):
         known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
         stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
         everything = torch.cat([past, known[:, :L]], dim=-1)  # [R, L, C+K]
-        if c.scaling == "running":
-            whole = running(everything, c.context)
-        else:
-            whole = (scaled if c.scaling == "window" else unscaled)(everything)
+        whole = running(everything, c.context) if c.scaling == "running" else scaled(everything, c.scaling)
         own, others = _split(whole, c.channels)
         marks = calendar_marks(stamps, (len(past), L + H), past.device)
         begun = own.observed.any(-1, keepdim=True).cummax(1).values
@@ -437,7 +434,7 @@ class Aaren(Saved):
         known = self._known(known, len(value), 1 + c.horizon).double()
         row = torch.cat([value.double(), known[:, 0]], dim=-1)  # [B, C+K]
         level, whole = state.level.step(row, c.context)
-        own, others = _split(unscaled(row[:, None]) if c.scaling == "none" else whole, c.channels)
+        own, others = _split(scaled(row[:, None], "none") if c.scaling == "none" else whole, c.channels)
         marks = calendar_marks(stamps, (len(value), 1 + c.horizon), value.device)
         observed = level.seen[:, None, : c.channels] > 0  # [B, 1, C] so far
         token = torch.cat([own.z, own.observed, others.z, marks[:, :1]], dim=-1) * observed.any(-1, keepdim=True)

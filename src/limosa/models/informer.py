@@ -21,7 +21,7 @@ One channel (`channels=1`) is forecast by itself, and several are batched; `chan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
 from limosa.nn.rolling import rolled
 from limosa.nn.saving import Saved
-from limosa.nn.scaling import Scaled, scaled, unscaled
+from limosa.nn.scaling import Scaled, Units, scaled
 
 LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
 
@@ -51,7 +51,7 @@ class InformerConfig:
     start: int | None = None  # steps of the past that the decoder is given; None: half the context
     channels: int = 1  # 1: each channel by itself; more: that many jointly
     known: int = 0  # covariates known in advance
-    scaling: Literal["window", "none"] = "window"
+    scaling: Units = "window"  # mean, last, none: for data of one scale, such as standardised columns
     point: Literal["median", "mean"] = "median"
     width: int = 64
     heads: int = 4
@@ -78,7 +78,7 @@ class InformerConfig:
             raise UsageError(f"start is {self.start}; it must lie between 0 and context {self.context}")
         if self.width % (2 * self.heads):
             raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        if self.scaling not in ("window", "none") or self.point not in ("median", "mean"):
+        if self.scaling not in get_args(Units) or self.point not in ("median", "mean"):
             raise UsageError(f"scaling is {self.scaling!r}, point {self.point!r}; see the options of InformerConfig")
         if self.sampling not in ("shared", "query"):
             raise UsageError(f"sampling is {self.sampling!r}; choose shared or query")
@@ -222,7 +222,7 @@ class Informer(Saved):
         """Cut or fill a window to the model's lengths and bring it into its own units."""
         c = self.config
         past = F.pad(rows.past[:, -c.context :], (0, 0, max(0, c.context - rows.past.shape[1]), 0), value=torch.nan)
-        own = (scaled if c.scaling == "window" else unscaled)(past)
+        own = scaled(past, c.scaling)
         seen = F.pad(own.observed.float(), (0, 0, 0, c.horizon))  # [B, L+H, C]
         steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen]
         if c.known:
@@ -230,8 +230,8 @@ class Informer(Saved):
                 found = 0 if rows.known is None else rows.known.shape[-1]
                 raise UsageError(f"the model reads {c.known} known covariates, the window has {found}; name them all")
             known = self._along(rows, rows.known, torch.nan)
-            units = (scaled if c.scaling == "window" else unscaled)(known[:, : c.context])
-            steps.append(units.apply(known).nan_to_num(0.0, posinf=0.0, neginf=0.0))
+            own_units = scaled(known[:, : c.context], "none" if c.scaling == "none" else "window")
+            steps.append(own_units.apply(known).nan_to_num(0.0, posinf=0.0, neginf=0.0))
         begun = own.observed.any(-1, keepdim=True).cummax(1).values  # [B, L, 1]
         stamps = None if rows.stamps is None else self._along(rows, rows.stamps[..., None], 0)[..., 0]
         marks = calendar_marks(stamps, (len(past), c.context + c.horizon), past.device)

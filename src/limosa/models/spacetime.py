@@ -22,7 +22,7 @@ One row at a time: `start`, `step` and, from any state, `ahead`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from limosa.nn.losses import point_and_bands
 from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.rolling import widened
 from limosa.nn.saving import Saved
-from limosa.nn.scaling import Scaled, scaled, unscaled
+from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.ssm import ClosedLoopSSM, CompanionSSM, FrozenFilters
 
 FARTHEST = 20.0  # scales from the center; targets beyond are outliers and count as if they were there
@@ -50,7 +50,7 @@ class SpaceTimeConfig:
     channels: int = 1  # forecast jointly; with 1, any number of channels is forecast each by itself
     known: int = 0  # known covariates
     calendar: bool = True  # whether calendar marks are seen; they are zero where time is a count
-    scaling: Literal["window", "none"] = "window"  # each window in its own units, or as it is
+    scaling: Units = "window"  # mean (as the paper), last, none: for data of one scale, such as standardised columns
     point: Literal["median", "mean"] = "median"  # what the middle level learns: absolute or squared error
     width: int = 128  # SSMs per layer
     state: int = 64  # numbers per SSM
@@ -68,7 +68,7 @@ class SpaceTimeConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
         for name, value, choices in (
-            ("scaling", self.scaling, ("window", "none")),
+            ("scaling", self.scaling, get_args(Units)),
             ("point", self.point, ("median", "mean")),
         ):
             if value not in choices:
@@ -155,7 +155,7 @@ class SpaceTime(Saved):
         B, N, C = past.shape
         if config.channels not in (1, C):
             raise UsageError(f"the window has {C} channels; this model was made for {config.channels}")
-        own = (scaled if config.scaling == "window" else unscaled)(past)
+        own = scaled(past, config.scaling)
         values, observed = (self._rows(x.float()) for x in (own.z, own.observed))
         begun = observed.amax(1, keepdim=True).cummax(-1).values
         clock = self._clock(window, N).repeat_interleave(len(values) // B, dim=0)
@@ -291,10 +291,13 @@ class SpaceTime(Saved):
 
         A stream has no calendar: marks are zero, as for windows without stamps.
 
-        Raises: UsageError if the model needs known covariates, which a stream does not carry.
+        Raises: UsageError if the model needs known covariates, which a stream does not carry, or counts from the last
+        value, which moves.
         """
         if self.config.known:
             raise UsageError("this model needs known covariates, which a stream of values does not carry")
+        if self.config.scaling == "last":
+            raise UsageError('scaling="last" needs whole windows; to stream, train with another scaling')
         config, like = self.config, self.embed.weight
         zeros = like.new_zeros(batch, 1, config.channels, dtype=torch.float64)
         state = like.new_zeros(batch, config.width, config.state)
@@ -328,8 +331,8 @@ class SpaceTime(Saved):
     def step(self, state: State, value: Tensor) -> tuple[State, Tensor]:
         """The state after the row `value` [B, C], NaN where not observed, and quantiles [B, Q, 1, C] of the next row.
 
-        With `scaling="window"` a row is scaled by the mean and mean absolute deviation of the stream so far, whose
-        memory is one context long. A model of one channel takes one column: stream several as a batch.
+        A row is scaled (`scaling="window"`) or centered ("mean") by the stream so far, whose memory is one context
+        long. A model of one channel takes one column: stream several as a batch.
 
         Raises: UsageError if the row's shape is not that of the state.
         """
@@ -376,6 +379,8 @@ class SpaceTime(Saved):
         any_seen = state.seen > 0
         if self.config.scaling == "none":
             return Scaled(any_seen, any_seen, torch.zeros_like(state.center), torch.ones_like(state.center))
+        if self.config.scaling == "mean":
+            return Scaled(any_seen, any_seen, state.center, torch.ones_like(state.center))
         alone = torch.where(state.center != 0, state.center.abs(), 1.0)
         scale = torch.where(state.seen > 1, 1.25 * state.deviation, alone)
         return Scaled(any_seen, any_seen, state.center, scale)

@@ -5,10 +5,12 @@ Scaling lives inside a model, so that no scaler object travels and `forecast(a *
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Units = Literal["window", "mean", "last", "none"]  # what a model counts a window's values from and in
 
 
 class Scaled(NamedTuple):
@@ -29,19 +31,24 @@ class Scaled(NamedTuple):
         return torch.where(self.observed.any(1)[:, None, None], back, torch.nan)
 
 
-def scaled(past: Tensor) -> Scaled:
-    """`past` [B, L, C] in units of its own mean and mean absolute deviation, computed in the precision it comes in."""
+def scaled(past: Tensor, units: Units = "window") -> Scaled:
+    """`past` [B, L, C] in its own units, computed in the precision it comes in.
+
+    "window": from its mean in mean absolute deviations. The others keep the deviation, for data that were standardised
+    beforehand: "mean" counts from the mean, "last" from the last observed value, "none" from zero.
+    """
     observed = torch.isfinite(past)
     center, scale = center_and_scale(past, observed)
+    if units != "window":
+        scale = torch.ones_like(scale)
+    if units == "last":
+        order = torch.arange(past.shape[1], device=past.device)[:, None]  # [L, 1]
+        latest = past.gather(1, torch.where(observed, order, -1).argmax(1, keepdim=True))
+        center = torch.where(observed.any(1, keepdim=True), latest, center)
+    elif units == "none":
+        center = torch.zeros_like(center)
     unit = torch.where(scale > 0, scale, 1.0)
     return Scaled(torch.where(observed, (past - center) / unit, 0.0).float(), observed, center, scale)
-
-
-def unscaled(past: Tensor) -> Scaled:
-    """`past` [B, L, C] as it is, in the same form; for data that were standardised beforehand."""
-    observed = torch.isfinite(past)
-    one = torch.ones_like(past[:, :1])
-    return Scaled(torch.where(observed, past, 0.0).float(), observed, torch.zeros_like(one), one)
 
 
 def center_and_scale(past: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

@@ -258,13 +258,19 @@ def test_a_stream_finds_its_own_scale():
     torch.testing.assert_close(moved[:, :, 1:], 100.0 * outputs[:, :, 1:] - 3e4, rtol=1e-6, atol=1e-3)
 
 
-def test_a_stream_that_starts_after_a_past_forecasts_what_the_window_does():
-    model, past = made(), walks()
+@pytest.mark.parametrize("scaling", ["window", "mean", "none"])
+def test_a_stream_that_starts_after_a_past_forecasts_what_the_window_does(scaling):
+    model, past = made(scaling=scaling), walks()
     past[1, 10:20] = torch.nan
     for horizon in (1, NATIVE, 3 * NATIVE):
         found = model.ahead(model.start_after(past), horizon).values
         wanted = model.forecast(Window(past=past, horizon=horizon)).values
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_stream_cannot_count_from_a_last_value_that_moves():
+    with pytest.raises(UsageError, match="last"):
+        made(scaling="last").start(1)
 
 
 def test_a_stream_without_values_is_missing_and_recovers():
@@ -296,7 +302,7 @@ def test_a_row_that_does_not_fit_or_covariates_that_cannot_come_are_refused():
         {"averages": 0},
         {"longest_average": 3},
         {"dropout": 1.0},
-        {"scaling": "mean"},
+        {"scaling": "median"},
         {"point": "mode"},
     ],
     ids=str,

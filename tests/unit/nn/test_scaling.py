@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from limosa.nn.scaling import scaled, unscaled
+from limosa.nn.scaling import scaled
 
 NAN = float("nan")
 
@@ -50,7 +50,23 @@ def test_a_series_never_observed_comes_back_missing():
     assert bool(made.undo(torch.zeros(1, 3, 4, 1)).isnan().all())
 
 
-def test_unscaled_leaves_values_as_they_are():
-    made = unscaled(past())
+def test_units_of_none_leave_values_as_they_are():
+    made = scaled(past(), "none")
     torch.testing.assert_close(made.z, past().float())
     assert torch.equal(made.apply(past()), past().float())
+
+
+def test_mean_and_last_shift_a_window_and_keep_its_spread():
+    holed = past()
+    holed[:, -3:] = NAN
+    for units, center in (("mean", holed.nanmean(1, keepdim=True)), ("last", holed[:, -4:-3])):
+        made = scaled(holed, units)
+        torch.testing.assert_close(made.center, center)
+        torch.testing.assert_close(made.z[:, :-3], (holed - center)[:, :-3].float())
+        assert not made.z[:, -3:].any()
+
+
+def test_a_series_never_observed_has_no_last_value():
+    made = scaled(torch.full((1, 5, 1), NAN), "last")
+    assert bool(made.center.isfinite().all())
+    assert bool(made.undo(torch.zeros(1, 3, 4, 1)).isnan().all())
