@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_ROWS = 2048  # of a feed-forward at once: what lies between its layers need not be whole
 _DEAD = -100.0  # where the GELU and its slope are exactly zero
 
 
@@ -104,15 +105,26 @@ class _FeedForward(torch.autograd.Function):
         ctx.gain = 1.0 / (1.0 - probability)
         ctx.save_for_backward(x.to(hidden.dtype), up, hidden, down)
         ctx.of = x.dtype
-        return F.linear(F.gelu(hidden), (down * ctx.gain).to(hidden.dtype), end.to(hidden.dtype))
+        out = (down * ctx.gain).to(hidden.dtype)
+        made = hidden.new_empty(*hidden.shape[:-1], len(down))
+        for rows, answer in zip(*(torch.split(t.flatten(0, -2), _ROWS) for t in (hidden, made)), strict=True):
+            torch.addmm(end.to(hidden.dtype), F.gelu(rows), out.mT, out=answer)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, up, hidden, down = ctx.saved_tensors
         x, hidden, grad = (t.flatten(0, -2) for t in (x, hidden, grads[0]))
-        of_down = (grad.mT @ F.gelu(hidden)).to(down.dtype) * ctx.gain
-        inner = grad @ (down * ctx.gain).to(grad.dtype)
-        torch.ops.aten.gelu_backward.grad_input(inner, hidden, grad_input=inner)
-        of_x = (inner @ up.to(grad.dtype)).view(*grads[0].shape[:-1], -1).to(ctx.of)
-        of_up, of_bias, of_end = inner.mT @ x, inner.sum(0), grad.sum(0)
-        return of_x, of_up.to(up.dtype), of_bias.to(up.dtype), of_down, of_end.to(down.dtype), None
+        out, into = (down * ctx.gain).to(grad.dtype), up.to(grad.dtype)
+        of_x, of_up, of_down = torch.empty_like(x), torch.zeros_like(into), torch.zeros_like(out)
+        of_bias = up.new_zeros(len(up))
+        blocks = (torch.split(t, _ROWS) for t in (x, hidden, grad, of_x))
+        for own_x, own_hidden, own_grad, own_of_x in zip(*blocks, strict=True):
+            of_down.addmm_(own_grad.mT, F.gelu(own_hidden))
+            inner = own_grad @ out
+            torch.ops.aten.gelu_backward.grad_input(inner, own_hidden, grad_input=inner)
+            torch.mm(inner, into, out=own_of_x)
+            of_up.addmm_(inner.mT, own_x)
+            of_bias += inner.sum(0)
+        of_x = of_x.view(*grads[0].shape[:-1], -1).to(ctx.of)
+        return of_x, of_up.to(up.dtype), of_bias, of_down.to(down.dtype) * ctx.gain, grad.sum(0).to(down.dtype), None
