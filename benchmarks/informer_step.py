@@ -4,8 +4,9 @@
 
 All have width 512, 8 heads, 2 encoder and 1 decoder layers, feed-forward 2048, dropout .05, factor 5, and see 336 steps
 of one channel to answer 168. The decoders of limosa and neuralforecast are given 168 steps of the past, that of
-transformers none. A step is forward, backward and Adam. The last line is JSON: the smallest CPU seconds of a step, and
-the peak resident memory of the process, imports included, in 10^6 bytes.
+transformers none. A step is forward, backward and Adam. The last line is JSON: the smallest CPU seconds of a step, the
+peak resident memory of the process, imports included, in 10^6 bytes, and for what the step's matrix products alone
+take: their 10^9 operations, and how many a second a large product of the same type does in this process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 CONTEXT, HORIZON = 336, 168
@@ -90,6 +92,7 @@ def transformers() -> tuple[nn.Module, Loss]:
 def measured(whose: str, precision: str, batch: int, steps: int, seed: int) -> dict[str, float]:
     """Build, warm up with two windows, then step."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -108,8 +111,24 @@ def measured(whose: str, precision: str, batch: int, steps: int, seed: int) -> d
 
     step(2)
     taken = min(step(batch) for _ in range(steps))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"cpu_seconds": taken, "peak_mb": peak() / 1e6, "parameters": parameters}
+    found = {"cpu_seconds": taken, "peak_mb": peak() / 1e6, "parameters": sum(p.numel() for p in model.parameters())}
+    with FlopCounterMode(display=False) as counter:
+        step(2)
+    found["gflop"] = counter.get_total_flops() / 2 * batch / 1e9
+    return found | {"gflop_per_second": product_rate(torch.bfloat16 if precision == "bf16" else torch.float32)}
+
+
+def product_rate(kind: torch.dtype) -> float:
+    """10^9 operations a second of a matrix product that is large in all three sizes."""
+    import torch
+
+    one, other = torch.randn(2, 2048, 2048).to(kind)
+    taken = []
+    for _ in range(5):
+        start = time.process_time()
+        one @ other
+        taken.append(time.process_time() - start)
+    return 2 * 2048**3 / min(taken) / 1e9
 
 
 def peak() -> int:
