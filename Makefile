@@ -33,7 +33,7 @@ check: $(READY)  ## ruff, mypy --strict, import floors
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## every benchmark, saved under docs/results/ (long); `make bench ONLY=zero_shot` for one
-	@for name in $(or $(ONLY),zero_shot scale kernels streaming long_horizon); do $(BIN)/python benchmarks/$$name.py --save || exit 1; done
+	@for name in $(or $(ONLY),zero_shot scale kernels streaming long_horizon slow_links co2_quality large_batch precision detect adapt); do $(BIN)/python benchmarks/$$name.py --save || exit 1; done
 	$(BIN)/python benchmarks/report.py
 
 docs: $(READY)   ## redraw the pictures of the docs and docs/results.md
@@ -47,6 +47,7 @@ peers: .venv-peers/.installed  ## the pinned environment of rival packages that 
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps tsb-ad==1.5  # its pins are of 2023
 	@touch $@
 
 clean:           ## remove what the words above made

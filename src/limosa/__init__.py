@@ -8,12 +8,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limosa.app.detecting import detect as detect
+    from limosa.app.service import adapt as adapt
     from limosa.app.service import backtest as backtest
     from limosa.app.service import check as check
     from limosa.app.service import forecast as forecast
     from limosa.app.service import load as load
     from limosa.app.service import train as train
     from limosa.app.stream import stream as stream
+    from limosa.app.watching import watch as watch
     from limosa.core import Forecast as Forecast
     from limosa.core import Forecaster as Forecaster
     from limosa.core import Window as Window
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
     from limosa.errors import UsageError as UsageError
 
 _HOMES = {
-    "limosa.app.service": ("backtest", "check", "forecast", "load", "train"),
+    "limosa.app.detecting": ("detect",),
+    "limosa.app.service": ("adapt", "backtest", "check", "forecast", "load", "train"),
     "limosa.app.stream": ("stream",),
+    "limosa.app.watching": ("watch",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
     "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),

@@ -50,13 +50,19 @@ class Window:
         return int(self.past.shape[0])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "horizon"}
-        changed: dict[str, Any] = {name: change(t) for name, t in tensors.items() if t is not None}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {
+            name: change(t) for name, t in tensors.items() if t is not None and not isinstance(t, int | tuple)
+        }
         return replace(self, **changed)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same window on another device."""
-        return self._map(lambda t: t.to(device))
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> Self:
+        """The same window in memory from which a GPU can copy while it computes."""
+        return self._map(lambda t: t.pin_memory())
 
     def rows(self, index: slice | Tensor) -> Self:
         """The rows of the batch that `index` selects."""
@@ -101,9 +107,17 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Anomaly scores, larger = stranger, one per step and channel."""
+    """How strange each step is: larger = stranger, never NaN, also where nothing was observed."""
 
-    values: Tensor  # [B, L, C]
+    values: Tensor  # [B, L, C], each channel's share of the blame
+    total: Tensor  # [B, L], how strange the step is as a whole
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.total.shape != self.values.shape[:2]:
+            raise UsageError(
+                f"scores have shapes {tuple(self.values.shape)} and {tuple(self.total.shape)}; they must be "
+                "[batch, steps, channels] and [batch, steps]"
+            )
 
 
 @runtime_checkable
@@ -124,10 +138,36 @@ class Forecaster(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Anything that scores how strange each step of a window is."""
+    """Anything that learns what is normal and scores how strange each step is. Most are `Streaming` as well."""
+
+    @property
+    def context(self) -> int:
+        """The step itself and those before it, in steps, on which its score may depend. Later steps never count."""
+
+    def fit(self, rows: Tensor, train: Training) -> None:
+        """Learn from `rows` [T, C], in data units, NaN = not observed, of normal operation.
+
+        A detector that has parameters to learn hands itself and its batches to `train`; others ignore it.
+        """
 
     def score(self, window: Window) -> Scores:
-        """Scores of every step and channel of `window.past`."""
+        """Scores of every step of `window.past`."""
+
+
+@runtime_checkable
+class Graphed(Protocol):
+    """A model that has learnt which channels go together."""
+
+    def edges(self) -> Tensor:
+        """[C, C] strength of the links, 0 (none) to 1, 0 on the diagonal; row i holds those that tell of channel i."""
+
+
+@runtime_checkable
+class Refitted(Protocol):
+    """A detector that learns on from newer rows, without the old ones."""
+
+    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
+        """Learn from newer `rows` [T, C] as well; a share `forget` in [0, 1] of what was known is forgotten."""
 
 
 @runtime_checkable
@@ -156,8 +196,8 @@ class Streaming(Protocol):
     def start(self, batch: int) -> Any:
         """The state before the first row."""
 
-    def step(self, state: Any, value: Tensor) -> tuple[Any, Tensor]:
-        """The state after `value` [B, C], and the output."""
+    def step(self, state: Any, value: Tensor) -> tuple[Any, Any]:
+        """The state after `value` [B, C], and the output: a detector's is the `Scores` of this one step."""
 
 
 @runtime_checkable
@@ -181,6 +221,9 @@ class Batches(Protocol):
         """The batch of optimizer step `step` (from 0)."""
 
 
+Training = Callable[[Learner, Batches], object]  # how a model that fits itself is trained, handed in from above
+
+
 @runtime_checkable
 class Pretrained(Protocol):
     """A model that is saved as `config.json` + `model.safetensors`."""
@@ -196,7 +239,7 @@ class Card:
     """What a model or adapter file exports: how to configure it, build it, build it tiny, and where it comes from."""
 
     config: type  # frozen dataclass of the model's options
-    build: Callable[[Any], Any]  # config -> model
+    build: Callable[..., Any]  # config -> model; of an adapter: config, frozen forecaster -> forecaster
     tiny: Any  # a config small enough for tests
     source: str  # the paper or "limosa"
     summary: str  # one line for `limosa models`

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from limosa.core import Window
 from limosa.errors import UsageError
 from limosa.train import checkpoint, ranks
-from limosa.train.loop import Progress, Result, TrainConfig, fit
+from limosa.train.loop import Progress, Result, TrainConfig, fit, joined
 from limosa.train.parallel import DataParallel, DataParallelConfig, Hierarchical, HierarchicalConfig, ZeRO
 from limosa.train.precision import Precision
 from limosa.train.reduce import Measured, Route, Transfer, by_masters, plain, sharded
@@ -365,7 +365,8 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
     ends = []
     for start in Pulled().parameters():
         x = start.detach().double().numpy()
-        workers, m, late, count = [x.copy() for _ in range(world)], np.zeros_like(x), None, 0
+        starts, m, late, count = [x.copy() for _ in range(world)], np.zeros_like(x), None, 0
+        workers = list(starts)
 
         def landed(m: np.ndarray, d: np.ndarray) -> np.ndarray:
             size = np.linalg.norm(d)
@@ -376,7 +377,8 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
             workers = [w - 0.2 * (w - place(step, rank, w.shape)) for rank, w in enumerate(workers)]
             count += 1
             if count == config.tau or step == steps - 1:
-                d = x - np.mean(workers, axis=0)
+                own = [begun - w for begun, w in zip(starts, workers, strict=True)]
+                d = np.mean(own, axis=0)
                 if config.stale:
                     if late is not None:
                         m = landed(m, late)
@@ -385,7 +387,9 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
                 else:
                     m = landed(m, d)
                     x = x - config.rate * m
-                workers, count = [x.copy() for _ in range(world)], 0
+                ahead = own if config.stale and config.eager else [np.zeros_like(x)] * world
+                starts, count = [x - moved for moved in ahead], 0
+                workers = list(starts)
         if late is not None:
             x = x - config.rate * landed(m, late)
         ends.append(x)
@@ -394,11 +398,12 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
 
 def law_co2_keeps_to_its_equations(folder: Path) -> None:
     configs = [
-        CO2Config(tau=tau, rate=0.9, momentum=0.3, clip=clip, penalty=penalty, stale=stale)
+        CO2Config(tau=tau, rate=0.9, momentum=0.3, clip=clip, penalty=penalty, stale=stale, eager=eager)
         for tau in (1, 3)
         for clip in (0.3, float("inf"))
         for penalty in (True, False)
         for stale in (True, False)
+        for eager in (True, False)
     ]
     ends = []
     for config in configs:
@@ -407,8 +412,8 @@ def law_co2_keeps_to_its_equations(folder: Path) -> None:
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         ends.append(np.concatenate([part.ravel() for part in expected]).round(4).tolist())
-    # Rounds, clip and delay each make a difference, and so does the penalty of what comes late.
-    assert len({tuple(end) for end in ends}) == 2 * 2 * 3
+    # Rounds, clip and delay each make a difference, and so do the penalty of what comes late and the eager start.
+    assert len({tuple(end) for end in ends}) == 2 * 2 * (1 + 2 * 2)
 
 
 def law_co2_without_delay_and_momentum_and_with_rounds_of_one_step_is_data_parallel_sgd(folder: Path) -> None:
@@ -527,6 +532,68 @@ def law_a_resumed_run_ends_bitwise_as_if_it_had_never_stopped(folder: Path) -> N
             again, resumed = trained(build(), config, dropout=0.2, folder=own, resume=True)
             assert equal(whole, again), name
             assert result == resumed
+
+
+def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round(folder: Path) -> None:
+    here = ranks.here()
+    together = [folder / "together" / str(rank) for rank in range(here.world)]
+    config = replace(CONFIG, steps=10, average=0.0)
+    left_alone = folder / "alone"
+    if here.rank == 0:
+        with alone():
+            trained(None, config, folder=left_alone)
+    dist.barrier()
+    for name in ("hierarchical", "zero", "co2"):
+        build = every_strategy()[name]
+        left, _ = trained(build(), config, folder=together[here.rank] / name)  # ends with a checkpoint of step 10
+        dist.barrier()
+        others = [own / name for own in together]
+        state = joined(checkpoint.shards(others))
+        assert state["step"] == 10
+        one = line(seed=99)
+        with alone():
+            state = joined(checkpoint.shards(others))
+            fit(one, Sums(0), config, folder=folder / name / str(here.rank), resume=True, others=others)
+        close(list(one.parameters()), state["parameters"])
+        if name != "co2":
+            assert equal(list(one.parameters()), left), name
+        moved = {int(i) for i in state["optimizer"]}
+        assert moved == set(range(4)), (name, moved)  # each weight's moments, also those shared out
+
+        more = replace(CONFIG, steps=14, average=0.0)
+        again, result = trained(
+            build(), more, folder=folder / "more" / name / str(here.rank), resume=True, others=[left_alone]
+        )
+        assert same_on_all(again)
+        assert result.step == 14
+        fresh, _ = trained(build(), more)
+        assert not equal(again, fresh)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this rank believes it is the only one."""
+    here = ranks.here
+    ranks.here = ranks.Here  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        ranks.here = here
+
+
+def law_a_round_under_way_lands_where_one_process_goes_on(folder: Path) -> None:
+    own = folder / str(ranks.here().rank)
+    config = replace(CONFIG, steps=9, average=0.0, checkpoint_every=9)
+    strategy = CO2(CO2Config(tau=3))
+    trained(strategy, config, folder=own)
+    dist.barrier()
+    states = [checkpoint.load(path) for path in checkpoint.shards([folder / str(r) for r in range(ranks.here().world)])]
+    assert all(state["strategy"]["pending"] for state in states)
+    mean = [torch.stack(parts).mean(0) for parts in zip(*(state["parameters"] for state in states), strict=True)]
+    flat = torch.cat([p.flatten() for p in mean]) - states[0]["strategy"]["moved"]
+    with alone():
+        found = joined(checkpoint.shards([folder / str(rank) for rank in range(len(states))]))["parameters"]
+    close([torch.cat([p.flatten() for p in found])], [flat])
 
 
 def law_ranks_resume_from_the_newest_step_that_all_have(folder: Path) -> None:

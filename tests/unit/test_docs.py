@@ -54,6 +54,11 @@ def place(tmp_path_factory):
     sales = pd.concat(shops)
     sales[sales["ds"] < days[120]].to_csv(folder / "sales.csv", index=False)
     sales[sales["ds"] >= days[120]].drop(columns="y").to_csv(folder / "prices_ahead.csv", index=False)
+    minutes = pd.date_range("2024-06-01", periods=900, freq="min")
+    load = {name: generator.normal(size=900) for name in ("cpu", "disk", "queue")}
+    metrics = pd.DataFrame({"time": minutes, **load})
+    metrics[:600].to_csv(folder / "normal.csv", index=False)
+    metrics[600:].to_csv(folder / "metrics.csv", index=False)
     torch.manual_seed(0)
     patched = registry.card("patched")
     patched.build(patched.tiny).eval().save_pretrained(folder / "weights" / "limosa-small")

@@ -18,12 +18,15 @@ NAMES = [
     "Panel",
     "UsageError",
     "Window",
+    "adapt",
     "backtest",
     "check",
+    "detect",
     "forecast",
     "load",
     "stream",
     "train",
+    "watch",
 ]
 
 

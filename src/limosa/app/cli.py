@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from limosa.app import service
+from limosa.app import channels, detecting, service, watching
+from limosa.app.alerts import AlertConfig
 from limosa.app.doctor import doctor as examine
 from limosa.app.doctor import fit_threads
 from limosa.app.options import (
@@ -47,7 +48,7 @@ from limosa.app.options import (
     write,
 )
 from limosa.app.progress import progress
-from limosa.errors import LimosaError
+from limosa.errors import LimosaError, UsageError
 from limosa.train import ranks
 
 app = typer.Typer(
@@ -259,6 +260,13 @@ def train(
     ] = 5,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    max_restarts: Annotated[
+        int,
+        typer.Option(metavar="NUMBER", help="How often the processes of --nproc begin anew when one of them fails."),
+    ] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Picture of the loss and the hidden exchange, .png or .svg.")
+    ] = None,
     data: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the corpus of a recipe lies.")] = Path(),
     freq: Freq = None,
     id_col: IdCol = "unique_id",
@@ -270,12 +278,21 @@ def train(
     """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
     if nproc != 1 and not ranks.launched():
         fit_threads(nproc)
-        raise typer.Exit(ranks.launch(nproc, run.obj))
+        raise typer.Exit(ranks.launch(nproc, run.obj, max_restarts))
     quiet = quiet or not ranks.first()
     begin(quiet)
     with progress("steps", quiet) as on_progress:
         if file.endswith(".toml"):
-            service.pretrain(file, out, data=data, resume=resume, on_progress=on_progress)
+            service.pretrain(
+                file,
+                out,
+                data=data,
+                strategy=strategy,
+                strategy_options=pairs_of("--strategy-option", strategy_option or ()),
+                resume=resume,
+                plot=plot,
+                on_progress=on_progress,
+            )
             return
         service.train(
             file,
@@ -297,6 +314,7 @@ def train(
             patience=patience,
             seed=seed,
             resume=resume,
+            plot=plot,
             freq=freq,
             id_col=id_col,
             time_col=time_col,
@@ -304,6 +322,160 @@ def train(
             known_cols=names(known_cols),
             on_progress=on_progress,
         )
+
+
+@app.command(no_args_is_help=True)
+def adapt(
+    file: File,
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the adapter goes.")],
+    base: Annotated[
+        str,
+        typer.Option("--base", "-b", metavar="NAME|FOLDER", help="The frozen model: fracast and chronos:FOLDER too."),
+    ] = service.DEFAULT_MODEL,
+    method: Annotated[
+        Literal["memory", "full", "head", "lora", "retrieval", "auto"],
+        typer.Option(help="How to adapt; auto tries all and keeps the best that does no harm."),
+    ] = "memory",
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", "-h", metavar="STEPS", help="Steps ahead that are adapted.")
+    ] = None,
+    context: Context = None,
+    windows: Annotated[int, typer.Option(metavar="NUMBER", help="Windows times channels to learn from.")] = 8192,
+    steps: Annotated[int, typer.Option(metavar="NUMBER", help="Optimizer steps.")] = 600,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="NUMBER", help="Windows times channels at once.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same adapter.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: TimeCol = "ds",
+    target_col: TargetCol = "y",
+    known_cols: KnownCols = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt a frozen model to FILE and print what it brought; forecast with -m FOLDER."""
+    begin(quiet)
+    with progress("done", quiet) as on_progress:
+        done = service.adapt(
+            file,
+            out,
+            base=base,
+            method=method,
+            horizon=horizon,
+            context=context,
+            windows=windows,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            resume=resume,
+            freq=freq,
+            id_col=id_col,
+            time_col=time_col,
+            target_col=targets(target_col),
+            known_cols=names(known_cols),
+            on_progress=on_progress,
+        )
+    typer.echo(json.dumps({"table": done.table, "report": done.report}) if as_json else aligned(done.table))
+
+
+@app.command(no_args_is_help=True)
+def detect(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Table of channels, CSV or Parquet, wide or long; - for a stream of CSV on stdin."
+        ),
+    ],
+    normal: Annotated[
+        Path | None,
+        typer.Option("--train", metavar="FILE", help="Normal rows to learn from; FILE itself if not given."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="NAME|FOLDER", help="A detector to fit, or the folder of a saved one."),
+    ] = detecting.DEFAULT_DETECTOR,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of a detector to fit; may be repeated.")
+    ] = None,
+    risk: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of normal rows that may raise an alarm.")
+    ] = AlertConfig.risk,
+    cooldown: Annotated[
+        int, typer.Option(metavar="ROWS", help="Quiet rows that close an event.")
+    ] = AlertConfig.cooldown,
+    settle: Annotated[
+        int, typer.Option(metavar="ROWS", help="Rows after which a change is the new normal.")
+    ] = AlertConfig.settle,
+    steps: Annotated[int, typer.Option(metavar="NUMBER", help="Optimizer steps of a detector to fit.")] = 500,
+    save: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keep the fitted detector there.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the state of a stream there; a restart goes on.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the score of every row, .csv or .parquet.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same detector.")] = 0,
+    freq: Freq = None,
+    id_col: IdCol = "unique_id",
+    time_col: Annotated[
+        str, typer.Option("--time-col", metavar="NAME", help="Column of time; guessed if not given.")
+    ] = "",
+    target_col: Annotated[
+        str, typer.Option("--target-col", metavar="NAME,...", help="Columns to watch; all if not given.")
+    ] = "",
+    output: Output = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the events, .png or .svg.")] = None,
+    graph: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Picture of which channels go together, after ten refits.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find events in the channels of FILE: since when, how sure, which channels. Prints one row per event."""
+    begin(quiet)
+    check_outputs(output, plot)
+    check_outputs(scores, graph)
+    alerts = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
+    layout = detecting.layout(freq=freq, id_col=id_col, time_col=time_col, target_col=names(target_col))
+    options = pairs_of("--option", option or ())
+    if file == "-":
+        if output or scores or plot or graph:
+            raise UsageError("a stream has no end; its events go to standard output, one line each")
+        with progress("steps", quiet) as on_progress:
+            known = detecting.known_or_trained(
+                model, normal, options=options, steps=steps, seed=seed, on_progress=on_progress, **layout
+            )
+        if save:
+            known.save(save)
+        for event in watching.watch_lines(sys.stdin, watching.watch(known, alerts=alerts, state=state)):
+            typer.echo(json.dumps(detecting.as_record(event), default=str))
+        return
+    with progress("steps", quiet) as on_progress:
+        found = detecting.detect(
+            file,
+            model=model,
+            train=normal,
+            options=options,
+            alerts=alerts,
+            steps=steps,
+            save=save,
+            seed=seed,
+            on_progress=on_progress,
+            **layout,
+        )
+    if plot:
+        found.draw(plot)
+    if graph:
+        rows = channels.read_rows(normal, **layout) if normal else found.rows
+        detecting.draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
+    if scores:
+        write(found.scores_frame(), scores)
+    if as_json:
+        typer.echo(json.dumps([detecting.as_record(event) for event in found.events], default=str))
+    if output or not as_json:
+        hand_over(found.events_frame(), output, False)
 
 
 @app.command(no_args_is_help=True)

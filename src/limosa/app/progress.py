@@ -47,10 +47,14 @@ def _bar(unit: str) -> Iterator[OnProgress]:
 
 def _lines(unit: str) -> OnProgress:
     start = said = time.monotonic()
+    before = 0
 
     def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal said
+        nonlocal start, said, before
         now = time.monotonic()
+        if done < before:  # the next part of the work has begun, at a pace of its own
+            start = said
+        before = done
         if now - said >= EVERY and done < total:
             said = now
             left = (now - start) / done * (total - done)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
+from limosa.app import training
 from limosa.errors import DataError, UsageError
+from limosa.train import ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from limosa.core import Window
     from limosa.data.panel import Panel
     from limosa.train.loop import Progress, Result
+    from limosa.train.strategies import Strategy
 
 VALIDATION_BATCHES = 8
 
@@ -55,10 +58,13 @@ def pretrain(
     *,
     data: Path,
     out: Path,
+    strategy: Strategy | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
+
+    The rows of a batch are shared out among the processes that train together by `strategy`.
 
     Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
     stops being finite.
@@ -69,13 +75,16 @@ def pretrain(
     from limosa.data.synthetic import Synthetic
     from limosa.train.loop import TrainConfig, fit
 
+    here = ranks.here()
     config = TrainConfig(**recipe.train)
+    checkpoints, others = training.checkpoints(out, resume)
     contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
     context, horizon = max(contexts), max(horizons)
     real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
+    generated, drawn = (_own(table["rows"], here.world) for table in (recipe.synthetic, recipe.corpus))
     sources = [
-        Synthetic(batch_size=recipe.synthetic["rows"], context=context, horizon=horizon, seed=config.seed),
-        _drawn(real, recipe.corpus["rows"], context, horizon, config.seed + 1),
+        Synthetic(batch_size=generated, context=context, horizon=horizon, seed=config.seed, rank=here.rank),
+        _drawn(real, drawn, context, horizon, config.seed + 1),
     ]
     batches = Mixture(
         sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
@@ -94,11 +103,14 @@ def pretrain(
             horizon=min(64, horizon),
             seed=config.seed + 3,
         ),
-        folder=out,
+        strategy=strategy,
+        folder=checkpoints,
         resume=resume,
+        others=others,
         on_progress=on_progress,
     )
-    learner.save_pretrained(out, torch.float16)  # half the size; the rounding is far below the noise
+    if here.rank == 0:
+        learner.save_pretrained(out, torch.float16)  # half the size; the rounding is far below the noise
     return result
 
 
@@ -140,12 +152,32 @@ def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
     return Panel.from_frame(columns, freq=1)
 
 
+def _own(rows: int, world: int) -> int:
+    """This process's share of the rows of a batch."""
+    if rows % world:
+        raise UsageError(
+            f"{world} processes cannot share {rows} rows of each batch out; start a number that divides it"
+        )
+    return rows // world
+
+
 def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> Any:
     """Windows of `panel`, a series drawn by the root of its length, so that the long ones do not drown the others."""
     from limosa.data.windows import Windows
 
     weights: Sequence[float] = (panel.lengths**0.5).tolist()
-    return Windows(panel, context=context, horizon=horizon, batch_size=rows, seed=seed, min_context=8, weights=weights)
+    here = ranks.here()
+    return Windows(
+        panel,
+        context=context,
+        horizon=horizon,
+        batch_size=rows,
+        seed=seed,
+        rank=here.rank,
+        world=here.world,
+        min_context=8,
+        weights=weights,
+    )
 
 
 def _validation(panel: Panel, share: float, *, context: int, horizon: int, seed: int) -> list[Window]:

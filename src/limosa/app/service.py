@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from limosa import models as registry
 from limosa.app.progress import OnProgress
-from limosa.core import Forecaster, Learner, check_levels
+from limosa.core import Detector, Forecaster, check_levels
 from limosa.errors import DataError, Interrupted, UsageError
 from limosa.files import check_writable, write_beside
 from limosa.train import ranks
@@ -23,6 +23,7 @@ from limosa.train import ranks
 if TYPE_CHECKING:
     import pandas as pd
 
+    from limosa.app.adapting import Adapted
     from limosa.data.panel import Panel
     from limosa.data.reading import Layout
     from limosa.data.report import Report
@@ -59,8 +60,14 @@ def read(
 def load(name_or_folder: str | Path) -> Forecaster:
     """A model that can forecast: by name (`limosa models` lists them) or by the folder it was saved in.
 
+    A folder that `adapt` saved is the adapted model, on the frozen one it was made for.
+
     Raises: ModelNotFound if there is none, DataError if the folder's files do not fit.
     """
+    if (Path(name_or_folder) / "adapter.safetensors").exists():
+        from limosa.app import adapting
+
+        return adapting.load(name_or_folder, load)
     return registry.load(name_or_folder)
 
 
@@ -213,6 +220,7 @@ def train(
     patience: int = 5,
     seed: int = 0,
     resume: bool = False,
+    plot: Path | None = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
@@ -221,7 +229,8 @@ def train(
     `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
     pretrained model, trained further. The last `horizon` steps of each series are held back and choose the best
     weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
-    goes on from its last checkpoint in `out`.
+    goes on from its last checkpoint in `out`, also that of another number of processes, and so it does when a launcher
+    starts it anew. Rank 0 leaves `steps.jsonl`, and of co2 `rounds.jsonl`, in `out`; `plot` draws them.
 
     A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
     `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
@@ -234,6 +243,8 @@ def train(
     from limosa.train.loop import fit
 
     here = ranks.here()
+    if plot is not None:
+        check_writable(plot, PICTURES)
     config = training.config(
         steps=steps,
         rate=training.scaled(rate, rate_batch, batch_size * accumulate * here.world),
@@ -245,7 +256,8 @@ def train(
         seed=seed,
     )
     plan = training.strategy(strategy, strategy_options or {}, Path(out))
-    checkpoints = training.checkpoints(Path(out), resume)
+    resume = resume or ranks.restarts() > 0
+    checkpoints, others = training.checkpoints(Path(out), resume)
     if here.world > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
@@ -262,34 +274,116 @@ def train(
             strategy=plan,
             folder=checkpoints,
             resume=resume,
-            on_progress=None if on_progress is None else _telling(on_progress),
+            others=others,
+            on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
     if here.rank == 0:
         learner.save_pretrained(out)
-    log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
+        if plot is not None:
+            training.draw(Path(out), plot)
+    waited = f"{result.waited:.0%} of the time went by waiting for batches"
+    log.info(
+        f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; {waited}; saved in {out}"
+    )
     return learner
 
 
+def adapt(
+    source: Any,
+    out: str | Path,
+    *,
+    base: str | Path = DEFAULT_MODEL,
+    method: Literal["memory", "full", "head", "lora", "retrieval", "auto"] = "memory",
+    horizon: int | None = None,
+    context: int | None = None,
+    windows: int = 8192,
+    steps: int = 600,
+    batch_size: int = 256,
+    seed: int = 0,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    **layout: Unpack[Layout],
+) -> Adapted:
+    """Adapt a frozen model to `source` and save the adapter in the folder `out`; `forecast(..., model=out)` uses it.
+
+    `base` is a name or folder, also `fracast` or `chronos:FOLDER` where those packages are installed. The last fifth of
+    the rows, in time, judges: it chooses weights and how much of a correction is used. `horizon` is how many steps are
+    adapted, `context` how many of the last ones the frozen model sees (its own numbers if None), `windows` how many
+    pairs of a window and a channel are learnt from. With "auto" every method is tried, and the best is kept that is not
+    worse than the frozen model. With `resume` a stopped run goes on.
+
+    Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
+    """
+    from limosa.adapters.course import CourseConfig
+    from limosa.app import adapting
+
+    if steps < 1:
+        raise UsageError(f"steps is {steps}; it must be at least 1")
+    if method not in (*adapting.METHODS, "auto"):
+        raise UsageError(f"method is {method!r}; choose one of {', '.join(adapting.METHODS)}, auto")
+    frozen = adapting.base(str(base), load)
+    panel = read(source, **layout)
+    longest = int(panel.lengths.max())
+    sizes = CourseConfig(
+        context=context or min(frozen.context, longest),
+        horizon=horizon or max(1, min(frozen.horizon, longest // 8)),
+        windows=windows,
+        judges=max(1, windows // 2),
+        batch_size=batch_size,
+        seed=seed,
+    )
+    log.info(f"adapting {base} to {_count(len(panel))}, {sizes.horizon} steps ahead, by {method}")
+    try:
+        return adapting.adapt(
+            panel,
+            Path(out),
+            frozen,
+            str(base),
+            method=method,
+            sizes=sizes,
+            steps=steps,
+            resume=resume,
+            on_progress=on_progress,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; what is done is in {out}, the same command with --resume goes on") from None
+
+
+@ranks.joined()
 def pretrain(
     recipe: str | Path,
     out: str | Path,
     *,
     data: str | Path,
+    strategy: str = "data-parallel",
+    strategy_options: Mapping[str, Any] | None = None,
     resume: bool = False,
+    plot: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Train a model from scratch as a recipe file says, on synthetic series and the corpus in the folder `data`.
 
+    Several processes share the rows of each batch out among themselves. The rest is as for `train`.
+
     Raises: as `train`.
     """
     from limosa.app import recipe as recipes
+    from limosa.app import training
 
-    if ranks.launched():
-        raise UsageError("a recipe is trained by one process; start it without torchrun and --nproc")
-    told = None if on_progress is None else _telling(on_progress)
-    result = recipes.pretrain(recipes.read(recipe), data=Path(data), out=Path(out), resume=resume, on_progress=told)
+    if plot is not None:
+        check_writable(plot, PICTURES)
+    result = recipes.pretrain(
+        recipes.read(recipe),
+        data=Path(data),
+        out=Path(out),
+        strategy=training.strategy(strategy, strategy_options or {}, Path(out)),
+        resume=resume or ranks.restarts() > 0,
+        on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
+    )
+    if plot is not None and ranks.here().rank == 0:
+        training.draw(Path(out), plot)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
 
 
@@ -460,16 +554,19 @@ def _pretrained_row(name: str) -> dict[str, Any]:
 
 def _file_row(name: str) -> dict[str, Any]:
     own = registry.card(name)
-    parameters = _parameters(own.build(own.config()))
+    model = own.build(own.config())
+    parameters = _parameters(model)
     return {
         "name": name,
         "what": own.summary,
         "source": own.source,
         "parameters": parameters,
         "licence": LICENCE,
-        "ready": parameters == 0,
+        "ready": parameters == 0 and not isinstance(model, Detector),
     }
 
 
 def _parameters(model: Any) -> int:
-    return sum(p.numel() for p in model.parameters()) if isinstance(model, Learner) else 0
+    from torch import nn
+
+    return sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0

@@ -48,7 +48,7 @@ class Stream:
         self.rows = 0  # seen so far
         self.state = model.start(batch)
 
-    def update(self, row: float | Sequence[Any] | np.ndarray[Any, Any] | Tensor, **more: Any) -> Tensor:
+    def update(self, row: float | Sequence[Any] | np.ndarray[Any, Any] | Tensor, **more: Any) -> Any:
         """The model's output for every stream after one more row, without gradients.
 
         `row` holds the C values of one stream, or one row of [batch, C], or one value for each of several streams. NaN

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,12 @@ from limosa.train import ranks
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
-    from limosa.train.loop import TrainConfig
-    from limosa.train.rounds import Round
+    from limosa.train.loop import Progress, TrainConfig
     from limosa.train.strategies import Strategy
 
 ROUNDS = "rounds.jsonl"  # one line per round of CO2
+STEPS = "steps.jsonl"  # a line every few steps
+LINES = 500  # of a whole run
 
 log = logging.getLogger("limosa")
 
@@ -74,28 +77,63 @@ def strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | Non
         return None
     log.info(f"{here.world} processes, {here.machine} on this machine, {name}")
     if isinstance(plan, CO2) and here.rank == 0:
-        plan.on_round = _writing(out / ROUNDS)
+        plan.on_round = lambda one: _add_line(out / ROUNDS, {**dataclasses.asdict(one), "hidden": one.hidden})
     return plan
 
 
-def checkpoints(out: Path, resume: bool) -> Path:
-    """The folder of this rank's checkpoints under `out`.
+def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
+    """An `on_progress` by which rank 0 leaves a line of JSON in `out` every few steps, before it calls `then`."""
+    if ranks.here().rank:
+        return then
+    began = time.monotonic()
 
-    Raises: UsageError if a run is there already that is not to be gone on with, or one of another number of processes.
+    def told(at: Progress) -> None:
+        if at.step == at.steps or at.step % max(1, at.steps // LINES) == 0:
+            gone = {"seconds": round(time.monotonic() - began, 3)}
+            _add_line(out / STEPS, dataclasses.asdict(at) | gone)
+        if then is not None:
+            then(at)
+
+    return told
+
+
+def draw(out: Path, picture: Path) -> None:
+    """Draw the loss and, of a run of CO2, the hidden share of each exchange, from the lines that the run left."""
+    from limosa.evaluate.curves import learning_curves
+
+    learning_curves(_lines(out / STEPS), _lines(out / ROUNDS), picture)
+
+
+def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder of this rank's checkpoints under `out`, and what to go on from instead of those in it.
+
+    That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
+
+    Raises: UsageError if a run is there already that is not to be gone on with, or one that is not all here.
     """
+    from limosa.train import checkpoint
+
     root, here = out / "checkpoints", ranks.here()
-    found = {
-        path.relative_to(root).parts[0] for path in root.rglob("step-*")
-    }  # step-00000100, or of-2 with ranks in it
-    worlds = {int(name.removeprefix("of-")) if name.startswith("of-") else 1 for name in found}
-    if worlds and not resume:
+    runs = {len(folders): folders for folders in map(_shards, [root, *root.glob("of-*")]) if folders}
+    if runs and not resume:
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
-    if others := worlds - {here.world}:
-        raise UsageError(
-            f"{out} holds a run of {min(others)} processes and this one has {here.world}; go on with as many, or "
-            "choose another folder"
-        )
-    return root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
+    own = root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
+    reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
+    for world, folders in runs.items():
+        found = checkpoint.shards(folders)
+        if world != here.world and not found and reached < 0:
+            raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
+        if world != here.world and found and checkpoint.step_of(found[0]) > reached:
+            log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
+            return own, folders
+    return own, []
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The folders of all ranks of the run whose checkpoints are in `folder`; empty if there is none."""
+    if folder.name.startswith("of-"):
+        return [folder / f"rank-{rank}" for rank in range(int(folder.name.removeprefix("of-")))]
+    return [folder] if any(folder.glob("step-*")) else []
 
 
 def lengths(learner: Any, model: str | Path, panel: Panel) -> tuple[int, int]:
@@ -149,12 +187,16 @@ def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list
     return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
 
 
-def _writing(path: Path) -> Callable[[Round], None]:
-    """An `on_round` that adds a line of JSON to `path` and says how much of the exchange was hidden."""
+def _add_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Add a line of JSON; what is not finite, such as the norm of a step that overflowed, is null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lines:
+        lines.write(json.dumps(finite) + "\n")
 
-    def told(one: Round) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as lines:
-            lines.write(json.dumps({**dataclasses.asdict(one), "hidden": one.hidden}) + "\n")
 
-    return told
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, of each step the last: a run that went on from a checkpoint told some steps twice."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    by_step = {line["step"]: line for line in lines}
+    return [by_step[step] for step in sorted(by_step)]

@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from limosa.core import Card, Forecaster
+from limosa.core import Card, Detector, Forecaster
 from limosa.errors import ModelNotFound
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -63,7 +63,9 @@ def find(name_or_folder: str | Path) -> Path | None:
 
 
 def load(name_or_folder: str | Path) -> Forecaster:
-    """A model that can forecast: an embedded one by name, a saved one by folder, or one that needs no training.
+    """A model that can be used: an embedded one by name, a saved one by folder, or one that needs no training.
+
+    What it can do, its protocols say: most forecast, a saved detector scores.
 
     Raises: ModelNotFound if there is no such name or folder, DataError if the folder's files do not fit.
     """
@@ -73,6 +75,10 @@ def load(name_or_folder: str | Path) -> Forecaster:
 
         return card(read_config(folder)["model"]).build.from_pretrained(folder)  # type: ignore[attr-defined, no-any-return]
     model = build(str(name_or_folder))
+    if isinstance(model, Detector):
+        raise ModelNotFound(
+            f"{name_or_folder} has not learnt yet what is normal; fit it to normal rows, or give a saved one's folder"
+        )
     if any(True for _ in model.parameters()):
         raise ModelNotFound(
             f"{name_or_folder} has no trained weights yet; train it first: limosa train FILE --model {name_or_folder}"

@@ -74,7 +74,7 @@ class Saved(nn.Module):
             kind = cls.__init__.__annotations__["config"]
             kind = getattr(__import__(cls.__module__, fromlist=[kind]), kind) if isinstance(kind, str) else kind
             model = cls(kind(**content))
-            model.load_state_dict({name: t.to(torch.float32) for name, t in load_file(folder / WEIGHTS).items()})
+            model.load_state_dict(load_file(folder / WEIGHTS))  # each number in the type of the model's own
         except FileNotFoundError:
             raise ModelNotFound(f"no saved model in {folder}: {folder / WEIGHTS} does not exist") from None
         except (TypeError, UsageError, RuntimeError, SafetensorError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 from limosa.core import Batches, Learner, Window
 from limosa.errors import DataError, LimosaError, UsageError
 from limosa.train import checkpoint, optim, ranks
-from limosa.train.precision import FORMATS, Precision
+from limosa.train.ahead import Ahead
+from limosa.train.precision import FORMATS, NotFinite, Precision
 from limosa.train.precision import Kind as Format
+from limosa.train.rounds import landed
 from limosa.train.strategies import Alone, Strategy
 
 RANK_STRIDE = 1_000_003  # between the seeds of ranks, which drop out differently
+
+FORMAT = 2  # of what a checkpoint holds
 
 log = logging.getLogger("limosa")
 
@@ -66,6 +71,7 @@ class Progress:
     norm: float  # of the last gradients, before clipping
     validation: float | None  # last validation loss
     seconds_left: float  # at the present speed
+    waited: float  # share of the time so far that went by waiting for batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +82,7 @@ class Result:
     loss: float
     best_step: int | None  # step of the weights the learner now carries, where validation chose them
     best_validation: float | None
+    waited: float = field(default=0.0, compare=False)  # share of the time that went by waiting for batches
 
 
 def fit(
@@ -87,30 +94,54 @@ def fit(
     strategy: Strategy | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    others: Sequence[Path] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
 
     With `folder`, one for each rank, the run leaves checkpoints there; with `resume` it goes on from the newest that
     every rank has and ends bitwise as if it had never stopped (same machine, same number of threads and processes).
+    Or it goes on from `others`, the folders of all ranks of a run with another number of processes: what those agree
+    on is taken over, other weights and moments are averaged, and the data goes on at the same step.
 
-    Raises: LimosaError when the loss is not finite, saying the step; DataError if a checkpoint does not fit.
+    Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError if
+    a checkpoint does not fit.
     """
     torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
     run = Run(learner, config, strategy or Alone())
-    if resume and folder is not None and (found := checkpoint.common(folder)):
+    if resume and (shards := checkpoint.shards(others)):
+        run.load_state_dict(joined(shards))
+    elif resume and folder is not None and (found := checkpoint.common(folder)):
         run.load_state_dict(checkpoint.load(found))
     clock = _Clock(run.step)
-    while run.step < config.steps and not run.exhausted:
-        norm = run.advance(batches)
-        done = run.step == config.steps
-        if validation and (done or run.step % config.validate_every == 0):
-            run.validate(validation)
-        if folder is not None and (done or run.step % config.checkpoint_every == 0):
-            checkpoint.save(folder, run.step, run.state_dict())
-        if on_progress is not None:
-            on_progress(run.progress(norm, clock))
-    return run.finish()
+    with ExitStack() as stack:
+        ahead = stack.enter_context(
+            Ahead(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
+        )
+        writer = stack.enter_context(checkpoint.Writer(folder)) if folder is not None else None
+        while run.step < config.steps and not run.exhausted:
+            norm = run.advance(ahead)
+            done = run.step == config.steps
+            if validation and (done or run.step % config.validate_every == 0):
+                run.validate(validation)
+            if writer is not None and (done or run.step % config.checkpoint_every == 0):
+                writer.save(run.step, run.state_dict())
+            if on_progress is not None:
+                on_progress(run.progress(norm, clock, ahead.share))
+        waited = ahead.share
+    return replace(run.finish(), waited=waited)
+
+
+def joined(shards: Sequence[Path]) -> dict[str, Any]:
+    """One state of the checkpoints of all ranks of a run, for ranks of another number."""
+    states = [checkpoint.load(shard) for shard in shards]
+    here = ranks.here()
+    state: dict[str, Any] = checkpoint.joined_states(states)
+    if here.world == 1:
+        state["parameters"] = landed(state["parameters"], state["strategy"])
+    # A rank that there was before goes on with its random numbers; a new one keeps those it was seeded with.
+    state["random"] = states[here.rank]["random"] if here.rank < len(states) else None
+    return state
 
 
 class Run:
@@ -132,29 +163,62 @@ class Run:
         self.best: tuple[int, float] | None = None  # step, validation loss
         self.best_weights: list[Tensor] = []
 
-    def advance(self, batches: Batches) -> float:
+    def advance(self, batches: Ahead) -> float:
         """One optimizer step; returns the norm of the gradients."""
-        config, device = self.config, self.precision.device
+        config = self.config
         self._train_mode(True)
         share = optim.share(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * share
         total = 0.0
         for micro in range(config.accumulate):
-            batch = batches.batch(self.step * config.accumulate + micro).to(device)
+            batch = batches.take()
             with self.precision.forward():
                 loss = self.learner.loss(batch)
+            if not math.isfinite(value := float(loss.detach())):
+                raise LimosaError(self._explosion(value, loss, batch, self.step * config.accumulate + micro))
             self.precision.backward(loss / config.accumulate)
-            total += float(loss.detach()) / config.accumulate
-        if not math.isfinite(total):
-            raise LimosaError(f"the loss of step {self.step} is {total}; lower the rate {config.rate} or clip earlier")
+            total += value / config.accumulate
         self.strategy.before_step()
-        norm = self.precision.step(self.optimizer, self.parameters, config.clip)
+        try:
+            norm = self.precision.step(self.optimizer, self.parameters, config.clip)
+        except NotFinite as error:
+            raise LimosaError(f"step {self.step}: {error}; largest: {self._largest()}") from error
         self.strategy.after_step(self.step)
         self.average.update(self.step)
         self.step += 1
         self.loss = total if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * total
         return norm
+
+    def _explosion(self, value: float, loss: Tensor, batch: Window, number: int) -> str:
+        """What to say of a loss that is not finite: where it was, which rows of the batch, which gradients."""
+        self._train_mode(False)  # a row alone has no statistics, and nothing is to be dropped out
+        with torch.no_grad(), self.precision.forward():
+            alone = [float(self.learner.loss(batch.rows(slice(row, row + 1)))) for row in range(len(batch))]
+        bad = [row for row, one in enumerate(alone) if not math.isfinite(one)]
+        rows = f"rows {', '.join(map(str, bad[:5]))}{' and more' if len(bad) > 5 else ''}" if bad else "no single row"
+        for parameter, gradient in zip(self.parameters, self._gradients(loss), strict=True):
+            parameter.grad = gradient
+        return (
+            f"the loss of step {self.step} is {value} (batch {number}, {rows}); largest gradients: {self._largest()}; "
+            f"lower the rate {self.config.rate}, clip earlier, or look into the batch"
+        )
+
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Gradients of `loss` without the hooks of a strategy: the other ranks do not take part."""
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True)
+
+    def _largest(self, number: int = 3) -> str:
+        """The names of the weights with the largest gradients, what is not finite first."""
+        named = self.learner.named_parameters() if isinstance(self.learner, nn.Module) else ()
+        names = {id(parameter): name for name, parameter in named}
+        norms = [
+            (float(p.grad.norm()), names.get(id(p), f"weight {i}"))
+            for i, p in enumerate(self.parameters)
+            if p.grad is not None
+        ]
+        ordered = sorted(norms, key=lambda one: one[0] if math.isfinite(one[0]) else math.inf, reverse=True)
+        return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:number])
 
     def validate(self, windows: Sequence[Window]) -> None:
         """Mean loss of the averaged weights over `windows`; the best weights are kept aside."""
@@ -188,7 +252,7 @@ class Run:
         step, score = self.best or (None, None)
         return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score)
 
-    def progress(self, norm: float, clock: _Clock) -> Progress:
+    def progress(self, norm: float, clock: _Clock, waited: float) -> Progress:
         """Where the run stands."""
         left = clock.seconds_left(self.step, self.config.steps)
         return Progress(
@@ -198,20 +262,22 @@ class Run:
             norm=norm,
             validation=self.validation,
             seconds_left=left,
+            waited=waited,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs; the position in the data is the step itself."""
         return {
+            "format": FORMAT,
             "step": self.step,
             "loss": self.loss,
             "validation": self.validation,
             "best": self.best,
             "best_weights": self.best_weights,
             "parameters": [p.detach() for p in self.parameters],
-            "average": self.average.mean,
+            "average": self.average.kept,
             "buffers": self.buffers,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._moments(),
             "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": [state.get_state() for state in self._generators()],
@@ -220,8 +286,10 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`.
 
-        Raises: DataError if the checkpoint is of another model.
+        Raises: DataError if the checkpoint is of another model or version.
         """
+        if state.get("format") != FORMAT:
+            raise DataError("the checkpoint is of another version of limosa; start anew in another folder")
         shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
         if shapes[0] != shapes[1]:
             raise DataError("the checkpoint is of a model with other options; start anew in another folder")
@@ -231,16 +299,28 @@ class Run:
         with torch.no_grad():
             for mine, saved in (
                 (self.parameters, "parameters"),
-                (self.average.mean, "average"),
+                (self.average.kept, "average"),
                 (self.buffers, "buffers"),
             ):
                 for target, value in zip(mine, state[saved], strict=True):
                     target.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._take_moments(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.strategy.load_state_dict(state["strategy"])
-        for generator, saved in zip(self._generators(), state["random"], strict=True):
+        for generator, saved in zip(self._generators(), state["random"] or (), strict=bool(state["random"])):
             generator.set_state(saved)
+
+    def _moments(self) -> dict[int, Any]:
+        """The optimizer's state of each weight that this rank moves, by the weight's place among all."""
+        return {i: self.optimizer.state[p] for i, p in enumerate(self.parameters) if p in self.optimizer.state}
+
+    def _take_moments(self, saved: Mapping[int, Any]) -> None:
+        """Go on from `_moments`, of this rank's weights. Rates and decays are those of the config."""
+        place = {id(p): i for i, p in enumerate(self.parameters)}
+        own = self.optimizer.state_dict()
+        moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+        own["state"] = {k: saved[place[id(p)]] for k, p in enumerate(moved) if place[id(p)] in saved}
+        self.optimizer.load_state_dict(own)
 
     def _generators(self) -> list[torch.Generator]:
         """The default random generators that the learner may draw from: the CPU's, and its GPU's."""

@@ -95,6 +95,11 @@ class Average:
         self.live = [p for p in parameters if p.requires_grad]
         self.mean = [p.detach().clone() if decay else p.detach() for p in self.live]
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """What a checkpoint needs beside the parameters: the mean, unless it is the parameters themselves."""
+        return self.mean if self.decay else []
+
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the parameters after `step` (from 0)."""

@@ -144,8 +144,8 @@ class Hierarchical(DataParallel):
         return {"winners": self.route.winners} if isinstance(self.route, Measured) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the routes that the run took before, whatever is faster now."""
-        if isinstance(self.route, Measured):
+        """Take the routes that the run took before, whatever is faster now; one process took none."""
+        if isinstance(self.route, Measured) and state:
             self.route.winners = state["winners"]
 
     def _route(self, device: torch.device) -> Route:

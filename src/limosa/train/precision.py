@@ -23,6 +23,10 @@ Kind = Literal["fp32", "bf16", "fp16"]
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class NotFinite(LimosaError):
+    """Gradients overflowed, and no smaller scale of the loss can help."""
+
+
 class Precision:
     """Forward, backward and update of one step in a chosen format."""
 
@@ -45,13 +49,15 @@ class Precision:
         Gradients that overflowed, inf or NaN, in fp16 skip the update. Where gradients were averaged they did so on
         every rank, so that all ranks skip alike.
 
-        Raises: LimosaError if gradients are not finite and no smaller scale can help.
+        Raises: NotFinite if gradients are not finite and no smaller scale can help; they are left in place.
         """
         parameters = list(parameters)
         if self.scaler.scale != 1.0:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1.0 / self.scaler.scale)
-        norm = float(nn.utils.clip_grad_norm_(parameters, clip))
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = float(total)
         if self.scaler.accepts(norm):
+            nn.utils.clip_grads_with_norm_(parameters, clip, total)
             optimizer.step()
         for parameter in parameters:  # also those that another rank's optimizer moves
             parameter.grad = None
@@ -74,10 +80,10 @@ class Unscaled:
     def accepts(self, norm: float) -> bool:
         """True.
 
-        Raises: LimosaError if `norm` is not finite.
+        Raises: NotFinite if `norm` is not finite.
         """
         if not math.isfinite(norm):
-            raise LimosaError(f"the norm of the gradients is {norm}; lower the rate, or look for it in the batch")
+            raise NotFinite(f"the norm of the gradients is {norm}; lower the rate, or look for it in the batch")
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,7 +104,7 @@ class Scaler:
     def accepts(self, norm: float) -> bool:
         """Whether gradients of this norm may be used.
 
-        Raises: LimosaError if they overflow though the loss is not scaled up at all.
+        Raises: NotFinite if they overflow though the loss is not scaled up at all.
         """
         if math.isfinite(norm):
             self.good += 1
@@ -106,7 +112,7 @@ class Scaler:
                 self.scale, self.good = min(2.0**24, 2.0 * self.scale), 0
             return True
         if self.scale <= 1.0:
-            raise LimosaError("gradients overflow in fp16 whatever their scale; train in bf16 or lower the rate")
+            raise NotFinite("gradients overflow in fp16 whatever their scale; train in bf16 or lower the rate")
         self.scale, self.good = 0.5 * self.scale, 0
         return False
 

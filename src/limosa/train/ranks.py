@@ -19,6 +19,8 @@ from limosa.errors import Interrupted, LimosaError, UsageError
 
 PATIENCE = timedelta(minutes=10)  # how long a process waits for the others in an ordinary exchange
 
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # read by torch's launcher
+
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
@@ -37,6 +39,11 @@ def launched() -> bool:
 def first() -> bool:
     """Whether this process is the one that speaks; known before the processes have joined."""
     return not launched() or os.environ["RANK"] == "0"
+
+
+def restarts() -> int:
+    """How often the launcher has started the processes anew after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if launched() else 0
 
 
 def name() -> str:
@@ -85,19 +92,24 @@ def lowest(number: int) -> int:
     return int(least)
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
+def launch(processes: int, arguments: Sequence[str], max_restarts: int = 0) -> int:
     """Run `python -m limosa ARGUMENTS` as `processes` ranks on this machine, as torchrun does; returns the exit code.
 
-    When one fails the others are ended, and the exit code is that of the first to fail.
+    When one fails the others are ended. Then all are started anew, up to `max_restarts` times, or else the exit code is
+    that of the first to fail.
 
-    Raises: UsageError if `processes` is less than 1, LimosaError if one was killed; Interrupted on Ctrl-C.
+    Raises: UsageError if a number is out of range, LimosaError if one was killed; Interrupted on Ctrl-C.
     """
     if processes < 1:
         raise UsageError(f"the number of processes is {processes}; it must be at least 1")
+    if max_restarts < 0:
+        raise UsageError(f"max_restarts is {max_restarts}; it must be at least 0")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Or else processes that begin anew share a store with those before, and may find the addresses of the dead in it.
+    os.environ[OWN_STORE] = "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failed rank has said why
     config = LaunchConfig(
         min_nodes=1,
@@ -106,7 +118,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         run_id=f"limosa-{os.getpid()}",
-        max_restarts=0,
+        max_restarts=max_restarts,
         monitor_interval=0.1,
     )
     try:

@@ -2,17 +2,24 @@
 
 `LocalSGD` stops at the end of a round until the average is there. `CO2` follows Sun et al. 2024 (arXiv 2401.16265): it
 never stops for it; the average travels during the next round and is used one round late, with momentum. With workers
-i = 1 ... k, rounds t, inner steps x[t, j] of a worker and
+i = 1 ... k, rounds t, inner steps x_i[t, j] of a worker and
 
-    d[t] = x[t, 0] - mean over i of x[t, tau]                        what round t moved, sent while round t+1 runs
+    d_i[t] = x_i[t, 0] - x_i[t, tau]                                 what round t moved; d[t], its mean over i, is
+                                                                     under way while round t+1 runs
     m[t] = clip(beta m[t-1] + d[t-1] / penalty[t], -phi ... phi)     elementwise; m[0] = 0
-    x[t+1, 0] = x[t, 0] - alpha m[t]                                 every worker goes on from here
+    a[t+1] = a[t] - alpha m[t]                                       the anchor, equal on all workers
+    x_i[t+1, 0] = a[t+1] - d_i[t]                                    a worker goes on from here; a[t+1] if not eager
+
+The paper has every worker go on from a[t+1], as if its last round had not been, and divides d by a penalty, for what
+comes late overshoots where a round comes near its goal. An *eager* worker counts its own last round until everyone's
+takes its place (as Kale et al. 2025, arXiv 2502.12996, do for DiLoCo), which leaves only the others' part late;
+`docs/decisions/0009-eager-rounds.md` has what that gains, and why it then goes without the penalty by default.
 
 How it differs from the authors' code: workers send a private copy of what they moved, never the weights they go on
 training; the penalty is computed (there it is a constant); the clip really clips; the round under way is in the
 checkpoint. The paper's own formula of the staleness penalty was not at hand. Ours is a reading in the manner of
-Gap-Aware (Barkai et al. 2019, arXiv 1909.10802), per tensor: 1 + |x[t, 0] - x[t-1, 0]| / |d[t-1]|, how far the weights
-have gone since the place where d[t-1] was made, in units of what a round moves.
+Gap-Aware (Barkai et al. 2019, arXiv 1909.10802), per tensor: 1 + |a[t] - a[t-1]| / |d[t-1]|, how far the anchor has
+gone since the place where d[t-1] was made, in units of what a round moves.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -59,7 +66,8 @@ class CO2Config:
     rate: float = 1.0  # alpha, the outer rate
     momentum: float = 0.2  # beta, in [0, 1)
     clip: float = 1.0  # phi, largest outer momentum of one weight; inf for no clip
-    penalty: bool = True  # divide what comes late by how far the weights have gone meanwhile
+    eager: bool = True  # a worker begins the next round with its own last one already in, until everyone's arrives
+    penalty: bool = False  # divide what comes late by how far the weights have gone meanwhile
     stale: bool = True  # False: wait for every round's average and use it at once
     wire: Wire = "fp32"  # number format of what is sent
     timeout: float = 120.0  # seconds a round's average may take, the slowest rank's delay included
@@ -139,11 +147,13 @@ class CO2:
         return parameters
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
-        """Make all replicas equal to that of rank 0. Holds three more copies of the weights."""
+        """Make all replicas equal to that of rank 0. Holds four more copies of the weights."""
         self.parameters = replicate(model)
-        self.anchor, self.start = flat_like(self.parameters)  # x[t, 0]
+        self.anchor, anchors = flat_like(self.parameters)  # a[t]
+        self.begun, self.start = flat_like(self.parameters)  # x[t, 0] of this worker
         self.momentum, self.momenta = flat_like(self.parameters)  # m[t]
         self.moved, self.moves = flat_like(self.parameters)  # d[t], ours until sent, everyone's once it has arrived
+        copy_into(anchors, self.parameters)
         copy_into(self.start, self.parameters)
         self.route = plain(dist.new_group(timeout=timedelta(seconds=self.config.timeout)))  # waits behind nothing else
         self.transfer: Transfer | None = None  # of `moved`, while under way
@@ -186,6 +196,7 @@ class CO2:
         self._arrive()
         return {
             "anchor": self.anchor,
+            "begun": self.begun,
             "momentum": self.momentum,
             "moved": self.moved,
             "pending": self.pending,
@@ -194,9 +205,13 @@ class CO2:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        for mine, saved in ((self.anchor, "anchor"), (self.momentum, "momentum"), (self.moved, "moved")):
-            mine.copy_(state[saved])
+        """Go on from `state_dict`; from that of a run of one process, begin with the weights as they are."""
+        if not state:
+            copy_into(self.start, self.parameters)
+            self.anchor.copy_(self.begun)
+            return
+        for name in ("anchor", "begun", "momentum", "moved"):
+            getattr(self, name).copy_(state[name])
         self.pending, self.tau, self.taken = state["pending"], state["tau"], state["taken"]
 
     def _end_round(self) -> None:
@@ -211,7 +226,8 @@ class CO2:
     def _send(self) -> None:
         """Send what this round moved, in a buffer of its own: the weights are free to go on."""
         copy_into(self.moves, self.parameters)
-        torch.sub(self.anchor, self.moved, out=self.moved)
+        torch.sub(self.begun, self.moved, out=self.moved)
+        self.begun.copy_(self.moved)  # what we moved, until `_restart` makes the next start of it
         self.transfer = Transfer(self.moved, self.route, self.config.wire)
         self.watch = _Watch(self.transfer)
         self.pending = True
@@ -239,6 +255,10 @@ class CO2:
 
     def _restart(self) -> None:
         """Begin a round: every replica goes on from its start."""
+        if self.pending and self.config.eager:
+            torch.sub(self.anchor, self.begun, out=self.begun)
+        else:
+            self.begun.copy_(self.anchor)
         copy_into(self.parameters, self.start)
         self.taken = 0
         self.clock = [time.monotonic()]
@@ -267,6 +287,17 @@ class CO2:
         computing = self.clock[-1] - self.clock[0]
         travelling, waiting = self.landed.travelled, self.landed.waited
         self.on_round(Round(step=step + 1, tau=self.tau, computing=computing, travelling=travelling, waiting=waiting))
+
+
+def landed(parameters: Sequence[Tensor], state: Mapping[str, Any]) -> Sequence[Tensor]:
+    """The mean `parameters` of the replicas of a run of CO2 with what its last round moved, for a run of one process.
+
+    `state` is `CO2.state_dict`, or that of a strategy with nothing under way. The round lands as a plain average.
+    """
+    if not state.get("pending"):
+        return parameters
+    moves = torch.split_with_sizes(state["moved"], [p.numel() for p in parameters])
+    return [p - move.view(p.shape) for p, move in zip(parameters, moves, strict=True)]
 
 
 class _Watch:

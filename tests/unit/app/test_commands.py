@@ -269,7 +269,8 @@ def test_a_recipe_is_trained_from_its_file(tmp_path, capsys):
     assert main(["train", str(tmp_path / "tiny.toml"), "-o", str(out), "--data", str(tmp_path)]) == 0
     assert f"saved in {out}" in capsys.readouterr().err
     assert limosa.load(out).horizon == 8
-    assert main(["train", str(tmp_path / "tiny.toml"), "-o", str(out), "--data", "nowhere"]) == 3
+    other = str(tmp_path / "other")
+    assert main(["train", str(tmp_path / "tiny.toml"), "-o", other, "--data", "nowhere"]) == 3
     assert "--data" in capsys.readouterr().err
 
 

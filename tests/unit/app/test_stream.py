@@ -11,7 +11,7 @@ import torch
 import limosa
 from limosa import models
 from limosa.app.stream import Stream, leaves
-from limosa.core import Streaming
+from limosa.core import Forecaster, Streaming
 from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
 
 
@@ -116,7 +116,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, full_disk):
     assert not list(tmp_path.iterdir())
 
 
-STREAMING = [name for name in models.names() if isinstance(models.card(name).build(models.card(name).tiny), Streaming)]
+TINY = {name: models.card(name).build(models.card(name).tiny) for name in models.names()}
+STREAMING = [name for name, model in TINY.items() if isinstance(model, Streaming) and isinstance(model, Forecaster)]
 
 
 @pytest.mark.parametrize("name", STREAMING)

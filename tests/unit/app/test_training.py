@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 import pytest
 
-from limosa.app import service, training
+from limosa.app import recipe, service, training
 from limosa.app.cli import main
-from limosa.errors import UsageError
-from limosa.train import ranks
+from limosa.errors import DataError, UsageError
+from limosa.train import checkpoint, ranks
+from limosa.train.loop import Progress
 from limosa.train.rounds import CO2, Round
 
 
@@ -18,6 +20,7 @@ from limosa.train.rounds import CO2, Round
 def two(monkeypatch):
     """This process as the second of two."""
     monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2))
+    monkeypatch.setattr(ranks, "lowest", lambda number: number)
 
 
 def test_the_rate_is_scaled_to_what_a_step_takes():
@@ -56,36 +59,86 @@ def test_other_ranks_leave_no_lines(tmp_path, two):
 
 
 def test_every_rank_has_its_own_checkpoints(tmp_path, two):
-    assert training.checkpoints(tmp_path, resume=False) == tmp_path / "checkpoints" / "of-2" / "rank-1"
+    assert training.checkpoints(tmp_path, resume=False) == (tmp_path / "checkpoints" / "of-2" / "rank-1", [])
 
 
-def test_a_run_is_gone_on_with_by_as_many_processes_only(tmp_path, monkeypatch):
-    alone = training.checkpoints(tmp_path, resume=False)
-    (alone / "step-00000005").mkdir(parents=True)
+def left(folder, *steps):
+    """Checkpoints as a run leaves them."""
+    for step in steps:
+        checkpoint.save(folder, step, {"step": step})
+
+
+def test_a_run_is_gone_on_with_only_when_asked(tmp_path):
+    alone, _ = training.checkpoints(tmp_path, resume=False)
+    left(alone, 5)
     with pytest.raises(UsageError, match="--resume"):
         training.checkpoints(tmp_path, resume=False)
-    assert training.checkpoints(tmp_path, resume=True) == alone
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=0, world=2, machine=2))
-    with pytest.raises(UsageError, match="1 processes and this one has 2"):
+    assert training.checkpoints(tmp_path, resume=True) == (alone, [])
+
+
+def test_a_run_of_another_number_of_processes_is_gone_on_with_from_where_it_came_furthest(tmp_path, two):
+    root = tmp_path / "checkpoints"
+    own = root / "of-2" / "rank-1"
+    three = [root / "of-3" / f"rank-{rank}" for rank in range(3)]
+    left(root, 5)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [root])
+    left(own, 5)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [])  # came as far
+    for folder in three:
+        left(folder, 5, 10)
+    assert training.checkpoints(tmp_path, resume=True) == (own, three)
+    left(own, 15)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [])
+
+
+def test_a_run_whose_ranks_are_not_all_here_is_not_gone_on_with_by_another_number(tmp_path, two):
+    left(tmp_path / "checkpoints" / "of-3" / "rank-0", 5)
+    with pytest.raises(UsageError, match="parts of a run of 3 processes"):
         training.checkpoints(tmp_path, resume=True)
-    (tmp_path / "b" / "checkpoints" / "of-2" / "rank-1" / "step-00000005").mkdir(parents=True)  # rank 0 was late
-    training.checkpoints(tmp_path / "b", resume=True)
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=0, world=3, machine=3))
-    with pytest.raises(UsageError, match="2 processes and this one has 3"):
-        training.checkpoints(tmp_path / "b", resume=True)
+
+
+def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
+    told = []
+    log = training.logging_steps(tmp_path, told.append)
+    assert log is not None
+    steps = [
+        Progress(step=s, steps=1000, loss=1 / s, norm=math.inf, validation=None, seconds_left=0.0, waited=0.25)
+        for s in range(1, 1001)
+    ]
+    for at in [*steps, *steps[900:]]:  # went on from a checkpoint
+        log(at)
+    assert len(told) == 1100
+    lines = training._lines(tmp_path / training.STEPS)
+    assert [line["step"] for line in lines] == list(range(2, 1001, 2))
+    assert (lines[0]["norm"], lines[0]["waited"]) == (None, 0.25)
+    for with_rounds in (False, True):
+        if with_rounds:
+            training._add_line(tmp_path / training.ROUNDS, {"step": 10, "hidden": 0.5})
+        picture = tmp_path / f"{with_rounds}.png"
+        training.draw(tmp_path, picture)
+        assert picture.stat().st_size > 10_000
+    with pytest.raises(DataError, match="nothing to draw"):
+        training.draw(tmp_path / "nowhere", picture)
+
+
+def test_other_ranks_leave_no_lines_of_steps(tmp_path, two):
+    assert training.logging_steps(tmp_path, None) is None
 
 
 def test_more_processes_run_the_same_command_and_their_exit_code_is_the_commands(monkeypatch):
     seen = []
-    monkeypatch.setattr(ranks, "launch", lambda processes, arguments: seen.append((processes, arguments)) or 3)
-    command = ["train", "sales.csv", "-o", "joint", "--nproc", "2", "--strategy", "co2"]
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 3)
+    command = ["train", "sales.csv", "-o", "joint", "--nproc", "2", "--strategy", "co2", "--max-restarts", "4"]
     assert main(command) == 3
-    assert seen == [(2, command)]
+    assert seen == [(2, command, 4)]
 
 
-def test_a_recipe_and_the_standard_input_are_for_one_process(tmp_path, monkeypatch, two):
+def test_the_standard_input_is_for_one_process(tmp_path, two):
     with pytest.raises(UsageError, match="standard input"):
         service.train("-", tmp_path)
-    monkeypatch.setattr(ranks, "launched", lambda: True)
-    with pytest.raises(UsageError, match="one process"):
-        service.pretrain("tiny.toml", tmp_path, data=tmp_path)
+
+
+def test_processes_share_the_rows_of_a_recipe_out_evenly():
+    assert recipe._own(44, 4) == 11
+    with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
+        recipe._own(44, 3)

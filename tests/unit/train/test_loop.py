@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from limosa.core import Window
 from limosa.errors import DataError, LimosaError, UsageError
+from limosa.train import checkpoint
 from limosa.train.loop import Progress, Result, TrainConfig, fit
 
 CONFIG = TrainConfig(
@@ -272,6 +274,16 @@ def test_resuming_with_another_model_is_a_data_error(tmp_path):
         fit(Lever(best=0.0), Sums(), CONFIG, folder=tmp_path, resume=True)
 
 
+def test_a_checkpoint_of_another_version_is_a_data_error(tmp_path):
+    fit_line(CONFIG, folder=tmp_path)
+    newest = checkpoint.latest(tmp_path)
+    assert newest is not None
+    state = newest / "state.json"
+    state.write_text(state.read_text().replace('["format", {"plain": 2}]', '["format", {"plain": 1}]'))
+    with pytest.raises(DataError, match="another version"):
+        fit_line(CONFIG, folder=tmp_path, resume=True)
+
+
 def test_a_run_with_a_folder_ends_as_one_without(tmp_path):
     assert equal(fit_line(CONFIG)[0], fit_line(CONFIG, folder=tmp_path)[0])
 
@@ -287,6 +299,60 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step():
 
     with pytest.raises(LimosaError, match="step 5 is inf"):
         fit(Bursting(), Sums(), CONFIG)
+
+
+def test_what_exploded_is_named_by_batch_rows_and_largest_gradients():
+    @dataclass(frozen=True)
+    class Holed:
+        def batch(self, step: int) -> Window:
+            window = Sums().batch(step)
+            if step == 2 * 3 + 1:  # the second micro-batch of step 3
+                window.past[[2, 5]] = math.inf
+            return window
+
+    with pytest.raises(LimosaError, match=r"step 3 is nan \(batch 7, rows 2, 5\).*network\.\d\.(weight|bias) \(nan\)"):
+        fit_line(replace(CONFIG, accumulate=2), batches=Holed())
+
+
+def test_gradients_that_explode_are_named_though_the_loss_is_finite():
+    class Root(Line):
+        def loss(self, batch: Window) -> Tensor:
+            return super().loss(batch) + self.network[3].bias.mul(0.0).sqrt().sum()  # infinite slope at 0
+
+    with pytest.raises(
+        LimosaError, match=r"step 0: the norm of the gradients is nan.*largest: network\.3\.bias \(nan\)"
+    ):
+        fit(Root(), Sums(), CONFIG)
+
+
+def test_the_next_batch_is_prepared_while_the_step_is_computed():
+    begun = threading.Event()
+
+    class Told(Sums):
+        def batch(self, step: int) -> Window:
+            if step == 1:
+                begun.set()
+            return super().batch(step)
+
+    class Waiting(Line):
+        def loss(self, batch: Window) -> Tensor:
+            assert begun.wait(10.0)
+            return super().loss(batch)
+
+    fit(Waiting(), Told(), CONFIG)
+
+
+def test_the_share_of_time_that_waits_for_batches_is_told():
+    @dataclass(frozen=True)
+    class Slow:
+        def batch(self, step: int) -> Window:
+            time.sleep(0.05)
+            return Sums().batch(step)
+
+    seen: list[Progress] = []
+    result = fit(Line(), Slow(), replace(CONFIG, steps=6), on_progress=seen.append)
+    assert all(0.3 < one.waited <= 1.0 for one in seen)
+    assert result.waited == pytest.approx(seen[-1].waited, abs=0.1)
 
 
 def test_progress_tells_where_the_run_stands():
@@ -308,13 +374,12 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
     def on_progress(progress: Progress) -> None:
         left.append(progress.seconds_left)
 
-    @dataclass(frozen=True)
-    class Slow:
-        def batch(self, step: int) -> Window:
+    class Slow(Line):
+        def loss(self, batch: Window) -> Tensor:
             now[0] += 2.0
-            return Sums().batch(step)
+            return super().loss(batch)
 
-    fit_line(CONFIG, batches=Slow(), on_progress=on_progress)
+    fit(Slow(), Sums(), CONFIG, on_progress=on_progress)
     assert left == pytest.approx([2.0 * (24 - step) for step in range(1, 25)])
 
 

@@ -40,6 +40,16 @@ def test_only_rank_0_speaks_and_the_others_say_who_they_are(monkeypatch):
 def test_fewer_than_one_process_is_refused():
     with pytest.raises(UsageError, match="number of processes is 0"):
         ranks.launch(0, [])
+    with pytest.raises(UsageError, match="max_restarts is -1"):
+        ranks.launch(2, [], -1)
+
+
+def test_a_process_that_was_started_anew_knows_how_often(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert ranks.restarts() == 0  # not by a launcher
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.restarts() == 3
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -1,0 +1,460 @@
+"""Adapting a frozen forecaster to one data set: TS-Memory, what its parts are worth, and its rivals.
+
+    python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak latency] [--seeds 0 1 2]
+                               [--quick] [--save]
+
+Protocol of `cells`: data sets cut as in long_horizon.py; the frozen model sees 512 steps; one adapter, made from the
+training and validation rows, serves the horizons 96, 192, 336 and 720; scores are on all windows of the test rows
+(every eighth of ETTm1, ETTm2 and weather), steps and columns, standardised: MSE and MAE of the median, CRPS (twice the
+mean quantile loss of the model's levels), coverage of the 80 % band, beside the seasonal naive. The frozen model is
+asked once for 720 steps, and its answers, kept in half precision, serve all horizons. A cell is a data set and a
+horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are over cells. Test rows choose nothing.
+
+`ablations` leave out the gate, the confidence, the level alignment, or the teacher; `teacher_gain_over_task_only` is by
+how much the mean MSE change is lower with the teacher than without, 0 or less if it does not help. `rivals` are the
+other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy, processor seconds, peak memory of its own
+process, and what it does to ETTh2, which it has not seen (every eighth window); switched off, each is the frozen
+model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the adapter of limosa-small put on them
+(`transfer`). `leak` is the teacher on ETTh1 at 96 steps under three rules of who may be a neighbour; "self" leaves out
+the query alone, and leaks. `latency` is processor time of one thread at 96 steps, medians of interleaved calls.
+
+What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. fracast needs its own
+packages: `PYTHONPATH=src .venv-peers/bin/python benchmarks/adapt.py --parts bases` leaves its cells there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import resource
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from common import ROOT, Options, command_line, data_folder, finish
+from limosa import models
+from limosa.adapters.course import Course, CourseConfig, prepare
+from limosa.adapters.distill import Lecture, distill, teach
+from limosa.adapters.fusion import Tally, moved_by
+from limosa.adapters.lessons import Lesson, Lessons, ask
+from limosa.adapters.places import places
+from limosa.adapters.teacher import TeacherConfig
+from limosa.adapters.ts_memory import Memory, MemoryConfig
+from limosa.app import adapting
+from limosa.core import Forecast, Forecaster, Window
+from limosa.data.panel import Panel
+from limosa.data.windows import Windows
+from limosa.train.loop import TrainConfig, fit
+from long_horizon import read
+
+KEPT = ROOT / "runs" / "adapt"
+SETS = {"ETTh1": (1, "h"), "ETTh2": (1, "h"), "ETTm1": (8, "15min"), "ETTm2": (8, "15min")}
+SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test windows, step
+HORIZONS = (96, 192, 336, 720)
+CONTEXT = 512
+PARTS = ("cells", "ablations", "rivals", "bases", "leak", "latency")
+VARIANTS = ("task only", "no gate", "no confidence", "no alignment")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is run."""
+
+    windows: int = 8192  # rows, windows times channels
+    steps: int = 600
+    stride: int = 1  # of test windows, times the data set's
+
+    @classmethod
+    def of(cls, quick: bool) -> Size:
+        """The sizes of a run."""
+        return cls(windows=256, steps=10, stride=200) if quick else cls()
+
+
+# -- data and frozen answers -------------------------------------------------------------------------------------------
+
+
+@cache
+def panel(data: str) -> tuple[Panel, tuple[int, int, int]]:
+    """A data set as one series of several channels, standardised by its training rows; and its parts."""
+    source = read(data, data_folder())
+    rows = source.parts[2]
+    made = Panel(
+        ids=np.array([data], dtype=object),
+        stamps=source.stamps[:rows].numpy(),
+        values=source.values[:rows].double().numpy(),
+        known=np.zeros((rows, 0)),
+        static=np.zeros((1, 0)),
+        start=np.array([0, rows]),
+        freq=SETS[data][1],
+    )
+    return made, source.parts
+
+
+def until(whole: Panel, row: int) -> Panel:
+    """The rows before `row`."""
+    return replace(
+        whole, stamps=whole.stamps[:row], values=whole.values[:row], known=whole.known[:row], start=np.array([0, row])
+    )
+
+
+def course_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> Course:
+    """Training and validation windows with the frozen model's answers."""
+    whole, (train, validation, _) = panel(data)
+    sizes = CourseConfig(context=CONTEXT, horizon=horizon, windows=size.windows, judges=size.windows // 2)
+    return prepare(base, until(whole, validation), sizes, end=int(whole.stamps[train]), folder=KEPT / "answers")
+
+
+def test_of(base: Forecaster, name: str, data: str, size: Size) -> Lessons:
+    """Test windows with the frozen model's answers; those near the end have fewer than 720 of their own."""
+    whole, (_, validation, _) = panel(data)
+    stride = SETS[data][0] * size.stride
+    at = places(whole.lengths, past=CONTEXT, answers=HORIZONS[0], origins=np.array([validation]), stride=stride)
+    path = KEPT / "answers" / f"test-{name}-{data}-{stride}.npy"
+    kept, levels = ask(base, whole, at, context=CONTEXT, horizon=HORIZONS[-1], path=path)
+    return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, batch_size=512, seed=0)
+
+
+def scores(test: Lessons, answer: Callable[[Lesson], Forecast]) -> dict[int, dict[str, float]]:
+    """Errors at each horizon, over the windows that have all its answers."""
+    tallies = {horizon: Tally(horizon) for horizon in HORIZONS}
+    rows, channels = test.panel.values.shape
+    with torch.inference_mode():
+        for part, lesson in test.parts():
+            made = answer(lesson)
+            assert lesson.future is not None
+            for horizon, tally in tallies.items():
+                whole = torch.from_numpy(test.at.cutoff[part] + horizon <= rows)
+                if whole.any() and horizon <= made.values.shape[2]:
+                    cut = Forecast(values=made.values[whole][:, :, :horizon], levels=made.levels)
+                    tally.add(cut, lesson.future[whole][:, :horizon], torch.ones(int(whole.sum()), channels))
+    return {horizon: tally.errors().until(horizon) for horizon, tally in tallies.items() if tally.count.any()}
+
+
+def fused(memory: Memory) -> Callable[[Lesson], Forecast]:
+    """The adapted forecast from the frozen model's kept answers."""
+    return lambda lesson: moved_by(lesson.said, memory.correction(lesson.past, lesson.said), memory.alpha)
+
+
+def kept(key: str, quick: bool, run: Callable[[], Row]) -> Row:
+    """What was run before under this name, or run now and kept."""
+    path = KEPT / "cells" / f"{key.replace(' ', '-')}.json"
+    if path.exists() and not quick:
+        found: Row = json.loads(path.read_text())
+        return found
+    made = run()
+    if not quick:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, indent=1) + "\n")
+    print(key, json.dumps(made)[:400], flush=True)
+    return made
+
+
+# -- frozen models -----------------------------------------------------------------------------------------------------
+
+
+def base_of(name: str, size: Size) -> Forecaster:
+    """A frozen model by name; spacetime is trained on the training rows of ETTh1 first."""
+    if name != "spacetime":
+        return adapting.base(name, models.load)
+    folder = KEPT / f"spacetime-{size.steps}"
+    if not (folder / "config.json").exists():
+        whole, (train, _, _) = panel("ETTh1")
+        torch.manual_seed(0)
+        model = models.build("spacetime", context=CONTEXT, horizon=96)
+        windows = Windows(until(whole, train), context=CONTEXT, horizon=96, batch_size=16, seed=0)
+        fit(model, windows, TrainConfig(steps=size.steps, warmup=max(1, size.steps // 10), average=0.99))
+        model.save_pretrained(folder)
+    return models.load(folder)
+
+
+# -- TS-Memory ---------------------------------------------------------------------------------------------------------
+
+
+def settings(size: Size, seed: int) -> TrainConfig:
+    """Those of `limosa adapt --method memory`."""
+    return adapting.training("memory", size.steps, seed)
+
+
+def altered(lectures: tuple[Lecture, Lecture], variant: str) -> tuple[Lecture, Lecture]:
+    """Lectures without a part of what decides how far they are believed."""
+    fit_part, judged = lectures
+    if variant == "no gate":
+        fit_part = replace(fit_part, opened=fit_part.confidence > 0)
+    elif variant == "no confidence":
+        fit_part = replace(fit_part, confidence=(fit_part.confidence > 0).float())
+    return fit_part, judged
+
+
+def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, quick: bool) -> Row:
+    """Adapters of one data set, one for each seed, scored on its test rows."""
+
+    def run() -> Row:
+        base = base_of(name, size)
+        test = test_of(base, name, data, size)
+        start = time.process_time()
+        course = course_of(base, data, size)
+        config = TeacherConfig(align="none" if variant == "no alignment" else TeacherConfig().align)
+        lectures = None if variant == "task only" else altered(teach(course, config, CONTEXT), variant)
+        shared = time.process_time() - start
+        row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
+        for seed in seeds:
+            start = time.process_time()
+            memory, report, _ = distill(course, MemoryConfig(), settings(size, seed), lectures=lectures)
+            row["minutes"].append((time.process_time() - start + shared) / 60.0)
+            row["adapted"].append(scores(test, fused(memory)))
+            row["gate"], row["alarm"], row["teacher_mse"] = report.gate, report.alarm, report.teacher_mse
+            if variant == "default" and not quick:
+                save_file(memory.state_dict(), _weights(name, data, size, seed))
+        row["naive"] = scores(test, _naive(data))
+        row["parameters"] = sum(p.numel() for p in memory.parameters())
+        return row
+
+    seeds_key = "-".join(map(str, seeds))
+    return kept(f"{name}-{data}-{variant}-{size.windows}-{size.steps}-{seeds_key}", quick, run)
+
+
+def _weights(name: str, data: str, size: Size, seed: int) -> Path:
+    folder = KEPT / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{data}-{size.windows}-{size.steps}-{seed}.safetensors"
+
+
+def _naive(data: str) -> Callable[[Lesson], Forecast]:
+    """The seasonal naive of a day, or of a step for daily rows."""
+    naive = models.build("naive", context=CONTEXT)
+    return lambda lesson: naive.forecast(lesson.asked)
+
+
+def changes(row: Row, horizon: int) -> dict[str, float]:
+    """Median over seeds of adapted / frozen - 1."""
+    before = _at(row["frozen"], horizon)
+    after = [_at(one, horizon) for one in row["adapted"]]
+    return {f"{key}_change": median(one[key] for one in after) / before[key] - 1.0 for key in ("mse", "mae", "crps")}
+
+
+def _at(found: dict[Any, dict[str, float]], horizon: int) -> dict[str, float]:
+    """The scores of a horizon, whose key has become text if they were kept."""
+    return found[horizon] if horizon in found else found[str(horizon)]
+
+
+def _has(found: dict[Any, Any], horizon: int) -> bool:
+    return horizon in found or str(horizon) in found
+
+
+def lines(part: str, base: str, data: str, variant: str, row: Row) -> list[Row]:
+    """Rows of the table."""
+    made = []
+    for horizon in HORIZONS:
+        if not _has(row["frozen"], horizon):
+            continue
+        line: Row = {"part": part, "base": base, "data": data, "horizon": horizon, "variant": variant}
+        frozen = _at(row["frozen"], horizon)
+        line |= {f"frozen_{key}": frozen[key] for key in ("mse", "mae", "crps", "coverage80")}
+        line |= changes(row, horizon)
+        line["coverage80"] = median(_at(one, horizon)["coverage80"] for one in row["adapted"])
+        if "naive" in row:
+            line["naive_mse"] = _at(row["naive"], horizon)["mse"]
+        made.append(line)
+    return made
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def cells(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """The main table."""
+    table, rows = [], {}
+    for data in which.data:
+        rows[data] = memories("limosa-small", data, size, which.seeds, "default", quick)
+        table += lines("cells", "limosa-small", data, "default", rows[data])
+    metrics = {f"mean_{key}_change": mean(line[f"{key}_change"] for line in table) for key in ("mse", "mae", "crps")}
+    metrics["worst_cell_mse_change"] = max(line["mse_change"] for line in table)
+    metrics |= {"cells_run": len(table), "adapter_parameters": rows[which.data[0]]["parameters"]}
+    if "ETTh1" in rows:
+        metrics["fit_cpu_minutes_etth1"] = median(rows["ETTh1"]["minutes"])
+        metrics |= {f"gate_rate_{part}_etth1": rate for part, rate in rows["ETTh1"]["gate"].items()}
+    return metrics, table
+
+
+def ablations(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """What the parts are worth."""
+    table: list[Row] = []
+    average = {}
+    variants = VARIANTS[:1] if quick else VARIANTS
+    for variant in ("default", *variants):
+        own: list[Row] = []
+        for data in which.data:
+            row = memories("limosa-small", data, size, which.seeds, variant, quick)
+            own += lines("ablations", "limosa-small", data, variant, row)
+        average[variant] = mean(line["mse_change"] for line in own)
+        table += own if variant != "default" else []
+    metrics = {"teacher_gain_over_task_only": average["task only"] - average["default"]}
+    metrics |= {f"mean_mse_change_{name.replace(' ', '_')}": average[name] for name in variants}
+    return metrics, table
+
+
+def rivals(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """Every method on ETTh1, each in a process of its own."""
+    table: list[Row] = []
+    metrics: dict[str, float] = {}
+    for method in ("memory",) if quick else adapting.METHODS:
+
+        def run(method: str = method) -> Row:
+            command = [sys.executable, __file__, "--one-rival", method, *(["--quick"] if quick else [])]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            made: Row = json.loads(done.stdout.splitlines()[-1])
+            return made
+
+        row = kept(f"rival-{method}-{size.windows}-{size.steps}", quick, run)
+        table.append({"part": "rivals", "base": "limosa-small", "data": "ETTh1", "variant": method} | row)
+        metrics |= {f"{method}_mse_change_etth1": row["mse_change"], f"{method}_mse_change_etth2": row["elsewhere"]}
+    return metrics, table
+
+
+def one_rival(method: str, size: Size) -> Row:
+    """Adapt to ETTh1 by one method, within the native horizon; score it there at 96 steps, and on ETTh2."""
+    base = models.load("limosa-small")
+    course = course_of(base, "ETTh1", size, horizon=96)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    done = adapting.run(course, method, size.steps, None, resume=False, on_progress=None)
+    row: Row = {"horizon": 96, "cpu_seconds": done.seconds}
+    row["extra_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0 - before
+    row["added_latency"] = adapting.added_latency(done.model, base, course)
+    for data, key in (("ETTh1", "mse_change"), ("ETTh2", "elsewhere")):
+        test = test_of(base, "limosa-small", data, replace(size, stride=max(8, size.stride)))
+        after, frozen = (scores(test, answer)[96] for answer in (_short(done.model), _short(base)))
+        row[key] = after["mse"] / frozen["mse"] - 1.0
+        if data == "ETTh1":
+            row |= {f"{name}_change": after[name] / frozen[name] - 1.0 for name in ("mae", "crps")}
+    window = Window(past=torch.randn(4, CONTEXT, 1), horizon=96)
+    row["off_is_frozen"] = torch.equal(done.model.base.forecast(window).values, base.forecast(window).values)
+    return row
+
+
+def _short(model: Forecaster) -> Callable[[Lesson], Forecast]:
+    """The answer to 96 steps, without a kept one."""
+
+    def answer(lesson: Lesson) -> Forecast:
+        stamps = None if lesson.stamps is None else lesson.stamps[:, : CONTEXT + 96]
+        return model.forecast(replace(lesson.asked, horizon=96, stamps=stamps))
+
+    return answer
+
+
+def bases(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """Other frozen models, and the adapter of limosa-small on them."""
+    metrics: dict[str, float] = {}
+    table: list[Row] = []
+    seeds = which.seeds[:1]
+    for name, sets in (("spacetime", ["ETTh1"]), ("fracast", ["ETTh1", "ETTm2"])):
+        for data in sets:
+            try:
+                row = memories(name, data, size, seeds, "default", quick)
+            except Exception as error:
+                print(f"skipped: {name} on {data}: {error}", file=sys.stderr)
+                continue
+            own = lines("bases", name, data, "default", row)
+            table += own
+            metrics[f"mean_mse_change_{name}_{data.lower()}"] = mean(line["mse_change"] for line in own)
+            there = functools.partial(transfer, name, data, size, seeds[0])
+            moved = kept(f"transfer-{name}-{data}-{size.steps}", quick, there)
+            if moved:
+                own = lines("bases", name, data, "transfer", moved)
+                table += own
+                metrics[f"mean_mse_change_transfer_{name}_{data.lower()}"] = mean(line["mse_change"] for line in own)
+    return metrics, table
+
+
+def transfer(name: str, data: str, size: Size, seed: int) -> Row:
+    """The adapter made with limosa-small, put on another model unchanged; empty if it has not been made."""
+    path = _weights("limosa-small", data, size, seed)
+    if not path.exists():
+        return {}
+    base = base_of(name, size)
+    memory = Memory(MemoryConfig(), base).eval()
+    memory.load_state_dict(load_file(path))
+    test = test_of(base, name, data, size)
+    return {"frozen": scores(test, lambda at: at.said), "adapted": [scores(test, fused(memory))]}
+
+
+def leak(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """The teacher under four rules."""
+    table: list[Row] = []
+    metrics: dict[str, float] = {}
+    for apart in ("self", "disjoint", "causal"):
+
+        def run(apart: Any = apart) -> Row:
+            course = course_of(models.load("limosa-small"), "ETTh1", size, horizon=96)
+            fit_part, judged = teach(course, TeacherConfig(apart=apart), CONTEXT)
+            row: Row = {"fit_mse": fit_part.mse, "fit_gate": fit_part.gate}
+            return row | {"validation_mse": judged.mse, "validation_gate": judged.gate}
+
+        row = kept(f"leak-{apart}-{size.windows}", quick, run)
+        table.append({"part": "leak", "base": "limosa-small", "data": "ETTh1", "horizon": 96, "variant": apart} | row)
+        metrics |= {f"teacher_mse_{apart}": row["fit_mse"], f"teacher_gate_{apart}": row["fit_gate"]}
+    return metrics, table
+
+
+def latency(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+    """What an adapter adds to a forecast."""
+    base = models.load("limosa-small")
+    memory = Memory(MemoryConfig(), base).eval()
+    course = course_of(base, "ETTh1", size, horizon=96)
+    looked_up = adapting.retrieval(course, CONTEXT).eval()
+    looked_up.alpha.fill_(0.5)
+    metrics: dict[str, float] = {}
+    for rows in (1, 256):
+        window = Window(past=torch.randn(rows, CONTEXT, 1).cumsum(1), horizon=96)
+        suffix = f"overhead_batch{rows}"
+        metrics[f"latency_{suffix}"] = adapting.slower(memory, base, window, 3 if quick else 21)
+        metrics[f"retrieval_latency_{suffix}"] = adapting.slower(looked_up, base, window, 3 if quick else 7)
+    return metrics, []
+
+
+def arguments() -> tuple[Options, Namespace]:
+    """The common options, and which parts."""
+    parser = command_line(__doc__ or "")
+    parser.add_argument("--data", nargs="+", choices=tuple(SETS), default=list(SETS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
+    parser.add_argument("--one-rival", choices=adapting.METHODS, help="only this method, in this process")
+    given = parser.parse_args()
+    given.seeds = given.seeds or ([given.seed] if given.quick else [given.seed + i for i in range(3)])
+    given.data = given.data[:1] if given.quick else given.data
+    return Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}), given
+
+
+def main() -> None:
+    chosen, which = arguments()
+    torch.set_num_threads(1)
+    size = Size.of(chosen.quick)
+    if which.one_rival:
+        print(json.dumps(one_rival(which.one_rival, size)))
+        return
+    metrics: dict[str, float] = {}
+    table: list[Row] = []
+    of: dict[str, Callable[[Size, Namespace, bool], tuple[dict[str, float], list[Row]]]] = {
+        "cells": cells, "ablations": ablations, "rivals": rivals, "bases": bases, "leak": leak, "latency": latency,
+    }  # fmt: skip
+    for part in which.parts:
+        more, rows = of[part](size, which, chosen.quick)
+        metrics, table = metrics | more, table + rows
+    finish(chosen, metrics=metrics, table=table, seeds=which.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Saved adapters: `adapter.safetensors` and `config.json`, which names the frozen model and its hash.
+
+A folder holds what was learnt and nothing of the frozen model; it is put on the same model again or refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from limosa.core import Card, Forecaster
+from limosa.errors import DataError, LimosaError
+from limosa.files import write_beside
+from limosa.nn.saving import CONFIG, read_config
+
+TENSORS = "adapter.safetensors"
+
+
+def fingerprint(base: Forecaster) -> str:
+    """A hash of a model's class, options and weights: equal for equal models."""
+    made = hashlib.sha256(f"{type(base).__module__}.{type(base).__qualname__}".encode())
+    config = getattr(base, "config", None)
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        made.update(json.dumps(dataclasses.asdict(config), sort_keys=True, default=str).encode())
+    if isinstance(base, nn.Module):
+        for name, value in sorted(base.state_dict().items()):
+            made.update(name.encode())
+            made.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()[:16]
+
+
+def card(kind: str) -> Card:
+    """The card of an adapter file."""
+    found = importlib.import_module(f"limosa.adapters.{kind}").CARD
+    assert isinstance(found, Card)
+    return found
+
+
+def save(adapter: Any, folder: str | Path, *, base: str, more: Mapping[str, Any]) -> None:
+    """Write an adapter's folder; `base` is the name or folder of the frozen model, `more` what is worth knowing.
+
+    Raises: LimosaError if the folder cannot be written; no file is left half-written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
+    kind = type(adapter).__module__.rpartition(".")[2]
+    tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}
+    config = {
+        "model": f"adapter:{kind}",
+        "base": base,
+        "base_hash": fingerprint(adapter.base),
+        "options": dataclasses.asdict(adapter.config),
+        **more,
+    }
+    write_beside(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_beside(folder / CONFIG, lambda path: _write(path, json.dumps(config, indent=1) + "\n"))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter rather than a model."""
+    return (Path(folder) / TENSORS).exists()
+
+
+def base_of(folder: str | Path) -> str:
+    """The name or folder of the frozen model that an adapter was made for."""
+    return str(read_config(folder)["base"])
+
+
+def load(folder: str | Path, base: Forecaster) -> Any:
+    """The adapter of a folder on its frozen model.
+
+    Raises: DataError if `base` is another model than the one it was made for, or the files do not fit.
+    """
+    folder = Path(folder)
+    content = read_config(folder)
+    if (found := fingerprint(base)) != content["base_hash"]:
+        raise DataError(
+            f"{folder} was made for {content['base']} ({content['base_hash']}), not for this model ({found}); give "
+            "that one, or adapt this one: limosa adapt"
+        )
+    own = card(str(content["model"]).partition(":")[2])
+    try:
+        adapter = own.build(own.config(**content["options"]), base)
+        adapter.restore(load_file(folder / TENSORS))
+    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder} does not hold an adapter of this version: {error}") from error
+    return adapter.eval()

@@ -1,0 +1,221 @@
+"""TS-Memory: what the past of your data says about a frozen forecaster's mistakes, kept in a small network.
+
+After TS-Memory (arXiv 2602.11550): a teacher that looks up similar contexts (`teacher`) is distilled into an adapter
+beside a frozen forecaster; at run time nothing is looked up. It differs from the paper in what it keeps:
+
+* The adapter answers a residual in the scale of the context: a shift and a lean of every quantile, and two stretches
+  about the median. Its last layer starts at zero, so that an untrained adapter is the frozen model bit for bit; and it
+  works for any quantile levels, so that one trained with one forecaster can be put on another.
+* It is a small perceptron over masked patches, not a transformer: the frozen model has attended already, and a
+  twentieth of its time is all there is.
+* One adapter serves all horizons: each patch of the future is decoded by itself, from the context and what the frozen
+  model says there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limosa.adapters.fusion import moved_by
+from limosa.adapters.lessons import LEVELS, Lesson
+from limosa.core import Card, Forecast, Forecaster, Window
+from limosa.errors import UsageError
+from limosa.nn.losses import pinball
+from limosa.nn.scaling import scaled
+
+PARTS = 4  # what is answered for a step: shift, lean of the median from the mean, stretch below and above the median
+STRETCH = 3.0  # largest logarithm of a stretch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Options of `Memory`."""
+
+    context: int = 512  # steps that the adapter reads; the frozen model may read more
+    horizon: int = 720  # steps that it can correct; later ones stay as they are
+    patch: int = 16  # steps per patch of the past
+    ahead: int = 24  # steps per patch of the future
+    width: int = 128
+    token: int = 48  # numbers handed from the context to a patch of the future
+    dropout: float = 0.1
+    distill: float = 1.0  # weight of the teacher
+    anchor: float = 0.3  # weight of staying with the frozen model where the teacher is not believed
+
+    def __post_init__(self) -> None:
+        for name in ("context", "horizon", "patch", "ahead", "width", "token"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 <= self.dropout < 1.0 or min(self.distill, self.anchor) < 0.0:
+            raise UsageError("dropout must lie in [0, 1), distill and anchor must not be negative")
+
+
+class Memory(nn.Module):
+    """A frozen forecaster with the adapter of this file. Satisfies Forecaster and Learner; the base is not a child."""
+
+    alpha: Tensor  # [horizon] share of the correction that is used, by step; chosen on validation
+    config: MemoryConfig
+
+    def __init__(self, config: MemoryConfig, base: Forecaster) -> None:
+        super().__init__()
+        self.config = config
+        self._base = (base,)  # a tuple, so that its parameters are neither ours to train nor to save
+        past, ahead = -(-config.context // config.patch), -(-config.horizon // config.ahead)
+        E, D, T = 2 * config.patch, config.width, config.token
+        self.embed = nn.Linear(2 * config.patch, E)
+        self.position = nn.Parameter(0.02 * torch.randn(past, E))
+        self.read = nn.Linear(past * E, D)
+        self.think = Block(D, config.dropout)
+        self.hand = nn.Linear(D, ahead * T)
+        self.base_patch = nn.Linear(config.ahead, T)
+        self.decode = Block(T, config.dropout)
+        self.answer = nn.Linear(T, PARTS * config.ahead)
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)
+        self.register_buffer("alpha", torch.ones(config.horizon))
+
+    @property
+    def base(self) -> Forecaster:
+        """The frozen forecaster."""
+        return self._base[0]
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return max(self.base.context, self.config.context)
+
+    @property
+    def horizon(self) -> int:
+        """That of the frozen forecaster, in steps."""
+        return self.base.horizon
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """The frozen forecaster's quantiles, corrected; steps later than the adapter knows stay as they are."""
+        made = self.base.forecast(window)
+        if not self.alpha[: window.horizon].any():
+            return made
+        return moved_by(made, self.correction(window.past, made), self.alpha)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take saved tensors."""
+        self.load_state_dict(dict(tensors))
+
+    def correction(self, past: Tensor, made: Forecast) -> Tensor:
+        """What to add to the frozen forecast [B, Q, H, C], data units, for the steps the adapter knows."""
+        median = made.at(0.5)[:, : self.config.horizon]  # [B, H, C]
+        own = scaled(past[:, -self.config.context :])
+        ahead = own.apply(median).nan_to_num().clamp(-20.0, 20.0)
+        shift, lean, below, above = self._parts(own.z, own.observed, ahead).unbind(1)  # [B, H, C] each
+        shift = shift + lean * ahead
+        away = (made.values[:, :, : median.shape[1]] - median[:, None]).nan_to_num()
+        stretch = torch.where(away < 0, below[:, None], above[:, None])
+        moved = shift[:, None] * own.scale[:, None] + away * torch.expm1(stretch).to(away.dtype)
+        return torch.where(own.scale[:, None] > 0, moved, 0.0)
+
+    def _parts(self, z: Tensor, observed: Tensor, median: Tensor) -> Tensor:
+        """[B, PARTS, H, C] shift in scales of the context, lean, and two logarithms of stretches."""
+        B, L, C = z.shape
+        H, P, A = median.shape[1], self.config.patch, self.config.ahead
+        n, N = -(-self.config.context // P), -(-H // A)
+        steps = torch.stack([z, observed.float()], -1).transpose(1, 2).reshape(B * C, L, 2)
+        steps = F.pad(steps, (0, 0, n * P - L, 0)).view(B * C, n, P, 2)
+        seen = steps[..., 1].any(-1, keepdim=True)  # [R, n, 1]
+        tokens = (self.embed(steps.flatten(2)) + self.position) * seen
+        state = self.think(self.read(tokens.flatten(1)))  # [R, D]
+        # A patch is told the frozen median up to its first step, not further: an answer does not depend on how far
+        # ahead was asked. What the median is at a step itself comes in by the lean.
+        before = F.pad(z, (0, 0, max(0, A - 1 - L), 0))[:, max(L, A - 1) - A + 1 :]  # [B, A - 1, C]
+        line = torch.cat([before, median], dim=1)
+        rows = line.transpose(1, 2).reshape(B * C, -1)
+        patches = rows.unfold(1, A, A)  # [R, N, A]
+        T = self.config.token
+        handed = F.linear(state, self.hand.weight[: N * T], self.hand.bias[: N * T]).view(B * C, N, T)
+        out = self.answer(self.decode(handed + self.base_patch(patches))).float()  # [R, N, PARTS * A]
+        parts = out.view(B, C, N, PARTS, A).permute(0, 3, 2, 4, 1).reshape(B, PARTS, N * A, C)[:, :, :H]
+        return torch.cat([parts[:, :2], parts[:, 2:].clamp(-STRETCH, STRETCH)], 1)
+
+    def loss(self, batch: Window) -> Tensor:
+        """Pinball loss of the corrected forecast, in scales of the context, and what the teacher adds. A scalar.
+
+        A lesson brings what the frozen forecaster said; for a plain window it is asked. Trust is how far the teacher is
+        believed: with it the quantiles are drawn to the teacher's, without it the median to the frozen one.
+
+        Raises: UsageError if the batch has no answers.
+        """
+        if batch.future is None:
+            raise UsageError("training needs answers; give windows with a future")
+        made = self._said(batch)
+        moved = self.correction(batch.past, made)  # [B, Q, H, C]
+        own, known = scaled(batch.past[:, -self.config.context :]), moved.shape[2]
+        unit = torch.where(own.scale > 0, own.scale, 1.0)
+        said = replace(made, values=made.values[:, :, :known])
+        after = replace(made, values=said.values + moved)
+        alive = own.observed.any(1, keepdim=True) & (own.scale > 0)  # [B, 1, C]
+        target = torch.where(alive, own.apply(batch.future[:, :known]).clamp(-20.0, 20.0), torch.nan)
+        scaled_after = ((after.values - own.center[:, None]) / unit[:, None]).nan_to_num().float()
+        loss = pinball(scaled_after.movedim(1, -1), target, made.levels)
+        trust = batch.trust if isinstance(batch, Lesson) and batch.trust is not None else None
+        if trust is None or not isinstance(batch, Lesson) or batch.teacher is None:
+            return loss
+        stay = _huber((after.at(0.5) - said.at(0.5)) / unit, 1.0 - trust)
+        return (
+            loss + self.config.distill * self._distance(after, batch.teacher, unit, trust) + self.config.anchor * stay
+        )
+
+    @staticmethod
+    def _distance(after: Forecast, teacher: Tensor, unit: Tensor, trust: Tensor) -> Tensor:
+        """Mean distance of the corrected quantiles to the teacher's, at the levels that both have."""
+        inside = [i for i, level in enumerate(LEVELS) if after.levels[0] <= level <= after.levels[-1]]
+        known = after.values.shape[2]
+        apart = [_huber((after.at(LEVELS[i]) - teacher[:, i, :known]) / unit, trust) for i in inside]
+        return torch.stack(apart).mean()
+
+    def _said(self, batch: Window) -> Forecast:
+        """What the frozen forecaster says of a batch."""
+        if isinstance(batch, Lesson):
+            return batch.said
+        with torch.no_grad():
+            return self.base.forecast(replace(batch, future=None))
+
+    def on(self, base: Forecaster) -> Memory:
+        """The same adapter on another forecaster."""
+        other = Memory(self.config, base)
+        other.load_state_dict(self.state_dict())
+        return other.eval()
+
+
+def _huber(apart: Tensor, weight: Tensor) -> Tensor:
+    """Mean Huber loss of distances [B, H, C], weighted by window and channel [B, C]; NaN counts as no distance."""
+    known = apart.isfinite()
+    each = F.smooth_l1_loss(torch.where(known, apart, 0.0), torch.zeros_like(apart), reduction="none")
+    return (each * weight[:, None]).mean()
+
+
+class Block(nn.Module):
+    """Residual perceptron."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        added: Tensor = self.down(self.dropout(F.silu(self.up(self.norm(x.float())))))
+        return x + added
+
+
+CARD = Card(
+    config=MemoryConfig,
+    build=Memory,
+    tiny=MemoryConfig(context=32, horizon=24, patch=8, ahead=8, width=16, token=8),
+    source="Lyu et al. 2026, arXiv 2602.11550",
+    summary="what similar pasts say about a frozen forecaster's mistakes, kept in a small network",
+)

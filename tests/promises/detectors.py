@@ -1,0 +1,275 @@
+"""The laws that every detector keeps, one plain function each: it takes a `Subject` and raises AssertionError.
+
+Like `laws`, which is about forecasters: laws see detectors from outside only, and each runs on every detector.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limosa.app.stream import leaves
+from limosa.core import Batches, Card, Detector, Learner, Scores, Streaming, Window
+from limosa.errors import DataError, UsageError
+from limosa.train.loop import TrainConfig, fit
+
+ROWS = 600  # of normal operation
+LOUD = 25.0  # deviations of an anomaly that nobody can miss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A detector under test."""
+
+    name: str
+    make: Callable[[], Any]  # the same detector at every call, not fitted
+    scale_law: bool = True  # as the card says
+    load: Callable[[Path], Any] | None = None  # a saved folder -> detector; None: through the detector's own class
+
+    def fitted(self, rows: Tensor) -> Any:
+        """The detector after a short fit to `rows` [T, C]."""
+        made = self.make()
+        made.fit(rows, briefly)
+        if isinstance(made, nn.Module):
+            made.eval()
+        return made
+
+    def usual(self) -> Any:
+        """A detector fitted to the usual rows; laws that only read it share one."""
+        return _usual(self)
+
+
+@functools.cache
+def _usual(s: Subject) -> Any:
+    return s.fitted(normal())
+
+
+LAWS: list[Callable[[Subject], None]] = []
+
+
+def law(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    """Enter a function among the laws of all detectors."""
+    LAWS.append(check)
+    return check
+
+
+def subject(name: str, card: Card, *, load: Callable[[Path], Any] | None = None) -> Subject:
+    """The tiny detector of a card."""
+
+    def make() -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return card.build(card.tiny)
+
+    return Subject(name=name, make=make, scale_law=card.scale_law, load=load)
+
+
+def briefly(learner: Learner, batches: Batches) -> object:
+    """A training of a few steps, the same at every call."""
+    with torch.random.fork_rng():
+        return fit(learner, batches, TrainConfig(steps=10, rate=3e-3, warmup=2, average=0.0, seed=1))
+
+
+# -- numbers to try them on --------------------------------------------------------------------------------------------
+
+
+def normal(rows: int = ROWS, seed: int = 0) -> Tensor:
+    """[rows, 4] of normal operation: a wave, a load that follows it, a walk that returns, and one at rest."""
+    dice = torch.Generator().manual_seed(seed)
+    noise = torch.randn(rows, 4, generator=dice, dtype=torch.float64)
+    t = torch.arange(rows, dtype=torch.float64)
+    wave = (t / 5.0 + 0.1 * seed).sin()
+    walk = torch.zeros(rows, dtype=torch.float64)
+    for i in range(1, rows):
+        walk[i] = 0.9 * walk[i - 1] + 0.3 * noise[i, 2]
+    columns = [wave + 0.1 * noise[:, 0], 100.0 + 20.0 * wave + noise[:, 1], walk, 0.01 * noise[:, 3]]
+    return torch.stack(columns, dim=1)
+
+
+def shown(rows: Tensor) -> Window:
+    """A window of one or several runs of rows, [L, C] or [B, L, C]."""
+    return Window(past=rows if rows.ndim == 3 else rows[None], horizon=1)
+
+
+def several(count: int = 3, rows: int = 80) -> Tensor:
+    """[count, rows, 4], each another piece of normal operation."""
+    return torch.stack([normal(rows, seed=seed) for seed in range(1, count + 1)])
+
+
+def assert_close(found: Scores, wanted: Scores, what: str, tolerance: float = 1e-3) -> None:
+    """The scores differ by at most `tolerance` of their size or of 1."""
+    for name in ("values", "total"):
+        mine, theirs = getattr(found, name), getattr(wanted, name)
+        assert mine.shape == theirs.shape, f"{what}: {name} has shape {tuple(mine.shape)}, not {tuple(theirs.shape)}"
+        off = ((mine - theirs).abs() / theirs.abs().clamp(min=1.0)).max().item()
+        assert off <= tolerance, f"{what}: {name} moved by {off:.2g}"
+
+
+def part(scores: Scores, rows: slice) -> Scores:
+    """The scores of some rows."""
+    return Scores(values=scores.values[:, rows], total=scores.total[:, rows])
+
+
+def is_finite(scores: Scores) -> bool:
+    """Whether there is a number for every step and channel."""
+    return bool(scores.values.isfinite().all() and scores.total.isfinite().all())
+
+
+# -- laws --------------------------------------------------------------------------------------------------------------
+
+
+@law
+def scores_are_one_per_batch_step_and_channel(s: Subject) -> None:
+    model = s.usual()
+    for steps in {1, 2, max(1, model.context - 1), model.context, model.context + 7}:
+        made = model.score(shown(several(2, steps)))
+        assert tuple(made.values.shape) == (2, steps, 4), f"{steps} steps give {tuple(made.values.shape)}"
+        assert tuple(made.total.shape) == (2, steps)
+        assert is_finite(made), f"with {steps} steps"
+
+
+@law
+def a_score_never_looks_at_later_rows(s: Subject) -> None:
+    model, rows = s.usual(), several()
+    before = model.score(shown(rows))
+    later = rows.clone()
+    later[:, 50:] = later[:, 50:] * -3.0 + 1e3
+    for changed in (later, rows[:, :50]):
+        assert_close(part(model.score(shown(changed)), slice(50)), part(before, slice(50)), "with other later rows")
+
+
+@law
+def rows_before_the_context_change_nothing(s: Subject) -> None:
+    model = s.usual()
+    rows = normal(2 * model.context + 20, seed=3)
+    whole, last = model.score(shown(rows)), model.score(shown(rows[-(model.context + 9) :]))
+    assert_close(part(last, slice(-10, None)), part(whole, slice(-10, None)), "with less of the past")
+
+
+@law
+def series_of_a_batch_do_not_mix(s: Subject) -> None:
+    model, rows = s.usual(), several()
+    together = model.score(shown(rows))
+    for i in range(len(rows)):
+        alone = Scores(values=together.values[i : i + 1], total=together.total[i : i + 1])
+        assert_close(model.score(shown(rows[i])), alone, f"series {i} alone")
+
+
+@law
+def one_row_at_a_time_gives_the_same_scores(s: Subject) -> None:
+    model, rows = s.usual(), several(2, 40)
+    assert isinstance(model, Streaming)
+    rows[1, 10:13] = torch.nan
+    whole, state, sizes = model.score(shown(rows)), model.start(2), set()
+    for i in range(rows.shape[1]):
+        state, made = model.step(state, rows[:, i])
+        sizes.add(sum(tensor.numel() for tensor in leaves(state)))
+        assert_close(made, part(whole, slice(i, i + 1)), f"row {i} of a stream")
+    assert len(sizes) == 1, "the state grows"
+
+
+@law
+def what_was_not_observed_is_neither_strange_nor_a_zero(s: Subject) -> None:
+    rows = normal()
+    rows[torch.rand(rows.shape, generator=torch.Generator().manual_seed(2)) < 0.1] = torch.nan
+    model, seen = s.fitted(rows), normal(80, seed=5)
+    usual = model.score(shown(seen)).total.max()
+    holes = seen.clone()
+    holes[30:60, 1], holes[70] = torch.nan, torch.inf
+    made = model.score(shown(holes))
+    assert is_finite(made), "with missing values"
+    assert made.total.max() <= 2.0 * usual + 1.0, "missing values are strange"  # channel 1 lies at 100, not at 0
+    empty = model.score(shown(torch.full((1, 30, 4), torch.nan, dtype=torch.float64)))
+    assert is_finite(empty), "where nothing was observed"
+
+
+@law
+def constant_and_empty_channels_are_finite_and_a_constant_that_moves_is_strange(s: Subject) -> None:
+    rows = normal()
+    rows[:, 0], rows[:, 2] = 0.1, torch.nan
+    model, seen = s.fitted(rows), normal(80, seed=5)
+    seen[:, 0] = 0.1
+    still = model.score(shown(seen))
+    assert is_finite(still)
+    assert int(still.values[0, 60].argmax()) != 2, "a channel of which nothing is known is blamed"
+    seen[60:, 0] = 0.2
+    moved = model.score(shown(seen))
+    assert is_finite(moved)
+    assert moved.total[0, 60:64].max() > still.total.max(), "a constant that moves is not strange"
+    assert int(moved.values[0, 60:64].sum(0).argmax()) == 0, "another channel is blamed"
+
+
+@law
+def what_nobody_can_miss_is_found_and_blamed_on_its_channel(s: Subject) -> None:
+    model = s.usual()
+    for channel in range(4):
+        rows = normal(80, seed=6)
+        calm = model.score(shown(rows))
+        rows[60:63, channel] += LOUD * normal()[:, channel].std()
+        made = model.score(shown(rows))
+        assert made.total[0, 60:63].max() > calm.total.max(), f"channel {channel} is missed"
+        assert int(made.values[0, 60:63].sum(0).argmax()) == channel, f"channel {channel} is not blamed"
+
+
+@law
+def channels_in_other_units_are_scored_alike(s: Subject) -> None:
+    if not s.scale_law:
+        return
+    a = torch.tensor([1e3, 0.02, 7.0, 1e-3], dtype=torch.float64)
+    b = torch.tensor([-5.0, 3.0, 1e4, 0.0], dtype=torch.float64)
+    rows, seen = normal(), several()
+    made = s.fitted(a * rows + b).score(shown(a * seen + b))
+    assert_close(made, s.usual().score(shown(seen)), "in other units", tolerance=0.02)
+
+
+@law
+def fitting_again_gives_the_same_detector(s: Subject) -> None:
+    first, second = s.usual(), s.fitted(normal(seed=9))
+    second.fit(normal(), briefly)
+    window = shown(several())
+    kept = window.past.clone()
+    assert torch.equal(first.score(window).total, second.score(window).total), "two fits differ"
+    assert torch.equal(first.score(window).values, first.score(window).values), "two calls differ"
+    assert torch.equal(window.past, kept), "score changed its input"
+
+
+@law
+def a_saved_detector_comes_back_bit_for_bit(s: Subject) -> None:
+    model, window = s.usual(), shown(several())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "deep" / "model"
+        model.save_pretrained(folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+        loaded = [type(model).from_pretrained(folder)] + ([s.load(folder)] if s.load else [])
+    for again in loaded:
+        assert isinstance(again, Detector)
+        assert again.config == model.config
+        assert torch.equal(again.score(window).total, model.score(window).total), "the loaded detector scores otherwise"
+        assert torch.equal(again.score(window).values, model.score(window).values)
+
+
+@law
+def what_does_not_fit_is_refused_in_words(s: Subject) -> None:
+    model = s.usual()
+    for call, kind in (
+        (lambda: model.score(shown(normal(20)[:, :3])), DataError),
+        (lambda: model.step(model.start(1), torch.zeros(1, 5)), DataError),
+        (lambda: s.make().score(shown(normal(20))), UsageError),
+        (lambda: s.make().start(1), UsageError),
+        (lambda: s.make().fit(normal(1), briefly), DataError),
+        (lambda: s.make().fit(torch.full((ROWS, 2), torch.nan), briefly), DataError),
+    ):
+        try:
+            call()
+        except kind as error:
+            message = str(error)
+        else:
+            raise AssertionError(f"nothing was raised where {kind.__name__} was due")
+        assert "fit" in message or "rows" in message, f"the message does not help: {message}"

@@ -1,0 +1,77 @@
+"""A correction is used where it helps, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from limosa.adapters.fusion import ERAS, SHARES, Tally, choose, moved_by
+from limosa.core import Forecast
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def tallied(moved, *, horizon=8, rows=300, seed=0):
+    """The tally of a forecast of 0 with bands of 1; answers are 1 + noise."""
+    dice = torch.Generator().manual_seed(seed)
+    future = 1.0 + 0.5 * torch.randn(rows, horizon, 1, generator=dice)
+    values = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(rows, 3, horizon, 1)
+    tally = Tally(horizon, SHARES, ERAS)
+    era = torch.arange(rows) * ERAS // rows
+    tally.add(Forecast(values=values, levels=LEVELS), future, torch.ones(rows, 1), era, moved(rows, horizon, era))
+    return tally
+
+
+def test_a_correction_that_is_right_is_used_whole():
+    chosen = choose(tallied(lambda n, h, era: torch.ones(n, 3, h, 1)), segments=2)
+    assert (np.array(SHARES)[chosen] >= 0.95).all()
+
+
+def test_a_correction_that_harms_is_not_used():
+    tally = tallied(lambda n, h, era: -torch.ones(n, 3, h, 1))
+    assert (choose(tally) == 0).all()
+
+
+def test_a_correction_that_helps_in_one_third_of_the_time_only_is_not_used():
+    sign = torch.tensor([3.0, -0.2, -0.2])
+    tally = tallied(lambda n, h, era: sign[era].view(-1, 1, 1, 1).expand(-1, 3, h, 1) * 0.4)
+    assert tally.errors(5).mse.mean() < tally.errors(0).mse.mean()
+    assert (choose(tally) == 0).all()
+
+
+def test_a_gain_below_half_a_percent_is_not_used():
+    tally = tallied(lambda n, h, era: torch.full((n, 3, h, 1), 0.001))
+    assert (choose(tally) == 0).all()
+
+
+def test_segments_are_chosen_apart():
+    sign = torch.tensor([1.0] * 4 + [-1.0] * 4).view(1, 1, 8, 1)
+    chosen = choose(tallied(lambda n, h, era: sign.expand(n, 3, 8, 1)), segments=2)
+    assert (chosen[:4] > 0).all()
+    assert (chosen[4:] == 0).all()
+
+
+def test_steps_without_answers_stay_as_they_are():
+    tally = Tally(4, SHARES, ERAS)
+    future = torch.full((30, 4, 1), torch.nan)
+    made = Forecast(values=torch.zeros(30, 3, 4, 1), levels=LEVELS)
+    tally.add(made, future, torch.ones(30, 1), torch.arange(30) // 10, torch.ones(30, 3, 4, 1))
+    assert (choose(tally) == 0).all()
+    assert np.isnan(tally.errors().mse).all()
+
+
+def test_errors_are_those_of_the_forecast():
+    tally = tallied(lambda n, h, era: torch.ones(n, 3, h, 1))
+    before, after = tally.errors(0).until(8), tally.errors(20).until(8)
+    assert abs(before["mse"] - 1.25) < 0.05
+    assert abs(after["mse"] - 0.25) < 0.02
+    assert after["crps"] < before["crps"]
+    assert after["coverage80"] > before["coverage80"]
+
+
+def test_moved_quantiles_stay_in_order_and_later_steps_stay():
+    values = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 5, 1)
+    moved = torch.tensor([0.1, 0.1 - 1e-9, -3.0]).view(1, 3, 1, 1).expand(1, 3, 3, 1)
+    made = moved_by(Forecast(values=values, levels=LEVELS), moved, torch.ones(3))
+    assert bool((made.values.diff(dim=1) >= 0).all())
+    assert torch.equal(made.values[:, :, 3:], values[:, :, 3:])

@@ -1,0 +1,119 @@
+"""`limosa adapt` and `limosa.adapt`: adapted, saved, found again, refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import limosa
+from limosa import models as registry
+from limosa.adapters.fusion import Errors
+from limosa.app.cli import main
+from limosa.errors import DataError, ModelNotFound, UsageError
+
+SMALL = ["-h", "8", "--context", "32", "--windows", "60", "--steps", "3", "--batch-size", "32"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a file and a small model by the name of the embedded one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "WEIGHTS", tmp_path / "weights")
+    torch.manual_seed(0)
+    patched = registry.card("patched")
+    patched.build(patched.tiny).eval().save_pretrained(tmp_path / "weights" / "limosa-small")
+    t = np.arange(240)
+    noise = np.random.default_rng(0).standard_normal(240)
+    frame = pd.DataFrame(
+        {"ds": pd.date_range("2024-01-01", periods=240, freq="h"), "y": np.sin(t / 3.82) + 0.1 * noise}
+    )
+    frame.to_csv("a.csv", index=False)
+    return tmp_path
+
+
+def test_an_adapter_is_a_folder_that_forecasts(place, capsys):
+    assert main(["adapt", "a.csv", "-o", "mine", "--json", "-q", *SMALL]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in printed["table"]] == ["frozen", "memory"]
+    assert sorted(path.name for path in (place / "mine").iterdir()) == ["adapter.safetensors", "config.json"]
+    config = json.loads((place / "mine" / "config.json").read_text())
+    assert config["base"] == "limosa-small"
+    assert {"base_hash", "fit_end", "levels", "validation", "change_by_horizon", "gate", "shares"} <= set(config)
+    assert main(["forecast", "a.csv", "-h", "8", "-m", "mine", "-q"]) == 0
+    told = capsys.readouterr().out.splitlines()[1].split(",")
+    table = limosa.forecast("a.csv", 8, model="mine")
+    assert float(told[2]) == pytest.approx(table["mine"].iloc[0])
+    assert main(["backtest", "a.csv", "-h", "8", "-m", "mine,limosa-small", "-q"]) == 0
+
+
+def test_auto_tries_every_method_and_keeps_one_that_does_no_harm(place):
+    done = limosa.adapt("a.csv", "best", method="auto", horizon=8, context=32, windows=60, steps=3, batch_size=32)
+    tried = {row["method"]: row for row in done.table}
+    assert set(tried) == {"frozen", "memory", "full", "head", "lora", "retrieval"}
+    assert all(tried[done.method][f"{name}_change"] <= 0 for name in ("mse", "mae", "crps"))
+    assert torch.equal(limosa.load("best").forecast(_window()).values, done.model.forecast(_window()).values)
+
+
+def _window():
+    return limosa.Window(past=torch.arange(40, dtype=torch.float64).sin().view(1, 40, 1), horizon=8)
+
+
+def test_a_base_without_weights_can_be_given_a_memory_but_not_be_tuned(place):
+    options = {"horizon": 8, "context": 32, "windows": 60, "steps": 3, "batch_size": 32, "base": "naive"}
+    done = limosa.adapt("a.csv", "naive-memory", **options)
+    assert [row["method"] for row in done.table] == ["frozen", "memory"]
+    with pytest.raises(UsageError, match="no weights to train"):
+        limosa.adapt("a.csv", "naive-lora", method="lora", **options)
+
+
+def test_another_model_by_the_same_name_is_refused(place):
+    limosa.adapt("a.csv", "mine", horizon=8, context=32, windows=60, steps=3, batch_size=32)
+    torch.manual_seed(1)
+    patched = registry.card("patched")
+    patched.build(patched.tiny).eval().save_pretrained(place / "weights" / "limosa-small")
+    with pytest.raises(DataError, match="not for this model"):
+        limosa.load("mine")
+
+
+def test_a_stopped_run_goes_on_and_is_not_overwritten(place, monkeypatch, capsys):
+    from limosa.app import adapting
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapting, "distill", stopped)
+    assert main(["adapt", "a.csv", "-o", "mine", "-q", *SMALL]) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(registry, "WEIGHTS", place / "weights")
+    assert main(["adapt", "a.csv", "-o", "mine", "-q", *SMALL]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(["adapt", "a.csv", "-o", "mine", "-q", "--resume", *SMALL]) == 0
+
+
+def test_where_every_method_harms_the_frozen_model_is_kept(place):
+    from limosa.app import adapting
+
+    done = limosa.adapt("a.csv", "mine", horizon=8, context=32, windows=60, steps=3, batch_size=32)
+    before = Errors(mse=np.ones(8), mae=np.ones(8), crps=np.ones(8), coverage80=np.ones(8))
+    worse = dataclasses.replace(before, mae=2.0 * np.ones(8))
+    done.model.alpha.fill_(1.0)
+    tried = [adapting.Outcome(method=name, model=done.model, errors=worse, seconds=0.0) for name in ("lora", "memory")]
+    best = adapting._best(before, tried)
+    assert best.method == "memory"
+    assert not best.model.alpha.any()
+
+
+def test_wrong_numbers_and_names_are_refused(place):
+    with pytest.raises(UsageError, match="steps is 0"):
+        limosa.adapt("a.csv", "x", steps=0)
+    with pytest.raises(UsageError, match="method is 'magic'"):
+        limosa.adapt("a.csv", "x", method="magic")
+    with pytest.raises(ModelNotFound, match="nothing-of-that-name"):
+        limosa.adapt("a.csv", "x", base="nothing-of-that-name")
