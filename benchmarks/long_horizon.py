@@ -249,8 +249,10 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
     elif cell.group == "informer":
         options = {"channels": joint, "point": "mean", "start": 48}
         if cell.columns == "all":
-            train = TrainConfig(steps=800, rate=1e-3, average=0.98, validate_every=100, patience=4)
-            made = Plan(options=options | {"scaling": "last"}, context=96, train=train, batch=32)
+            far = cell.horizon > 168  # long decoders cost much, and learn what they can in few steps
+            steps, batch = (400, 16) if far else (800, 32)
+            train = TrainConfig(steps=steps, rate=1e-3, average=0.98, validate_every=steps // 8, patience=4)
+            made = Plan(options=options | {"scaling": "last"}, context=96, train=train, batch=batch)
         elif cell.horizon < 96:
             train = TrainConfig(steps=1200, rate=2e-3, average=0.98, validate_every=100, patience=4)
             made = Plan(options=options | {"scaling": "last", "dropout": 0.0}, context=96, train=train, batch=16)

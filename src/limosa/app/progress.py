@@ -46,18 +46,18 @@ def _bar(unit: str) -> Iterator[OnProgress]:
 
 
 def _lines(unit: str) -> OnProgress:
-    start = said = time.monotonic()
-    before = 0
+    began = said = time.monotonic()
+    first = before = 0
 
     def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal start, said, before
+        nonlocal began, said, first, before
         now = time.monotonic()
-        if done < before:  # the next part of the work has begun, at a pace of its own
-            start = said
+        if not first or done < before:  # what is done first, of each part of the work, warms up; the pace begins here
+            began, first = now, done
         before = done
-        if now - said >= EVERY and done < total:
+        if now - said >= EVERY and first < done < total:
             said = now
-            left = (now - start) / done * (total - done)
+            left = (now - began) / (done - first) * (total - done)
             more = f", {note}" if note else ""
             sys.stderr.write(f"limosa: {done:,} of {total:,} {unit}{more}, {left:.0f} s left\n")
 
