@@ -47,6 +47,7 @@ from common import ROOT, Options, command_line, data_folder, finish
 from limosa import models
 from limosa.adapters.course import Course, CourseConfig, prepare
 from limosa.adapters.distill import Lecture, distill, teach
+from limosa.adapters.folder import fingerprint
 from limosa.adapters.fusion import Tally, moved_by
 from limosa.adapters.lessons import Lesson, Lessons, ask
 from limosa.adapters.places import places
@@ -56,6 +57,7 @@ from limosa.app import adapting
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.data.windows import Windows
+from limosa.errors import LimosaError
 from limosa.train.loop import TrainConfig, fit
 from long_horizon import read
 
@@ -122,7 +124,7 @@ def test_of(base: Forecaster, name: str, data: str, size: Size) -> Lessons:
     whole, (_, validation, _) = panel(data)
     stride = SETS[data][0] * size.stride
     at = places(whole.lengths, past=CONTEXT, answers=HORIZONS[0], origins=np.array([validation]), stride=stride)
-    path = KEPT / "answers" / f"test-{name}-{data}-{stride}.npy"
+    path = KEPT / "answers" / f"test-{name}-{data}-{stride}-{fingerprint(base)}.npy"
     kept, levels = ask(base, whole, at, context=CONTEXT, horizon=HORIZONS[-1], path=path)
     return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, batch_size=512, seed=0)
 
@@ -155,7 +157,7 @@ def kept(key: str, quick: bool, run: Callable[[], Row]) -> Row:
         found: Row = json.loads(path.read_text())
         return found
     made = run()
-    if not quick:
+    if made and not quick:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made, indent=1) + "\n")
     print(key, json.dumps(made)[:400], flush=True)
@@ -328,6 +330,8 @@ def rivals(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float],
 def one_rival(method: str, size: Size) -> Row:
     """Adapt to ETTh1 by one method, within the native horizon; score it there at 96 steps, and on ETTh2."""
     base = models.load("limosa-small")
+    some = walks(4)
+    untouched = base.forecast(some).values
     course = course_of(base, "ETTh1", size, horizon=96)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     done = adapting.run(course, method, size.steps, None, resume=False, on_progress=None)
@@ -340,9 +344,14 @@ def one_rival(method: str, size: Size) -> Row:
         row[key] = after["mse"] / frozen["mse"] - 1.0
         if data == "ETTh1":
             row |= {f"{name}_change": after[name] / frozen[name] - 1.0 for name in ("mae", "crps")}
-    window = Window(past=torch.randn(4, CONTEXT, 1), horizon=96)
-    row["off_is_frozen"] = torch.equal(done.model.base.forecast(window).values, base.forecast(window).values)
+    row["off_is_frozen"] = torch.equal(done.model.base.forecast(some).values, untouched)
     return row
+
+
+def walks(rows: int) -> Window:
+    """Random walks, to be forecast 96 steps ahead; the same at every call."""
+    dice = torch.Generator().manual_seed(0)
+    return Window(past=torch.randn(rows, CONTEXT, 1, generator=dice).cumsum(1), horizon=96)
 
 
 def _short(model: Forecaster) -> Callable[[Lesson], Forecast]:
@@ -364,7 +373,7 @@ def bases(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], 
         for data in sets:
             try:
                 row = memories(name, data, size, seeds, "default", quick)
-            except Exception as error:
+            except LimosaError as error:  # its package is not installed
                 print(f"skipped: {name} on {data}: {error}", file=sys.stderr)
                 continue
             own = lines("bases", name, data, "default", row)
@@ -392,7 +401,7 @@ def transfer(name: str, data: str, size: Size, seed: int) -> Row:
 
 
 def leak(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
-    """The teacher under four rules."""
+    """The teacher under three rules of who may be a neighbour."""
     table: list[Row] = []
     metrics: dict[str, float] = {}
     for apart in ("self", "disjoint", "causal"):
@@ -418,7 +427,7 @@ def latency(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float]
     looked_up.alpha.fill_(0.5)
     metrics: dict[str, float] = {}
     for rows in (1, 256):
-        window = Window(past=torch.randn(rows, CONTEXT, 1).cumsum(1), horizon=96)
+        window = walks(rows)
         suffix = f"overhead_batch{rows}"
         metrics[f"latency_{suffix}"] = adapting.slower(memory, base, window, 3 if quick else 21)
         metrics[f"retrieval_latency_{suffix}"] = adapting.slower(looked_up, base, window, 3 if quick else 7)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from report import RESULTS, markdown
 
@@ -43,6 +46,29 @@ def command_line(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write docs/results/NAME.json")
     return parser
+
+
+def common_options(given: argparse.Namespace) -> Options:
+    """Those of the parsed options that every benchmark has."""
+    return Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)})
+
+
+def kept_at(folder: Path, label: str, settings: Mapping[str, Any]) -> Path:
+    """Where the score of a finished run is, under a name that changes with any of its settings."""
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{label.replace(' ', '_')}-{name}.json"
+
+
+def keep(path: Path, settings: Mapping[str, Any], score: Mapping[str, float]) -> None:
+    """Leave the score of a finished run there, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, {"settings": settings, "score": score})
+
+
+def recalled(path: Path) -> dict[str, float]:
+    """The score that `keep` left."""
+    score: dict[str, float] = json.loads(path.read_text())["score"]
+    return score
 
 
 def data_folder() -> Path:
@@ -82,11 +108,16 @@ def finish(
     print(markdown(table), markdown([{"metric": key, "value": value} for key, value in metrics.items()]), sep="\n\n")
     if chosen.save:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        part = RESULTS / f"{name}.json.part"
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(RESULTS / f"{name}.json")
+        _write(RESULTS / f"{name}.json", record)
     if chosen.json:
         print(json.dumps(record))
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Beside, then renamed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
 
 
 def _git(*words: str) -> str:

@@ -17,7 +17,7 @@ from limosa.adapters.lessons import Lesson, Lessons, Told, ask
 from limosa.adapters.places import Halves, Places, Standard, halves, places, thinned
 from limosa.core import Forecast, Forecaster
 from limosa.data.panel import Panel
-from limosa.errors import UsageError
+from limosa.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Course:
     units: Standard  # of the fit part
     fit: Lessons
     judged: Lessons
+    key: str  # names the data, the windows, the sizes and the frozen model
 
     def judging(self) -> Iterator[tuple[Lesson, Tensor, Tensor]]:
         """Lessons to be judged by, with their unit of errors [B, C] and the third of the time they lie in [B]."""
@@ -96,16 +97,20 @@ def prepare(
 
     With a `folder` the answers are kept there, and a stopped run goes on where it was.
 
-    Raises: DataError if the panel is too short to be cut.
+    Raises: DataError if the panel is too short to be cut, or nothing was observed in a part.
     """
     parts = halves(panel, share=config.share, end=end)
     C = panel.values.shape[1]
+    if parts.fit.lengths.max() < 2:
+        until = panel.times(np.array([parts.end]))[0]
+        raise DataError(f"no series has two rows before {until}, in the part to learn from; give longer series")
     learnt = thinned(_to_learn(parts.fit, config), max(1, config.windows // C), config.seed)
     judged = thinned(parts.judged, max(1, config.judges // C), config.seed + 1)
     total = len(learnt) + len(judged)
-    made = []
+    made, keys = [], []
     for name, where, at, before in (("fit", parts.fit, learnt, 0), ("judged", parts.whole, judged, len(learnt))):
-        path = None if folder is None else folder / f"{name}-{_key(base, where, at, config)}.npy"
+        keys.append(_key(base, where, at, config))
+        path = None if folder is None else folder / f"{name}-{keys[-1]}.npy"
         told = None if on_done is None else _after(on_done, before, total)
         kept, levels = ask(base, where, at, context=config.context, horizon=config.horizon, path=path, on_done=told)
         made.append(
@@ -119,7 +124,15 @@ def prepare(
                 seed=config.seed,
             )
         )
-    return Course(config=config, base=base, parts=parts, units=Standard.of(parts.fit), fit=made[0], judged=made[1])
+    return Course(
+        config=config,
+        base=base,
+        parts=parts,
+        units=Standard.of(parts.fit),
+        fit=made[0],
+        judged=made[1],
+        key="-".join(keys),
+    )
 
 
 def _to_learn(fit: Panel, config: CourseConfig) -> Places:

@@ -13,7 +13,7 @@ from torch import Tensor
 from limosa.adapters.course import Course
 from limosa.adapters.fusion import SHARES, Tally, choose
 from limosa.adapters.lessons import LEVELS, Kept, Lessons
-from limosa.adapters.neighbours import Apart, Store
+from limosa.adapters.neighbours import MOST, MOST_HIDDEN, Apart, Store, hidden_of, key_of
 from limosa.adapters.teacher import Counsel, Teacher, TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.core import Forecast
@@ -61,8 +61,13 @@ class Report:
 
 
 def tuned(course: Course, config: TeacherConfig, context: int) -> tuple[Teacher, list[Counsel]]:
-    """A teacher that sees the last `context` steps, its temperature found on the fit windows; and what it found."""
-    teacher = Teacher(Store.of(course.parts.fit, context=context, horizon=course.config.horizon), config)
+    """A teacher that sees the last `context` steps, its temperature found on the fit windows; and what it found.
+
+    Raises: UsageError if it is to find the nearest by hidden states that cannot be reached.
+    """
+    key, most = (hidden_of(course.base), MOST_HIDDEN) if config.keys == "hidden" else (key_of, MOST)
+    store = Store.of(course.parts.fit, context=context, horizon=course.config.horizon, most=most, key=key)
+    teacher = Teacher(store, config)
     found = _asked(course, teacher, course.fit, config.apart)
     teacher.tune(
         Counsel(
@@ -165,11 +170,15 @@ def distill(
     report = Report(
         teacher_mse={part: one.mse for part, one in taught.items() if (one.confidence > 0).any()},
         gate={part: one.gate for part, one in taught.items()},
-        alarm=lectures is not None and lectures[0].gate - lectures[1].gate > ALARM,
+        alarm=lectures is not None and _alarming(lectures),
         shares=memory.alpha.tolist(),
         best_step=result.best_step,
     )
     return memory, report, tally
+
+
+def _alarming(lectures: tuple[Lecture, Lecture]) -> bool:
+    return lectures[0].gate - lectures[1].gate > ALARM
 
 
 def _say(lectures: tuple[Lecture, Lecture]) -> None:
@@ -181,7 +190,7 @@ def _say(lectures: tuple[Lecture, Lecture]) -> None:
         f"teacher: squared error {fit.mse:.3f} on fit and {judged.mse:.3f} on validation windows, better than the "
         f"frozen model in {fit.gate:.0%} and {judged.gate:.0%}"
     )
-    if fit.gate - judged.gate > ALARM:
+    if _alarming(lectures):
         log.warning(
             "the teacher is far better on fit windows than on validation windows: it may have seen their answers; "
             "look for rows that are repeated at other times"

@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limosa.core import Card, Forecaster
-from limosa.errors import DataError, LimosaError
+from limosa.errors import DataError, LimosaError, UsageError
 from limosa.files import write_beside
 from limosa.nn.saving import CONFIG, read_config
 
 TENSORS = "adapter.safetensors"
+# What a folder of another version, or of another kind, raises while it is read.
+_UNFIT = (AttributeError, ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, UsageError)
 
 
 def fingerprint(base: Forecaster) -> str:
@@ -79,8 +81,19 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def base_of(folder: str | Path) -> str:
-    """The name or folder of the frozen model that an adapter was made for."""
-    return str(read_config(folder)["base"])
+    """The name or folder of the frozen model that an adapter was made for.
+
+    Raises: ModelNotFound if there is no config, DataError if it is not that of an adapter.
+    """
+    return str(_recorded(folder)["base"])
+
+
+def _recorded(folder: str | Path) -> dict[str, Any]:
+    """The config of an adapter."""
+    content = read_config(folder)
+    if lacking := {"base", "base_hash", "options"} - set(content):
+        raise DataError(f"{folder} is not an adapter, its config has no {', '.join(sorted(lacking))}; adapt again")
+    return content
 
 
 def load(folder: str | Path, base: Forecaster) -> Any:
@@ -89,16 +102,16 @@ def load(folder: str | Path, base: Forecaster) -> Any:
     Raises: DataError if `base` is another model than the one it was made for, or the files do not fit.
     """
     folder = Path(folder)
-    content = read_config(folder)
+    content = _recorded(folder)
     if (found := fingerprint(base)) != content["base_hash"]:
         raise DataError(
             f"{folder} was made for {content['base']} ({content['base_hash']}), not for this model ({found}); give "
             "that one, or adapt this one: limosa adapt"
         )
-    own = card(str(content["model"]).partition(":")[2])
     try:
+        own = card(str(content["model"]).partition(":")[2])
         adapter = own.build(own.config(**content["options"]), base)
         adapter.restore(load_file(folder / TENSORS))
-    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except _UNFIT as error:
         raise DataError(f"{folder} does not hold an adapter of this version: {error}") from error
     return adapter.eval()

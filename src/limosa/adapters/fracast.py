@@ -45,7 +45,8 @@ class Fracast(nn.Module):
         rows = window.past[:, -self.context :].transpose(1, 2).flatten(0, 1).float().numpy()
         seen = np.flatnonzero(np.isfinite(rows).sum(-1) >= LEAST)
         values = np.full((len(rows), window.horizon, len(LEVELS)), np.nan, np.float32)
-        for part in np.split(seen, range(BATCH, len(seen), BATCH)):
+        for first in range(0, len(seen), BATCH):
+            part = seen[first : first + BATCH]
             values[part] = self._model.forecast_batch(rows[part], horizon=window.horizon)
         made = torch.from_numpy(np.sort(values, -1)).view(B, C, window.horizon, -1).permute(0, 3, 2, 1)
         return Forecast(values=made.to(window.past.dtype), levels=LEVELS)

@@ -27,8 +27,10 @@ LEAST = 0.005  # gain below which the frozen forecast stays
 def moved_by(made: Forecast, moved: Tensor, shares: Tensor) -> Forecast:
     """`made` with its first steps moved by a share [H] of `moved` [B, Q, H, C]; in order also where rounding is not."""
     known = moved.shape[2]
-    values = made.values[:, :, :known] + moved * shares[: made.values.shape[2], None].to(moved.dtype)
-    return replace(made, values=torch.cat([values.cummax(1).values, made.values[:, :, known:]], dim=2))
+    values = made.values[:, :, :known] + moved * shares[:known, None].to(moved.dtype)
+    values = values.cummax(1).values
+    later = made.values[:, :, known:]
+    return replace(made, values=torch.cat([values, later], dim=2) if later.shape[2] else values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Tally:
     def add(
         self, made: Forecast, future: Tensor, deviation: Tensor, era: Tensor | None = None, moved: Tensor | None = None
     ) -> None:
-        """Count a batch.
+        """Count a batch; steps without an answer do not count, nor those of which the forecast says nothing.
 
         Args:
             made: the forecast before it is moved, [B, Q, H, C].
@@ -65,7 +67,7 @@ class Tally:
             deviation: [B, C], the unit of errors.
             era: [B] which third of the time.   moved: [B, Q, H, C] what a share of one adds.
         """
-        seen = future.isfinite()
+        seen = future.isfinite() & made.values.isfinite().all(1)
         level = torch.tensor(made.levels).view(-1, 1, 1)
         unit = deviation[:, None]
         eras = torch.zeros(len(future), dtype=torch.int64) if era is None else era

@@ -63,7 +63,7 @@ class Kept:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         mark = path.with_suffix(".json")
-        if path.exists() and mark.exists():
+        if path.exists() and mark.exists() and np.load(path, mmap_mode="r").shape == shape:
             self.done = int(json.loads(mark.read_text())["done"])
         mode = "r+" if self.done else "w+"
         self.values = np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=shape)
@@ -102,7 +102,8 @@ def ask(
 ) -> tuple[Kept, tuple[float, ...]]:
     """The frozen model's answers to all windows `at`, and its levels; what `path` holds is not asked again."""
     size = max(1, BLOCK // panel.values.shape[1])
-    first = base.forecast(take(panel, at[:1], context, horizon, answers=False))
+    with torch.inference_mode():
+        first = base.forecast(take(panel, at[:1], context, horizon, answers=False))
     kept = Kept((len(at), len(first.levels), horizon, panel.values.shape[1]), path)
     while kept.done < len(at):
         window = take(panel, at[kept.done : kept.done + size], context, horizon, answers=False)

@@ -5,11 +5,12 @@ own future, slightly disguised. So windows are told apart by time, across the wh
 masked before the nearest are chosen; dropping only the query itself from the nearest, as published code of TS-Memory
 (arXiv 2602.11550) does, makes a teacher four times better than it can be.
 
-Search is exact: blocks of a matrix product over short normalised keys.
+Search is exact: blocks of a matrix product over short normalised keys, of the context itself or of a hidden state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -19,16 +20,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limosa.adapters.places import Standard, places
+from limosa.core import Backbone, Forecaster, Window
 from limosa.data.panel import Panel
+from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
 
 KEY = 64  # numbers per key
-MOST = 200_000  # keys in a store; longer panels are thinned evenly
+MOST = 200_000  # keys in a store; larger panels are thinned evenly
+MOST_HIDDEN = 20_000  # where each key costs a pass of a model
+ROWS = 4096  # of a store that are read at once while their keys are made
 BLOCK = 64  # queries at once: 64 x 200,000 similarities are 51 MB
 
+Key = Callable[[Tensor], Tensor]  # contexts [R, L] in any units -> keys [R, D] of length one
 Apart = Literal["disjoint", "causal", "open", "self"]
 """Which windows a query may see: those that share no moment with it, past or answers; those that ended before its past
 began; all, for queries whose answers come after the fit part; all but itself, which leaks and is here to be caught."""
+
+
+def key_of(past: Tensor) -> Tensor:
+    """Keys [R, KEY] of contexts [R, L]: scaled, averaged over bins of what was observed, of length one."""
+    own = scaled(past[..., None])
+    z, seen = own.z[..., 0], own.observed[..., 0].float()
+    pooled = F.adaptive_avg_pool1d(z[:, None], KEY)[:, 0] / F.adaptive_avg_pool1d(seen[:, None], KEY)[:, 0].clamp(
+        min=1e-3
+    )
+    return F.normalize(pooled, dim=-1)
+
+
+def hidden_of(base: Forecaster) -> Key:
+    """Keys [R, D] of contexts [R, L] from a frozen model: the last token of its last hidden state, of length one.
+
+    Raises: UsageError if hidden states cannot be reached.
+    """
+    if not isinstance(base, Backbone):
+        raise UsageError(f"the hidden states of {type(base).__name__} cannot be reached; give keys='context'")
+
+    @torch.no_grad()
+    def key(past: Tensor) -> Tensor:
+        blocks = [base.encode(Window(past=rows[..., None], horizon=1))[-1][:, -1] for rows in torch.split(past, BLOCK)]
+        return F.normalize(torch.cat(blocks).float().nan_to_num(), dim=-1)
+
+    return key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,34 +75,50 @@ class Store:
     """Windows of a fit part, one row for each window and channel, in standard units, with their keys."""
 
     def __init__(
-        self, values: Tensor, start: Tensor, stamps: Tensor, *, context: int, horizon: int, most: int = MOST
+        self,
+        values: Tensor,
+        start: Tensor,
+        stamps: Tensor,
+        *,
+        context: int,
+        horizon: int,
+        most: int = MOST,
+        key: Key = key_of,
     ) -> None:
         self.values, self.start, self.stamps = values, start, stamps
-        self.context, self.horizon = context, horizon
+        self.context, self.horizon, self.key = context, horizon, key
         lengths = np.diff(start.numpy())
         longest = int(lengths.max(initial=0))
         # Long series are asked for whole contexts; short ones give what they have.
         past = context if longest >= 2 * (context + horizon) else max(1, (longest - horizon) // 2)
         windows = int(np.maximum(lengths - past - horizon + 1, 0).sum()) * values.shape[1]
         found = places(lengths, past=past, answers=horizon, stride=max(1, -(-windows // most)))
+        room = max(1, most // values.shape[1])
+        if len(found) > room:  # many series, each too short for the stride to tell
+            found = found[np.linspace(0, len(found) - 1, room).astype(np.int64)]
         self.begin = start[torch.from_numpy(found.series)]  # [M] first row of the window's series
         self.cutoff = self.begin + torch.from_numpy(found.cutoff)  # [M] row of the first answer
         self.first = stamps[torch.maximum(self.cutoff - context, self.begin)]  # [M]
         self.last = stamps[self.cutoff + horizon - 1]  # [M]
-        rows = torch.split(torch.arange(len(self)), 4096)
-        parts = [(self.past(part), self.future(part)) for part in rows]
-        self.keys = torch.cat([key_of(before) for before, _ in parts]) if parts else torch.zeros(0, KEY)  # [M * C, KEY]
-        whole = [before.isfinite().any(-1) & (after.isfinite().float().mean(-1) >= 0.5) for before, after in parts]
-        self.usable = torch.cat(whole) if parts else torch.zeros(0, dtype=torch.bool)  # [M * C]
+        self.keys, self.usable = self._indexed()  # [M * C, D] and [M * C]
+
+    def _indexed(self) -> tuple[Tensor, Tensor]:
+        """Keys of all rows, and which have a past and at least half of their answers; contexts are not kept."""
+        keys, usable = [], []
+        for rows in torch.split(torch.arange(len(self)), ROWS):
+            past, future = self.past(rows), self.future(rows)
+            keys.append(self.key(past))
+            usable.append(past.isfinite().any(-1) & (future.isfinite().float().mean(-1) >= 0.5))
+        return torch.cat(keys), torch.cat(usable)
 
     @classmethod
-    def of(cls, fit: Panel, *, context: int, horizon: int, most: int = MOST) -> Self:
-        """The windows of a panel."""
+    def of(cls, fit: Panel, *, context: int, horizon: int, most: int = MOST, key: Key = key_of) -> Self:
+        """At most `most` rows of a panel's windows, evenly spread, to be found by `key`."""
         units = Standard.of(fit)
         owner = np.repeat(np.arange(len(fit)), fit.lengths)
         values = torch.from_numpy((fit.values - units.mean[owner]) / units.deviation[owner]).float()
         start, stamps = torch.from_numpy(fit.start.copy()), torch.from_numpy(fit.stamps.copy())
-        return cls(values, start, stamps, context=context, horizon=horizon, most=most)
+        return cls(values, start, stamps, context=context, horizon=horizon, most=most, key=key)
 
     def __len__(self) -> int:
         """The number of rows: windows times channels."""
@@ -101,7 +149,7 @@ class Store:
         count = min(count, len(self))
         C = self.values.shape[1]
         index, allowed = [], []
-        for block, first, last in zip(*(torch.split(t, BLOCK) for t in (key_of(past), *span)), strict=True):
+        for block, first, last in zip(*(torch.split(t, BLOCK) for t in (self.key(past), *span)), strict=True):
             may = self._may(first[:, None], last[:, None], apart).repeat_interleave(C, 1) & self.usable  # [b, M * C]
             likeness, nearest = (block @ self.keys.T).masked_fill_(~may, -torch.inf).topk(count, -1)
             index.append(nearest)
@@ -116,13 +164,3 @@ class Store:
             return self.first != first
         before = self.last < first
         return before if apart == "causal" else before | (self.first > last)
-
-
-def key_of(past: Tensor) -> Tensor:
-    """Keys [R, KEY] of contexts [R, L]: scaled, averaged over bins of what was observed, of length one."""
-    own = scaled(past[..., None])
-    z, seen = own.z[..., 0], own.observed[..., 0].float()
-    pooled = F.adaptive_avg_pool1d(z[:, None], KEY)[:, 0] / F.adaptive_avg_pool1d(seen[:, None], KEY)[:, 0].clamp(
-        min=1e-3
-    )
-    return F.normalize(pooled, dim=-1)

@@ -90,7 +90,7 @@ class Halves:
 def halves(panel: Panel, *, share: float = 0.2, end: int | None = None) -> Halves:
     """Cut at the stamp `end`, or so that about `share` of the rows come after it; series that begin later are left out.
 
-    Raises: DataError if no series reaches over the cut.
+    Raises: DataError if no series reaches over the cut, or nothing was observed on one side of it.
     """
     if end is None:
         end = int(np.sort(panel.stamps)[int((1.0 - share) * len(panel.stamps))])
@@ -100,11 +100,22 @@ def halves(panel: Panel, *, share: float = 0.2, end: int | None = None) -> Halve
         fit = _rows(whole, whole.stamps < end)
         judged = places(whole.lengths, past=1, answers=1, origins=fit.lengths)
         if len(judged):
+            _check_observed(whole, end)
             return Halves(whole=whole, fit=fit, end=end, judged=judged)
     raise DataError(
         f"no series has rows both before and after {panel.times(np.array([end]))[0]}, where the part that adapters are "
         "judged by begins; give longer series, or such that overlap in time"
     )
+
+
+def _check_observed(panel: Panel, end: int) -> None:
+    observed, late = np.isfinite(panel.values).any(1), panel.stamps >= end
+    for side, rows in (("before", ~late), ("from", late)):
+        if not observed[rows].any():
+            raise DataError(
+                f"nothing was observed {side} {panel.times(np.array([end]))[0]}, where the part that adapters are "
+                "judged by begins; give rows with values on both sides"
+            )
 
 
 def _rows(panel: Panel, keep: np.ndarray) -> Panel:

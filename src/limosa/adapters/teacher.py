@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from limosa.adapters.neighbours import Apart, Store
+from limosa.adapters.neighbours import BLOCK, Apart, Store
 from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
 
@@ -32,6 +32,7 @@ class TeacherConfig:
     recent: int = 16  # steps at the end of a context that set its level
     align: Align = "affine"
     apart: Apart = "disjoint"  # of queries in the fit part
+    keys: Literal["context", "hidden"] = "context"  # what the nearest are found by: hidden is the model's last state
 
     def __post_init__(self) -> None:
         if not LEAST <= self.neighbours <= self.candidates:
@@ -64,7 +65,7 @@ class Teacher:
         found = self.store.search(past, span, apart=apart, count=self.config.candidates)
         kept = min(self.config.neighbours, found.index.shape[1])
         index, distance = [], []
-        for own, rows, may in zip(*(torch.split(t, 64) for t in (past, found.index, found.allowed)), strict=True):
+        for own, rows, may in zip(*(torch.split(t, BLOCK) for t in (past, found.index, found.allowed)), strict=True):
             there = self._aligned(self.store.past(rows), rows, own)  # [r, K0, L] in scales of the query
             away = (there - _z(own)[:, None]).abs().nanmean(-1).nan_to_num(torch.inf)
             nearest, order = away.masked_fill(~may, torch.inf).topk(kept, -1, largest=False)
@@ -94,16 +95,16 @@ class Teacher:
         """[R] in [0, 1]: how few neighbours carry the weight, and how near the nearest is; 0 with fewer than LEAST."""
         kept = counsel.distance.shape[1]
         few = ((kept - effective(self.weights(counsel.distance))) / max(kept - 1, 1)).clamp(0.0, 1.0)
-        near = (-counsel.distance[:, 0] / self.typical).exp()
+        near = (-counsel.distance[:, :1] / self.typical).exp().sum(-1)  # 0 from an empty store
         return torch.where(counsel.allowed >= LEAST, few * near, 0.0)
 
-    def futures(self, counsel: Counsel, past: Tensor) -> Tensor:
-        """The neighbours' futures [R, K, H], aligned, in scales of the query's own context `past` [R, L]."""
-        return self._aligned(self.store.future(counsel.index), counsel.index, past)
-
     def quantiles(self, counsel: Counsel, past: Tensor, levels: tuple[float, ...]) -> Tensor:
-        """Weighted quantiles [R, Q, H] of the neighbours' futures, in scales of the query."""
-        return weighted_quantiles(self.futures(counsel, past), self.weights(counsel.distance), levels)
+        """Weighted quantiles [R, Q, H] of the neighbours' futures, in scales of the queries `past` [R, L]."""
+        made = []
+        weight = self.weights(counsel.distance)
+        for own, rows, share in zip(*(torch.split(t, BLOCK) for t in (past, counsel.index, weight)), strict=True):
+            made.append(weighted_quantiles(self._aligned(self.store.future(rows), rows, own), share, levels))
+        return torch.cat(made)
 
     def _aligned(self, values: Tensor, rows: Tensor, past: Tensor) -> Tensor:
         """`values` [R, K, T] of rows [R, K] moved to the level of the queries `past` [R, L], in scales of the query."""
@@ -137,6 +138,8 @@ def weighted_quantiles(values: Tensor, weight: Tensor, levels: tuple[float, ...]
 
     Values that are NaN do not count; a step without any is NaN.
     """
+    if not values.shape[1]:
+        return values.new_full((len(values), len(levels), values.shape[2]), torch.nan)
     ordered, order = values.sort(1)  # NaN last
     share = weight[..., None].expand_as(values).gather(1, order).masked_fill(ordered.isnan(), 0.0)
     total = share.sum(1, keepdim=True)

@@ -106,38 +106,41 @@ class Memory(nn.Module):
         self.load_state_dict(dict(tensors))
 
     def correction(self, past: Tensor, made: Forecast) -> Tensor:
-        """What to add to the frozen forecast [B, Q, H, C], data units, for the steps the adapter knows."""
+        """What to add to the frozen forecast of `past` [B, L, C]: [B, Q, H, C] of the steps it knows, data units.
+
+        Zero for a series that does not move. Written in few operations, whose number is what a single series waits for.
+        """
         median = made.at(0.5)[:, : self.config.horizon]  # [B, H, C]
         own = scaled(past[:, -self.config.context :])
         ahead = own.apply(median).nan_to_num().clamp(-20.0, 20.0)
-        shift, lean, below, above = self._parts(own.z, own.observed, ahead).unbind(1)  # [B, H, C] each
-        shift = shift + lean * ahead
+        parts = self._parts(own.z, own.observed, ahead)
+        shift, lean = parts[:, 0], parts[:, 1]  # [B, H, C]
+        stretch = torch.expm1(parts[:, 2:].clamp(-STRETCH, STRETCH))
+        below, above = torch.where(own.scale[:, None] > 0, stretch, 0.0).to(median.dtype)[:, :, None].unbind(1)
         away = (made.values[:, :, : median.shape[1]] - median[:, None]).nan_to_num()
-        stretch = torch.where(away < 0, below[:, None], above[:, None])
-        moved = shift[:, None] * own.scale[:, None] + away * torch.expm1(stretch).to(away.dtype)
-        return torch.where(own.scale[:, None] > 0, moved, 0.0)
+        moved = away * torch.where(away < 0, below, above)
+        return moved + ((shift + lean * ahead) * own.scale)[:, None]
 
     def _parts(self, z: Tensor, observed: Tensor, median: Tensor) -> Tensor:
         """[B, PARTS, H, C] shift in scales of the context, lean, and two logarithms of stretches."""
         B, L, C = z.shape
-        H, P, A = median.shape[1], self.config.patch, self.config.ahead
+        H, P, A, T = median.shape[1], self.config.patch, self.config.ahead, self.config.token
         n, N = -(-self.config.context // P), -(-H // A)
-        steps = torch.stack([z, observed.float()], -1).transpose(1, 2).reshape(B * C, L, 2)
-        steps = F.pad(steps, (0, 0, n * P - L, 0)).view(B * C, n, P, 2)
-        seen = steps[..., 1].any(-1, keepdim=True)  # [R, n, 1]
-        tokens = (self.embed(steps.flatten(2)) + self.position) * seen
+        steps = torch.stack([z, observed.to(z.dtype)], -1).transpose(1, 2).reshape(B * C, L, 2)
+        if n * P > L:
+            steps = F.pad(steps, (0, 0, n * P - L, 0))
+        steps = steps.reshape(B * C, n, 2 * P)
+        seen = steps[..., 1::2].amax(-1, keepdim=True)  # [R, n, 1], 1 where a patch has a value
+        tokens = (self.embed(steps) + self.position) * seen
         state = self.think(self.read(tokens.flatten(1)))  # [R, D]
         # A patch is told the frozen median up to its first step, not further: an answer does not depend on how far
         # ahead was asked. What the median is at a step itself comes in by the lean.
-        before = F.pad(z, (0, 0, max(0, A - 1 - L), 0))[:, max(L, A - 1) - A + 1 :]  # [B, A - 1, C]
-        line = torch.cat([before, median], dim=1)
-        rows = line.transpose(1, 2).reshape(B * C, -1)
-        patches = rows.unfold(1, A, A)  # [R, N, A]
-        T = self.config.token
+        before = z[:, max(L - A + 1, 0) :] if L >= A - 1 else F.pad(z, (0, 0, A - 1 - L, 0))  # [B, A - 1, C]
+        line = torch.cat([before, median], dim=1).transpose(1, 2).flatten(0, 1)  # [R, A - 1 + H]
         handed = F.linear(state, self.hand.weight[: N * T], self.hand.bias[: N * T]).view(B * C, N, T)
-        out = self.answer(self.decode(handed + self.base_patch(patches))).float()  # [R, N, PARTS * A]
-        parts = out.view(B, C, N, PARTS, A).permute(0, 3, 2, 4, 1).reshape(B, PARTS, N * A, C)[:, :, :H]
-        return torch.cat([parts[:, :2], parts[:, 2:].clamp(-STRETCH, STRETCH)], 1)
+        patches = handed + self.base_patch(line.unfold(1, A, A))  # [R, N, T]
+        out: Tensor = self.answer(self.decode(patches)).float()  # [R, N, PARTS * A]
+        return out.view(B, C, N, PARTS, A).permute(0, 3, 2, 4, 1).reshape(B, PARTS, N * A, C)[:, :, :H]
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the corrected forecast, in scales of the context, and what the teacher adds. A scalar.

@@ -54,7 +54,7 @@ class _Call(nn.Module):
 class Tuned(nn.Module):
     """A frozen model with changed weights. Satisfies Forecaster and Learner; the base is not a child.
 
-    Raises: UsageError if the base has no weights to train, or for `head` no hidden states to be reached.
+    Raises: UsageError if the base has no weights of the kind to train, or for `head` no hidden states to be reached.
     """
 
     config: TuningConfig
@@ -68,6 +68,8 @@ class Tuned(nn.Module):
         own = dict(base.named_parameters())
         chosen = head(base) if config.what == "head" else list(own)
         self.names = [name for name in chosen if config.what != "lora" or own[name].ndim == 2]
+        if not self.names:
+            raise UsageError(f"{type(base).__name__} has nothing that {config.what} could change; use --method full")
         self.change = nn.ParameterList()
         for name in self.names:
             if config.what != "lora":
@@ -161,7 +163,7 @@ def head(base: Any) -> list[str]:
 
 def _channels(base: Any) -> int:
     """How many channels a model reads jointly; 1 where it takes any number."""
-    return int(getattr(base.config, "channels", 1))
+    return int(getattr(getattr(base, "config", None), "channels", 1))
 
 
 CARD = Card(

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import torch
 
+from limosa import models as registry
 from limosa.adapters import folder as saved
 from limosa.adapters.course import Course, CourseConfig, prepare
 from limosa.adapters.distill import Report, distill, teach, tuned
@@ -22,10 +24,10 @@ from limosa.adapters.fusion import SHARES, Errors, choose
 from limosa.adapters.retrieval import Retrieval, RetrievalConfig
 from limosa.adapters.teacher import TeacherConfig
 from limosa.adapters.ts_memory import MemoryConfig
-from limosa.adapters.tuning import Tuned, TuningConfig
+from limosa.adapters.tuning import Tuned, TuningConfig, What
 from limosa.app.progress import OnProgress
 from limosa.core import Forecaster, Window
-from limosa.errors import UsageError
+from limosa.errors import DataError, ModelNotFound, UsageError
 from limosa.train.loop import Progress, TrainConfig, fit
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 Method = Literal["memory", "full", "head", "lora", "retrieval", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)[:-1]
+TUNINGS = get_args(What)
+FRACAST = "fracast"
+CHRONOS = "chronos:"  # before the folder of one
 CONTEXT = 512  # steps that adapters of ours read
 RATES = {"memory": 1e-3, "full": 1e-4, "head": 3e-4, "lora": 1e-3}
 TUNING_ROWS = 64  # rows a step, where a step goes back through the whole model
@@ -66,20 +71,25 @@ def load(folder: str | Path, load_base: Callable[[str], Forecaster]) -> Forecast
 
     Raises: ModelNotFound if that model is gone, DataError if another one has its name.
     """
-    made: Forecaster = saved.load(folder, base(saved.base_of(folder), load_base))
+    name = saved.base_of(folder)
+    try:
+        frozen = base(name, load_base)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{folder} was made for the model {name}, which is not there any more: {error}") from error
+    made: Forecaster = saved.load(folder, frozen)
     return made
 
 
 def base(name: str, load_base: Callable[[str], Forecaster]) -> Forecaster:
     """A forecaster by name or folder, also one of another library: `fracast`, `chronos:FOLDER`."""
-    if name == "fracast":
+    if name == FRACAST:
         from limosa.adapters.fracast import Fracast
 
         return Fracast()
-    if name.startswith("chronos:"):
+    if name.startswith(CHRONOS):
         from limosa.adapters.chronos import Chronos
 
-        return Chronos.from_pretrained(name.removeprefix("chronos:"))
+        return Chronos.from_pretrained(name.removeprefix(CHRONOS))
     return load_base(name)
 
 
@@ -95,31 +105,74 @@ def adapt(
     resume: bool,
     on_progress: OnProgress | None,
 ) -> Adapted:
-    """Try one method, or each that the frozen model allows, and save the best in `out`."""
-    cache = out / "cache"
-    if cache.exists() and not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+    """Try one method, or each that the frozen model allows, and save the best in `out`.
+
+    Raises: UsageError if `out` holds what must not be overwritten, or the frozen model does not allow the method;
+    DataError if there is nothing to learn from or to be judged by.
+    """
+    cache, place = out / "cache", folder_of(name)
+    check_free(out, cache, place, resume)
+    ways = possible(frozen, method)
     told = None if on_progress is None else _phase(on_progress, "asking the frozen model")
     course = prepare(frozen, panel, sizes, folder=cache, on_done=told)
-    outcomes = []
-    for way in METHODS if method == "auto" else (method,):
-        try:
-            outcomes.append(run(course, way, steps, cache / way, resume=resume, on_progress=on_progress))
-        except UsageError as error:  # a model without weights has nothing to tune
-            if method != "auto":
-                raise
-            log.info(f"{way} is left out: {error}")
     before = course.tally(lambda at: at.said).errors()
+    if not np.isfinite(before.mse).any():
+        raise DataError(
+            "no window to be judged by has both a past and answers; give rows with fewer gaps, or more of them"
+        )
+    outcomes = [
+        run(course, way, steps, cache / f"{way}-{course.key}", resume=resume, on_progress=on_progress) for way in ways
+    ]
     best = _best(before, outcomes) if method == "auto" else outcomes[0]
     table = [_row("frozen", before, before, 0.0, 0.0)]
     for one in outcomes:
         slower = added_latency(one.model, frozen, course)
         table.append(_row(one.method, one.errors, before, one.seconds, slower))
     report = _report(course, best, before)
-    saved.save(best.model, out, base=name, more=report)
+    known_as = name if place is None else CHRONOS * name.startswith(CHRONOS) + str(place)
+    saved.save(best.model, out, base=known_as, more=report)
     shutil.rmtree(cache)
     log.info(f"{best.method} saved in {out}")
     return Adapted(model=best.model, method=best.method, table=table, report=report)
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder that the name of a base stands for, absolute: an adapter has to find it from anywhere."""
+    folder = Path(name.removeprefix(CHRONOS))
+    if name in (FRACAST, *registry.embedded()) or not (folder / "config.json").exists():
+        return None
+    return folder.resolve()
+
+
+def check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None:
+    """Make sure, before any work, that an adapter in `out` takes the place of nothing but an adapter.
+
+    Raises: UsageError if it does not.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give the name of a folder")
+    if out.resolve() == base or ((out / "config.json").exists() and not saved.is_adapter(out)):
+        raise UsageError(f"{out} holds a model, which the adapter would overwrite; choose another folder")
+    if any(cache.glob("*")) and not resume:
+        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+
+
+def possible(frozen: Forecaster, method: str) -> list[str]:
+    """`method`, or for "auto" every way that the frozen model allows.
+
+    Raises: UsageError if it does not allow `method`.
+    """
+    ways = []
+    for way in METHODS if method == "auto" else (method,):
+        try:
+            if way in TUNINGS:
+                Tuned(TuningConfig(what=way), frozen)  # type: ignore[arg-type]
+            ways.append(way)
+        except UsageError as error:  # a model without weights has nothing to tune
+            if method != "auto":
+                raise
+            log.info(f"{way} is left out: {error}")
+    return ways
 
 
 def run(
@@ -196,7 +249,7 @@ def slower(model: Forecaster, frozen: Forecaster, window: Window, rounds: int = 
                 one.forecast(window)
                 spent[place].append(time.process_time() - start)
     before, after = (statistics.median(times) for times in spent.values())
-    return after / before - 1.0
+    return after / max(before, 1e-9) - 1.0  # a coarse clock may read zero
 
 
 def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome:
@@ -206,16 +259,23 @@ def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome:
     fine = [one for one in outcomes if all(found[one.method][name] <= least[name] for name in ("mse", "mae", "crps"))]
     if fine:
         return min(fine, key=lambda one: found[one.method]["mse"])
+    log.info("no method helps without harm; the frozen forecasts stay")
     silent = next(one for one in outcomes if one.method == "memory")
     silent.model.alpha.zero_()
-    return dataclasses.replace(silent, errors=before)
+    report = silent.report and dataclasses.replace(silent.report, shares=silent.model.alpha.tolist())
+    return dataclasses.replace(silent, errors=before, report=report)
 
 
 def _row(method: str, errors: Errors, before: Errors, seconds: float, slower: float) -> dict[str, Any]:
     found, least = (each.until(len(before.mse)) for each in (errors, before))
     row: dict[str, Any] = {"method": method} | {name: round(value, 5) for name, value in found.items()}
-    row |= {f"{name}_change": round(found[name] / least[name] - 1.0, 4) for name in ("mse", "mae", "crps")}
+    row |= {f"{name}_change": round(_change(found[name], least[name]), 4) for name in ("mse", "mae", "crps")}
     return row | {"cpu_seconds": round(seconds, 1), "peak_mb": round(_peak_mb()), "added_latency": round(slower, 3)}
+
+
+def _change(after: float, before: float) -> float:
+    """By which fraction an error has grown; 1 where there was none and now is."""
+    return float(after > 0.0) if before == 0.0 else after / before - 1.0
 
 
 def _peak_mb() -> float:
@@ -224,13 +284,14 @@ def _peak_mb() -> float:
         import resource
     except ImportError:  # not on Windows
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _report(course: Course, best: Outcome, before: Errors) -> dict[str, Any]:
     """What is saved beside an adapter."""
     ends = sorted({min(h, course.config.horizon) for h in (24, 96, 192, 336, 720, course.config.horizon)})
-    gains = {str(h): {k: best.errors.until(h)[k] / v - 1.0 for k, v in before.until(h).items()} for h in ends}
+    gains = {str(h): {k: _change(best.errors.until(h)[k], v) for k, v in before.until(h).items()} for h in ends}
     levels = list(course.judged.levels)
     told = {} if best.report is None else dataclasses.asdict(best.report)
     return {

@@ -6,6 +6,7 @@ cheap: no numpy, pandas or torch before a command needs them (`limosa --help` an
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limosa.app import channels, detecting, service, watching
+from limosa.app import channels, detecting, service, training, watching
 from limosa.app.alerts import AlertConfig
 from limosa.app.doctor import doctor as examine
 from limosa.app.doctor import fit_threads
@@ -205,6 +206,20 @@ def backtest(
     hand_over(scores, None, as_json)
 
 
+# What a recipe leaves open.
+WITH_RECIPE = {"file", "out", "nproc", "strategy", "strategy_option", "resume", "max_restarts", "plot", "data", "quiet"}
+
+
+def check_recipe_names(run: typer.Context) -> None:
+    """Refuse options of `train` that a recipe would silently overrule.
+
+    Raises: UsageError, naming them.
+    """
+    given = [name for name in run.params if getattr(run.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if overruled := [f"--{name.replace('_', '-')}" for name in given if name not in WITH_RECIPE]:
+        raise UsageError(f"a recipe says itself what {', '.join(overruled)} would; change it there, or leave it out")
+
+
 @app.command(no_args_is_help=True)
 def train(
     run: typer.Context,
@@ -276,7 +291,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on FILE, or train a pretrained one further; forecast with -m FOLDER."""
-    if nproc != 1 and not ranks.launched():
+    if file.endswith(".toml"):
+        check_recipe_names(run)
+    if (nproc != 1 or max_restarts) and not ranks.launched():
+        if not resume:
+            training.check_unused(out)  # here, for processes that begin anew resume what they find
         fit_threads(nproc)
         raise typer.Exit(ranks.launch(nproc, run.obj, max_restarts))
     quiet = quiet or not ranks.first()
@@ -443,6 +462,8 @@ def detect(
     if file == "-":
         if output or scores or plot or graph:
             raise UsageError("a stream has no end; its events go to standard output, one line each")
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the watch
         with progress("steps", quiet) as on_progress:
             known = detecting.known_or_trained(
                 model, normal, options=options, steps=steps, seed=seed, on_progress=on_progress, **layout
@@ -452,6 +473,8 @@ def detect(
         for event in watching.watch_lines(sys.stdin, watching.watch(known, alerts=alerts, state=state)):
             typer.echo(json.dumps(detecting.as_record(event), default=str))
         return
+    if state:
+        raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")
     with progress("steps", quiet) as on_progress:
         found = detecting.detect(
             file,
@@ -465,17 +488,17 @@ def detect(
             on_progress=on_progress,
             **layout,
         )
-    if plot:
-        found.draw(plot)
-    if graph:
-        rows = channels.read_rows(normal, **layout) if normal else found.rows
-        detecting.draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
-    if scores:
-        write(found.scores_frame(), scores)
     if as_json:
         typer.echo(json.dumps([detecting.as_record(event) for event in found.events], default=str))
     if output or not as_json:
         hand_over(found.events_frame(), output, False)
+    if scores:
+        write(found.scores_frame(), scores)
+    if plot:
+        found.draw(plot)
+    if graph:  # last, for it refits: the events are not kept waiting for it, nor lost with it
+        rows = channels.read_rows(normal, **layout) if normal else found.rows
+        detecting.draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
 
 
 @app.command(no_args_is_help=True)

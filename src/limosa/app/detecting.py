@@ -6,6 +6,7 @@ from which every risk has its threshold. Importing this file imports neither tor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -91,6 +92,8 @@ class Trained:
             "time": self.time,
             "tails": [dataclasses.asdict(tail) for tail in self.tails],
         }
+        with contextlib.suppress(OSError):  # a save that is cut short must not leave old heights beside a new detector
+            (Path(folder) / ABOUT).unlink(missing_ok=True)
         self.detector.save_pretrained(folder)
         write_beside(Path(folder) / ABOUT, lambda path: _write_json(path, about))
 
@@ -110,8 +113,11 @@ class Trained:
             raise ModelNotFound(f"{path} does not exist; save the detector again: limosa detect --save {folder}")
         try:
             about = json.loads(path.read_text())
-            tails = tuple(Tail(**tail) for tail in about["tails"])
-            return cls(detector=detector, channels=tuple(about["channels"]), time=about["time"], tails=tails)
+            tails, channels = tuple(Tail(**tail) for tail in about["tails"]), tuple(about["channels"])
+            made = cls(detector=detector, channels=channels, time=about["time"], tails=tails)
+            if len(tails) != len(SHARES) or len(channels) != made.detector.config.channels:
+                raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
+            return made
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} does not say what the detector learnt ({error}); save it again") from error
 
@@ -300,12 +306,12 @@ def known_or_trained(model: str | Path | Trained, normal: Any, *, instead: Rows 
 
     Raises: as `detect`; UsageError if there is nothing to be fitted to.
     """
-    if isinstance(model, Trained):
-        return model
-    if registry.find(model) is not None:
-        if normal is not None:
-            raise UsageError(f"{model} has learnt already; leave --train out, or name a detector to be fitted")
-        return Trained.load(model)
+    if isinstance(model, Trained) or registry.find(model) is not None:
+        if normal is not None or how.get("options"):
+            name = "the detector" if isinstance(model, Trained) else model
+            fix = "leave --train and --option out, or name a detector to be fitted"
+            raise UsageError(f"{name} has learnt already; {fix}")
+        return model if isinstance(model, Trained) else Trained.load(model)
     if normal is None and instead is None:
         raise UsageError(f"{model} has to learn what is normal first; give normal rows (--train FILE), or a saved one")
     if normal is None:

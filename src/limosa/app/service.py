@@ -265,7 +265,7 @@ def train(
     L, H = training.lengths(learner, model, panel)
     past, _ = panel.split(steps=H)
     log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
-    try:
+    with training.resumable(Path(out)):
         result = fit(
             learner,
             Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed, rank=here.rank, world=here.world),
@@ -277,8 +277,6 @@ def train(
             others=others,
             on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
     if here.rank == 0:
         learner.save_pretrained(out)
         if plot is not None:
@@ -327,8 +325,8 @@ def adapt(
     panel = read(source, **layout)
     longest = int(panel.lengths.max())
     sizes = CourseConfig(
-        context=context or min(frozen.context, longest),
-        horizon=horizon or max(1, min(frozen.horizon, longest // 8)),
+        context=min(frozen.context, longest) if context is None else context,
+        horizon=max(1, min(frozen.horizon, longest // 8)) if horizon is None else horizon,
         windows=windows,
         judges=max(1, windows // 2),
         batch_size=batch_size,
@@ -374,14 +372,15 @@ def pretrain(
 
     if plot is not None:
         check_writable(plot, PICTURES)
-    result = recipes.pretrain(
-        recipes.read(recipe),
-        data=Path(data),
-        out=Path(out),
-        strategy=training.strategy(strategy, strategy_options or {}, Path(out)),
-        resume=resume or ranks.restarts() > 0,
-        on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
-    )
+    with training.resumable(Path(out)):
+        result = recipes.pretrain(
+            recipes.read(recipe),
+            data=Path(data),
+            out=Path(out),
+            strategy=training.strategy(strategy, strategy_options or {}, Path(out)),
+            resume=resume or ranks.restarts() > 0,
+            on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
+        )
     if plot is not None and ranks.here().rank == 0:
         training.draw(Path(out), plot)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from limosa.app.alerts import AlertConfig, Event
-from limosa.app.channels import TIME_NAMES, as_number
+from limosa.app.channels import TIME_NAMES, as_number, separator_of
 from limosa.app.detecting import Trained
 from limosa.app.stream import Stream
 from limosa.errors import DataError
@@ -60,8 +60,10 @@ class Watched:
     def update(self, stamp: Any, row: Sequence[float]) -> Event | None:
         """One more row: C numbers in the order of `known.channels`, NaN = not observed. Returns an event's news.
 
-        Raises: UsageError or DataError if the row does not fit; the watch is then as it was.
+        Raises: UsageError or DataError if the row does not fit or is not later than the last; the watch is then as it
+        was.
         """
+        _check_later(stamp, self.last)
         scores = self.stream.update(row)
         blame = scores.values[0, 0].double().cpu().numpy()
         _, event = self.watch.update(stamp, float(scores.total[0, 0]), blame)
@@ -77,7 +79,12 @@ class Watched:
         """
         if self.folder is None:
             return
-        state = {"channels": self.known.channels, "last": self.last, "watch": self.watch.state_dict()}
+        state = {
+            "channels": self.known.channels,
+            "rows": self.stream.rows,
+            "last": self.last,
+            "watch": self.watch.state_dict(),
+        }
         self.stream.save(self.folder)
         write_beside(self.folder / STATE, lambda path: _write(path, state))
 
@@ -87,10 +94,14 @@ class Watched:
             if tuple(state["channels"]) != self.known.channels:
                 raise ValueError("it is of other channels")
             self.watch.load_state_dict(state["watch"])
-            self.last = state["last"]
+            self.last, rows = state["last"], int(state["rows"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder / STATE} cannot be gone on with ({error}); choose another folder") from error
         self.stream = Stream.load(folder, self.known.detector)
+        if self.stream.rows != rows:  # stopped between the two files: rows sent again must not count twice
+            log.warning(f"{folder} was being written when the watch stopped; the detector's last rows are forgotten")
+            self.stream = Stream(self.known.detector)
+            self.stream.rows = rows
         log.info(f"going on after {self.stream.rows:,} rows, the last at {self.last}")
 
 
@@ -106,20 +117,17 @@ def watch_lines(lines: Iterable[str], watched: Watched) -> Iterator[Event]:
     columns: Columns | None = None
     try:
         for number, line in enumerate(lines, 1):
-            cells = [cell.strip() for cell in next(csv.reader([line]), [])]
-            if not any(cells):
+            if not line.strip(" ,;\t\r\n\ufeff"):
                 continue
             if columns is None:
-                columns = Columns(watched.known, cells)
+                columns = Columns(watched.known, line.removeprefix("\ufeff"))
                 if columns.header:
                     continue
             try:
-                stamp, row = columns.read(cells, watched.stream.rows)
-                _check_later(stamp, watched.last)
+                event = watched.update(*columns.read(line, watched.stream.rows))
             except DataError as error:
                 log.warning(f"line {number} is left out: {error}")
                 continue
-            event = watched.update(stamp, row)
             if event is not None:
                 yield event
     finally:
@@ -132,14 +140,19 @@ class Columns:
     Raises: DataError if that line does not fit the detector.
     """
 
-    def __init__(self, known: Trained, first: Sequence[str]) -> None:
+    def __init__(self, known: Trained, line: str) -> None:
+        self.separator = separator_of(line)
+        first = self._cells(line)
         lacking = [name for name in known.channels if name not in first]
         self.width, self.header, self.names = len(first), not lacking, known.channels
         self.time: int | None = None
         if self.header:
             self.order = [first.index(name) for name in known.channels]
-            free = [i for i, name in enumerate(first) if name == known.time or name.lower() in TIME_NAMES]
-            self.time = next((i for i in free if i not in self.order), None)
+            times = {known.time.lower(), *TIME_NAMES} - {""}
+            places = [i for i, name in enumerate(first) if name.lower() in times and i not in self.order]
+            self.time = max(places, key=lambda i: first[i] == known.time, default=None)  # else the first of them
+            if known.time and self.time is None:
+                log.warning(f"the stream has no column {known.time}; its rows are counted")
             return
         timed = int(bool(known.time))
         numbers = [as_number(cell) for cell in first[timed:]]
@@ -151,11 +164,18 @@ class Columns:
         self.time = 0 if timed else None
         self.order = list(range(timed, len(first)))
 
-    def read(self, cells: Sequence[str], count: int) -> tuple[Any, list[float]]:
+    def _cells(self, line: str) -> list[str]:
+        try:
+            return [cell.strip() for cell in next(csv.reader([line], delimiter=self.separator), [])]
+        except csv.Error as error:
+            raise DataError(f"it is no line of CSV ({error})") from error
+
+    def read(self, line: str, count: int) -> tuple[Any, list[float]]:
         """The stamp of a row, as written (a number where it is one; `count` where there is no time), and its numbers.
 
         Raises: DataError if the row has another width, or a cell holds no number.
         """
+        cells = self._cells(line)
         if len(cells) != self.width:
             raise DataError(f"it has {len(cells)} cells, the first line has {self.width}")
         row = [as_number(cells[i]) for i in self.order]
@@ -164,10 +184,16 @@ class Columns:
                 raise DataError(f"{name} is {cells[i]!r}, not a number")
         if self.time is None:
             return count, row  # type: ignore[return-value]
-        number = as_number(cells[self.time])
-        if number is None:
-            return cells[self.time], row  # type: ignore[return-value]
-        return int(number) if number.is_integer() else number, row  # type: ignore[return-value]
+        return _stamp(cells[self.time]), row  # type: ignore[return-value]
+
+
+def _stamp(cell: str) -> int | float | str:
+    """A whole number, which may have more digits than a float holds, another number, or the text itself."""
+    try:
+        return int(cell)
+    except ValueError:
+        number = as_number(cell)
+        return cell if number is None else number
 
 
 def _check_later(stamp: Any, last: Any) -> None:

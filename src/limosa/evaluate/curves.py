@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa.errors import DataError
-from limosa.evaluate.plot import BLUE, GREY, INK, ORANGE, SUFFIXES
-from limosa.files import check_writable, write_beside
+from limosa.evaluate.plot import BLUE, GREY, INK, ORANGE, SUFFIXES, _save
+from limosa.files import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def learning_curves(steps: Sequence[Line], rounds: Sequence[Line], path: Path) -
         axes.spines["bottom"].set_color(GREY)
         axes.tick_params(colors="#59626e", labelsize=9, length=3, color=GREY)
     grid[-1, 0].set_xlabel("step")
-    write_beside(path, lambda beside: figure.savefig(beside, format=path.suffix.lower().removeprefix("."), dpi=150))
+    _save(figure, path)
 
 
 def _curve(axes: Axes, lines: Sequence[Line], name: str, **style: Any) -> None:

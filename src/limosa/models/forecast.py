@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class ForecastConfig:
 
 
 class ForecastResidual(Sliding):
-    """The detector of this file; see there. `forecaster` is one that no name stands for; it is not saved."""
+    """The detector of this file; see there. `forecaster` is one that no name stands for."""
 
     config: ForecastConfig
 
@@ -50,6 +51,18 @@ class ForecastResidual(Sliding):
         super().__init__(config)
         self.calm = Calm(1, config.channels, config.scales)
         self._given = (forecaster,)  # in a tuple: a forecaster's weights are not the detector's
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, without the forecaster, which the config names.
+
+        Raises: UsageError if no name stands for the forecaster, LimosaError if the folder cannot be written.
+        """
+        if self._given != (None,):
+            raise UsageError(
+                "no name stands for this detector's forecaster, so that it could not be found again; save the "
+                "forecaster and fit a detector with forecaster=FOLDER"
+            )
+        super().save_pretrained(folder, dtype)
 
     @cached_property
     def _forecaster(self) -> tuple[Forecaster]:
@@ -78,9 +91,9 @@ class ForecastResidual(Sliding):
     def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
         """Learn the usual errors of newer `rows` as well; a share `forget` of what was known is forgotten. Units stay.
 
-        Raises: DataError if the rows have other channels or are too few.
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
         """
-        self._judge(self._units(self.enough(self._checked(rows))), forget=forget)
+        self._judge(self._newer(rows, forget), forget=forget)
 
     @torch.no_grad()
     def _judge(self, z: Tensor, *, forget: float = 1.0) -> None:

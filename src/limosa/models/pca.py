@@ -56,27 +56,27 @@ class Pca(Sliding):
 
         Raises: DataError if there are too few rows.
         """
-        z = self._clipped(self.standardise(rows, floor=self.config.floor))
+        z = self.standardise(rows, floor=self.config.floor)
         self.normal = Plane(self.config.window, self.config.channels, self.config.components)
         self.normal.fit(z)
 
     def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
         """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten. Units stay.
 
-        Raises: DataError if the rows have other channels or are too few.
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
         """
-        self.normal.fit(self._clipped(self._units(self.enough(self._checked(rows)))), forget=forget)
+        self.normal.fit(self._newer(rows, forget), forget=forget)
 
     def energies(self, past: Tensor) -> Tensor:
         """Mean squared residuals [B, n, C] of the windows of `past` [B, window - 1 + n, C]."""
-        return self.normal.residuals(self._clipped(past)).square().mean(-1)
+        return self.normal.residuals(past).square().mean(-1)
 
     def scores(self, energies: Tensor) -> Scores:
         """The energies [B, n, C] and their mean over channels."""
         return Scores(values=energies, total=energies.mean(-1))
 
-    def _clipped(self, z: Tensor) -> Tensor:
-        return z.clamp(-self.config.clip, self.config.clip)
+    def _units(self, values: Tensor) -> Tensor:
+        return super()._units(values).clamp(-self.config.clip, self.config.clip)
 
 
 CARD = Card(

@@ -25,6 +25,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limosa.core import Card, Scores, Training, Window
 from limosa.data.windows import permuted
@@ -98,9 +99,12 @@ class Network(nn.Module):
 
     def encode(self, x: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the codes [.., C, code], neighbours mixed in."""
-        own = self.encoder(x)
-        mixed = self.config.mixing * (graph @ own) + (1.0 - self.config.mixing) * own
+        mixed = self._mixed(x, graph)
         return self.code_mean(mixed), self.code_log_var(mixed)
+
+    def _mixed(self, x: Tensor, graph: Tensor) -> Tensor:
+        own = self.encoder(x)
+        return torch.lerp(own, graph @ own, self.config.mixing)
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the windows [.., C, W]."""
@@ -109,8 +113,17 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, graph: Tensor) -> Tensor:
         """Windows [.., C, W] as the mean of their codes rebuilds them, codes mixed by `graph` [C, C]."""
-        rebuilt: Tensor = self.mean(self.decoder(self.encode(x, graph)[0]))
+        rebuilt: Tensor = self.mean(self._last(x, graph))
         return rebuilt
+
+    def newest(self, x: Tensor, graph: Tensor) -> Tensor:
+        """The newest row of what `forward` gives, [.., C]; the others are not computed."""
+        return F.linear(self._last(x, graph), self.mean.weight[-1:], self.mean.bias[-1:])[..., 0]
+
+    def _last(self, x: Tensor, graph: Tensor) -> Tensor:
+        """The decoder's last layer [.., C, hidden] of the mean codes."""
+        last: Tensor = self.decoder(self.code_mean(self._mixed(x, graph)))
+        return last
 
     def loss(self, batch: Window) -> Tensor:
         """Error of the rebuilt windows, divergence of the codes, and how badly neighbours predict a channel. A scalar.
@@ -203,16 +216,16 @@ class StackVaeG(Sliding):
 
         Raises: DataError if there are too few rows, UsageError if there are too many channels for the window.
         """
-        z = _squashed(self.standardise(rows, share=SHARE))
+        z = self.standardise(rows, share=SHARE)
         self._build()
         self._learn(z, train, forget=1.0)
 
     def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
         """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten. Units stay.
 
-        Raises: DataError if the rows have other channels or are too few.
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
         """
-        self._learn(_squashed(self._units(self.enough(self._checked(rows)))), train, forget=forget)
+        self._learn(self._newer(rows, forget), train, forget=forget)
 
     def extend(self, rows: Tensor) -> None:
         """Take in further channels from `rows` [T, more than C], the known ones first; nothing is trained.
@@ -227,7 +240,7 @@ class StackVaeG(Sliding):
                 f"rows have shape {tuple(rows.shape)}; give the {self.config.channels} known channels and, after them, "
                 "further ones"
             )
-        z = _squashed(self.standardise(rows, share=SHARE))
+        z = self.standardise(rows, share=SHARE)
         network = self.network
         self._build()
         network.graph.grow(self.config.channels)
@@ -240,24 +253,24 @@ class StackVaeG(Sliding):
         with torch.no_grad():
             self.mixing.copy_(self.network.graph())
             if self._fused:
-                unseen = self.linear.fit(z, forget=forget)  # [T without the first rows of each block, C]
-                rebuilt = torch.cat([self._rebuilt(part)[0] for part in pieces(z[None], self.config.window)])
-                both = torch.stack([unseen, rebuilt[-len(unseen) :]], dim=1)
-                self.calm.fit(both.square(), forget=forget)
+                unseen = self.linear.fit(z, forget=forget)  # [T - window + 1, C]
+                energies = torch.cat([self.energies(part)[0] for part in pieces(z[None], self.window)])
+                energies[:, 0] = unseen.square()
+                self.calm.fit(energies, forget=forget)
+
+    def _units(self, values: Tensor) -> Tensor:
+        """Squashed: beyond `SOFT` deviations a value counts by its logarithm."""
+        return SOFT * (super()._units(values) / SOFT).asinh()
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
     def energies(self, past: Tensor) -> Tensor:
         """Squared residuals [B, n, experts, C] of `past` [B, window - 1 + n, C], 0 where not observed."""
-        past = _squashed(past)
-        experts = [self.linear.residuals(past), self._rebuilt(past)] if self._fused else [self._rebuilt(past)]
-        return torch.stack(experts, dim=2).square()
-
-    def _rebuilt(self, past: Tensor) -> Tensor:
-        """Of the newest row of each window of `past`: what the network cannot rebuild, [B, n, C]."""
-        whole = windows(past, self.config.window)  # [B, n, C, W]
-        x = carried(whole)
-        return torch.where(whole[..., -1].isfinite(), x[..., -1] - self.network(x, self.mixing)[..., -1], 0.0)
+        x = carried(windows(past, self.window)).contiguous()  # [B, n, C, W]
+        rebuilt = x[..., -1] - self.network.newest(x, self.mixing)
+        experts = [self.linear.residuals(x), rebuilt] if self._fused else [rebuilt]
+        missing = past[:, self.window - 1 :, None].isnan()  # [B, n, 1, C]
+        return torch.stack(experts, dim=2).square().masked_fill(missing, 0.0)
 
     def scores(self, energies: Tensor) -> Scores:
         """From squared residuals [B, span - 1 + n, experts, C]: the experts' totals joined, blame by the linear one."""
@@ -277,10 +290,6 @@ class StackVaeG(Sliding):
             return self.linear.links
         strengths = self.network.graph.strengths().detach() / SHARPNESS
         return strengths * (1.0 - torch.eye(len(strengths)))
-
-
-def _squashed(z: Tensor) -> Tensor:
-    return SOFT * (z / SOFT).asinh()
 
 
 CARD = Card(

@@ -57,10 +57,11 @@ class Z2(Sliding):
     def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
         """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten.
 
-        Raises: DataError if the rows have other channels or are too few.
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
         """
+        self._newer(rows, forget)
         before, center, variance = self.count * (1.0 - forget), self.center, self._variance()
-        self.fit(self._checked(rows), train)
+        self.fit(rows, train)
         weight = self.count / (before + self.count).clamp(min=1.0)  # of the new rows
         apart = (self.center - center).square() * weight * (1.0 - weight)
         mixed = weight * self._variance() + (1.0 - weight) * variance + apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,8 @@ def smoothed(energies: Tensor, span: int) -> Tensor:
     """Means of `energies` [B, L, E, C] over `span` rows that end at each row: [B, L - span + 1, E, C]."""
     if span == 1:
         return energies
+    if energies.shape[1] == span:  # one row is asked for, as in a stream
+        return energies.mean(1, keepdim=True)
     return F.avg_pool1d(energies.flatten(2).mT, span, stride=1).mT.view(len(energies), -1, *energies.shape[2:])
 
 
@@ -37,8 +40,9 @@ class Calm(nn.Module):
         new = (len(energies) / (before + len(energies))).float()
         self.usual.lerp_(energies.sum(0) / (energies > 0).sum(0).clamp(min=1), new)
         padded = torch.cat([energies.new_zeros(max(self.spans) - 1, *energies.shape[1:]), energies])[None]
-        heights = [level[0].quantile(USUAL, dim=0) for level in self._levels(padded)]
-        self.heights.lerp_(torch.stack(heights).clamp(min=LEAST), new)
+        # numpy's quantile, for torch's takes at most 2**24 numbers
+        heights = torch.from_numpy(np.quantile(self._levels(padded)[:, 0].cpu().numpy(), USUAL, axis=1)).to(padded)
+        self.heights.lerp_(heights.clamp(min=LEAST), new)
         self.count.copy_(before + len(energies))
 
     def blame(self, energies: Tensor) -> Tensor:
@@ -50,11 +54,10 @@ class Calm(nn.Module):
 
         1 is the edge of normal. The loudest span counts, so that a short anomaly does not drown in a long calm.
         """
-        levels = [level / height for level, height in zip(self._levels(energies), self.heights, strict=True)]
-        return torch.stack(levels).amax(0)
+        return (self._levels(energies) / self.heights[:, None, None]).amax(0)
 
-    def _levels(self, energies: Tensor) -> list[Tensor]:
-        """For each span the mean over channels of root mean squares, [B, L - longest span + 1, E].
+    def _levels(self, energies: Tensor) -> Tensor:
+        """For each of S spans the mean over channels of root mean squares, [S, B, L - longest span + 1, E].
 
         A channel is measured half by its own usual residual and half by that of all: measured by its own alone the
         calmest channel would be the loudest, by all alone it would not be heard.
@@ -62,4 +65,5 @@ class Calm(nn.Module):
         usual = self.usual + LEAST
         relative = energies / (usual * usual.mean(-1, keepdim=True)).sqrt()
         longest = max(self.spans)
-        return [smoothed(relative[:, longest - span :], span).sqrt().mean(-1) for span in self.spans]
+        levels = [smoothed(relative[:, longest - span :], span).sqrt().mean(-1) for span in self.spans]
+        return torch.stack(levels)

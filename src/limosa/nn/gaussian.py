@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from limosa.errors import UsageError
-from limosa.nn.sliding import carried, windows
+from limosa.nn.sliding import carried, pieces, windows
 
-CELLS = 2**21  # numbers of all windows held at once
 LARGEST = 6000  # channels times rows of a window: its matrix has the square of it, and inverting takes the cube
 LEAST = 1e-6  # variance
 FOLDS = 3  # blocks of time of which each is judged by a fit to the others
@@ -47,10 +46,8 @@ class Moments(nn.Module):
         """Count the windows of `rows` [T, C] in; a share `forget` of what was known before is forgotten."""
         for known in (self.count, self.total, self.products):
             known *= 1.0 - forget
-        whole = windows(rows[None], self.width)[0]  # [count, C, W], a view
-        n = max(1, CELLS // len(self.total))
-        for at in range(0, len(whole), n):
-            x = carried(whole[at : at + n]).flatten(1)
+        for part in pieces(rows[None], self.width):
+            x = carried(windows(part, self.width)[0]).flatten(1)  # [n, C * W]
             self.count += len(x)
             self.total += x.sum(0, dtype=torch.float64)
             self.products += x.mT @ x
@@ -115,25 +112,29 @@ class Conditional(nn.Module):
         self.register_buffer("links", torch.zeros(channels, channels))
 
     def fit(self, rows: Tensor, *, forget: float = 0.0) -> Tensor:
-        """Learn from standardised `rows` [T, C]. Returns residuals [about T, C] of rows that their fit has not seen."""
-        blocks = []
-        for block in rows.tensor_split(FOLDS):
-            blocks.append(Moments(self.moments.width, self.moments.channels))
-            blocks[-1].add(block)
+        """Learn from standardised `rows` [T, C], NaN = not observed; what was learnt before counts as `forget` says.
+
+        Returns the residuals [T - W + 1, C] of the newest row of each window, by a fit to windows that lack this row.
+        """
+        W, unseen = self.moments.width, []
         self.moments.add(rows, forget=forget)
-        unseen = []
-        for block, own in zip(rows.tensor_split(FOLDS), blocks, strict=True):
-            self._solve(self.moments.less(own))
-            unseen.append(self.residuals(block[None])[0])
+        for block in torch.arange(len(rows)).tensor_split(FOLDS):
+            first, last = int(block[0]), int(block[-1]) + 1
+            before = max(0, first - W + 1)
+            touching = Moments(W, self.moments.channels)
+            touching.add(rows[before : last + W - 1])
+            self._solve(self.moments.less(touching))
+            for part in pieces(rows[None, before:last], W):
+                whole = windows(part, W)
+                residuals = self.residuals(carried(whole))
+                unseen.append(torch.where(whole[..., -1].isnan(), 0.0, residuals)[0])
         self._solve(self.moments)
         self.links.copy_(self._links())
         return torch.cat(unseen)
 
-    def residuals(self, past: Tensor) -> Tensor:
-        """Of the newest row of each window of `past` [B, W - 1 + n, C]: [B, n, C], 0 where it was not observed."""
-        whole = windows(past, self.moments.width)  # [B, n, C, W]
-        made = (carried(whole).flatten(2) - self.mean) @ self.weights.mT
-        return torch.where(whole[..., -1].isfinite(), made, 0.0)
+    def residuals(self, x: Tensor) -> Tensor:
+        """Of the newest row of windows `x` [..., C, W] without holes: [..., C]."""
+        return (x.flatten(-2) - self.mean) @ self.weights.mT
 
     def _solve(self, moments: Moments) -> None:
         rows = self._precision(moments, self.ridge)

@@ -19,12 +19,13 @@ from limosa.errors import DataError, UsageError
 from limosa.nn.saving import Saved
 
 CELLS = 2**21  # numbers of all windows held at once
+LARGEST = 1e30  # units of a channel; what lies beyond, such as a sensor's 1e308, must not overflow to "not observed"
 
 
 class State(NamedTuple):
     """What a stream remembers."""
 
-    rows: Tensor  # [B, window - 1, C] float64, data units
+    rows: Tensor  # [B, window - 1, C] float32, units of the channels
     energies: Tensor  # [B, span - 1, ...]
 
 
@@ -106,9 +107,22 @@ class Sliding(Saved):
             )
         return rows
 
+    def _newer(self, rows: Tensor, forget: float) -> Tensor:
+        """`rows` [T, C] to learn on from, in the units that are known.
+
+        Raises: UsageError if nothing was fitted yet or `forget` is not in [0, 1]; DataError if the rows have other
+        channels or are too few.
+        """
+        if not 0.0 <= forget <= 1.0:
+            raise UsageError(f"forget is {forget}; give the share of what was known that is forgotten, from 0 to 1")
+        return self._units(self.enough(self._checked(rows)))
+
     def _units(self, values: Tensor) -> Tensor:
-        z = ((values.double() - self.center) / self.scale).float()
-        return torch.where(values.isfinite() & self.scale.isfinite(), z, torch.nan)
+        """`values` [..., C] in units of the channels, float32; NaN = not observed, or of a channel that never was."""
+        values = values.double()
+        apart = values - self.scale  # finite only where both are
+        z = ((values - self.center) / self.scale).clamp(-LARGEST, LARGEST)
+        return (z + (apart - apart)).float()  # 0 or NaN is added: few operations, for a stream asks at each row
 
     # -- the verbs ------------------------------------------------------------------------------------------------
 
@@ -133,8 +147,8 @@ class Sliding(Saved):
         """
         self._check_fitted()
         shape = (batch, self.context, self.config.channels)
-        nothing = torch.full(shape, torch.nan, dtype=torch.float64, device=self.center.device)
-        return State(nothing[:, : self.window - 1], self.energies(self._units(nothing))[:, 1:])
+        nothing = torch.full(shape, torch.nan, device=self.center.device)
+        return State(nothing[:, : self.window - 1], self.energies(nothing)[:, 1:])
 
     @torch.no_grad()
     def step(self, state: State, value: Tensor) -> tuple[State, Scores]:
@@ -142,8 +156,9 @@ class Sliding(Saved):
 
         Raises: DataError if the row has other channels than those of `fit`.
         """
-        past = torch.cat([state.rows, self._checked(value[:, None]).to(state.rows)], dim=1)
-        energies = torch.cat([state.energies, self.energies(self._units(past))], dim=1)
+        row = self._units(self._checked(value[:, None]).to(self.center.device))  # [B, 1, C]
+        past = torch.cat([state.rows, row], dim=1)
+        energies = torch.cat([state.energies, self.energies(past)], dim=1)
         return State(past[:, 1:], energies[:, 1:]), self.scores(energies)
 
     def _check_fitted(self) -> None:
@@ -175,10 +190,10 @@ def windows(past: Tensor, width: int) -> Tensor:
 
 def carried(values: Tensor) -> Tensor:
     """Windows [..., W] without holes: the last value observed before, else the next one, else 0 (the mean)."""
-    seen = values.isfinite()
-    if bool(seen.all()):
+    missing = values.isnan()
+    if not bool(missing.any()):
         return values
-    W = values.shape[-1]
+    seen, W = ~missing, values.shape[-1]
     at = torch.arange(W, device=values.device)
     last = torch.where(seen, at, -1).cummax(-1).values
     following = torch.where(seen, at, W).flip(-1).cummin(-1).values.flip(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,14 @@ def test_sizes_are_checked():
         CourseConfig(windows=0)
     with pytest.raises(UsageError, match="share is 1"):
         CourseConfig(share=1.0)
+
+
+def test_a_fit_part_of_single_rows_is_refused():
+    with pytest.raises(DataError, match="no series has two rows before"):
+        prepare(Last(), panel_of(seasons(2, 1)), replace(SIZES, share=0.5))
+
+
+def test_answers_of_another_shape_are_asked_again(tmp_path, days):
+    for levels in ((0.5,), (0.1, 0.5, 0.9)):  # nothing but its class tells one of these from the other
+        course = prepare(Last(levels), days, SIZES, folder=tmp_path)
+        assert course.fit.take(np.arange(2)).base.shape[1] == len(levels)

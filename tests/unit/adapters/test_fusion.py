@@ -60,6 +60,16 @@ def test_steps_without_answers_stay_as_they_are():
     assert np.isnan(tally.errors().mse).all()
 
 
+def test_a_series_of_which_the_forecast_says_nothing_spoils_no_other():
+    tally = Tally(4, SHARES, ERAS)
+    values = torch.zeros(30, 3, 4, 1)
+    values[7] = torch.nan
+    made = Forecast(values=values, levels=LEVELS)
+    tally.add(made, torch.ones(30, 4, 1), torch.ones(30, 1), torch.arange(30) // 10, torch.ones(30, 3, 4, 1))
+    assert tally.errors().until(4)["mse"] == 1.0
+    assert (choose(tally) > 0).all()
+
+
 def test_errors_are_those_of_the_forecast():
     tally = tallied(lambda n, h, era: torch.ones(n, 3, h, 1))
     before, after = tally.errors(0).until(8), tally.errors(20).until(8)

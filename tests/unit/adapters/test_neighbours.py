@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limosa.adapters.neighbours import Store, key_of
+from limosa import models
+from limosa.adapters.neighbours import Store, hidden_of, key_of
 from limosa.adapters.teacher import LEAST, Teacher, TeacherConfig, effective, weighted_quantiles
 from limosa.errors import UsageError
+from unit.adapters.conftest import Last, panel_of, seasons
 
 L, H = 24, 8
 
@@ -163,3 +165,41 @@ def test_a_teachers_numbers_are_checked():
         TeacherConfig(neighbours=60)
     with pytest.raises(UsageError, match="effective is 30"):
         TeacherConfig(effective=30)
+
+
+def test_a_store_of_many_short_series_is_thinned():
+    values = noise(rows=400, channels=1)
+    start, stamps = torch.arange(0, 401, 40), torch.arange(400)
+    store = Store(values, start, stamps, context=L, horizon=H, most=7)
+    assert len(store) == len(store.keys) == 7
+    assert len(set((store.begin // 40).tolist())) >= 6
+
+
+def test_an_empty_store_has_nothing_to_say():
+    store = store_of(noise(rows=L), horizon=L + 1)
+    teacher = Teacher(store, TeacherConfig())
+    past = torch.randn(3, L, generator=torch.Generator().manual_seed(0))
+    never = torch.zeros(3, dtype=torch.int64)
+    counsel = teacher.ask(past, (never, never), "open")
+    teacher.tune(counsel)
+    assert teacher.confidence(counsel).tolist() == [0.0, 0.0, 0.0]
+    made = teacher.quantiles(counsel, past, (0.1, 0.5))
+    assert made.shape == (3, 2, L + 1)
+    assert bool(made.isnan().all())
+
+
+def test_hidden_states_find_windows_as_well_and_need_a_model_that_shows_them():
+    torch.manual_seed(0)
+    patched = models.card("patched")
+    key = hidden_of(patched.build(patched.tiny).eval())
+    panel = panel_of(seasons(300, 2))
+    store = Store.of(panel, context=L, horizon=H, most=100, key=key)
+    assert store.keys.shape == (len(store), patched.tiny.width)
+    assert torch.allclose(store.keys.norm(dim=-1), torch.ones(len(store)))
+    asked = torch.tensor([4, 9])
+    never = torch.zeros(2, dtype=torch.int64)
+    found = store.search(store.past(asked), (never, never), apart="open", count=3)
+    assert found.index[:, 0].tolist() == asked.tolist(), "a window is nearest to itself"
+    assert bool(key(torch.full((2, L), torch.nan)).isfinite().all())
+    with pytest.raises(UsageError, match="cannot be reached"):
+        hidden_of(Last())

@@ -23,6 +23,17 @@ def tiny(name="patched"):
     return own.build(own.tiny).eval()
 
 
+class Shifted(torch.nn.Module):
+    """A model without matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+
+    def loss(self, batch):
+        return self.shift.sum()
+
+
 def test_the_head_is_what_stands_after_the_last_hidden_state():
     names = head(tiny())
     assert {name.partition(".")[0] for name in names} == {"norm", "to_steps", "head"}
@@ -49,6 +60,8 @@ def test_a_model_without_weights_or_hidden_states_says_what_to_use():
         Tuned(TuningConfig(), Last())
     with pytest.raises(UsageError, match="cannot be reached"):
         head(Last())
+    with pytest.raises(UsageError, match="nothing that lora could change"):
+        Tuned(TuningConfig(), Shifted())
     with pytest.raises(UsageError, match="choose full"):
         TuningConfig(what="some")
 

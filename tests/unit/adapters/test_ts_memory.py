@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from limosa import models
 from limosa.adapters.course import CourseConfig, prepare
 from limosa.adapters.distill import TeacherConfig, distill, teach
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.core import Window
 from limosa.errors import UsageError
 from limosa.train.loop import TrainConfig
-from unit.adapters.conftest import Last
+from unit.adapters.conftest import Last, panel_of, seasons
 
 TINY = MemoryConfig(context=48, horizon=12, patch=8, ahead=4, width=16, token=8)
 QUICK = TrainConfig(steps=30, rate=5e-3, warmup=5, average=0.9, validate_every=15)
@@ -93,6 +94,15 @@ def test_it_learns_what_the_frozen_forecaster_gets_wrong(days):
     assert min(report.shares) > 0.5
     assert not report.alarm
     assert report.gate["fit"] > 0.5
+
+
+def test_a_teacher_can_find_neighbours_by_hidden_states():
+    torch.manual_seed(0)
+    patched = models.card("patched")
+    course = prepare(patched.build(patched.tiny).eval(), panel_of(seasons(400)), SIZES)
+    hidden, plain = (teach(course, TeacherConfig(keys=keys), 48)[0] for keys in ("hidden", "context"))
+    assert hidden.mse < 0.2
+    assert hidden.mse != plain.mse
 
 
 def test_a_teacher_that_sees_the_answers_is_found_out(walk, caplog):

@@ -12,9 +12,10 @@ import torch
 
 import limosa
 from limosa import models as registry
+from limosa.adapters.distill import Report
 from limosa.adapters.fusion import Errors
 from limosa.app.cli import main
-from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.errors import DataError, Interrupted, ModelNotFound, UsageError
 
 SMALL = ["-h", "8", "--context", "32", "--windows", "60", "--steps", "3", "--batch-size", "32"]
 
@@ -69,6 +70,7 @@ def test_a_base_without_weights_can_be_given_a_memory_but_not_be_tuned(place):
     assert [row["method"] for row in done.table] == ["frozen", "memory"]
     with pytest.raises(UsageError, match="no weights to train"):
         limosa.adapt("a.csv", "naive-lora", method="lora", **options)
+    assert not (place / "naive-lora").exists(), "refused before any work"
 
 
 def test_another_model_by_the_same_name_is_refused(place):
@@ -108,6 +110,14 @@ def test_where_every_method_harms_the_frozen_model_is_kept(place):
     best = adapting._best(before, tried)
     assert best.method == "memory"
     assert not best.model.alpha.any()
+    reported = adapting.Outcome(
+        method="memory",
+        model=done.model,
+        errors=worse,
+        seconds=0.0,
+        report=Report(teacher_mse={}, gate={}, alarm=False, shares=[1.0], best_step=1),
+    )
+    assert set(adapting._best(before, [reported]).report.shares) == {0.0}
 
 
 def test_wrong_numbers_and_names_are_refused(place):
@@ -117,3 +127,85 @@ def test_wrong_numbers_and_names_are_refused(place):
         limosa.adapt("a.csv", "x", method="magic")
     with pytest.raises(ModelNotFound, match="nothing-of-that-name"):
         limosa.adapt("a.csv", "x", base="nothing-of-that-name")
+    for name in ("context", "horizon"):
+        with pytest.raises(UsageError, match=f"{name} is 0"):
+            limosa.adapt("a.csv", "x", base="naive", **{name: 0})
+
+
+NAIVE = {"horizon": 8, "context": 32, "windows": 60, "steps": 3, "batch_size": 32, "base": "naive"}
+
+
+def _hours(values):
+    return pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=len(values), freq="h"), "y": values})
+
+
+def _saved(folder):
+    torch.manual_seed(0)
+    patched = registry.card("patched")
+    patched.build(patched.tiny).eval().save_pretrained(folder)
+
+
+def test_a_frozen_model_without_errors_is_kept(place):
+    done = limosa.adapt(_hours(np.full(200, 3.0)), "still", **NAIVE)
+    assert [row["mse_change"] for row in done.table] == [0.0, 0.0]
+
+
+def test_a_part_without_values_is_refused(place):
+    values = np.sin(np.arange(200.0))
+    for side, rows in (("before", slice(160)), ("from", slice(150, None))):
+        holed = values.copy()
+        holed[rows] = np.nan
+        with pytest.raises(DataError, match=f"nothing was observed {side} 2024-01-07"):
+            limosa.adapt(_hours(holed), "x", **NAIVE)
+    values[160:-1] = np.nan
+    with pytest.raises(DataError, match="no window to be judged by"):
+        limosa.adapt(_hours(values), "x", **NAIVE)
+
+
+def test_a_model_is_not_overwritten_by_its_adapter(place):
+    _saved(place / "trained")
+    for base in ("trained", "naive"):
+        with pytest.raises(UsageError, match="holds a model"):
+            limosa.adapt("a.csv", "trained", **(NAIVE | {"base": base}))
+    limosa.adapt("a.csv", "mine", **NAIVE)
+    with pytest.raises(UsageError, match="holds a model"):
+        limosa.adapt("a.csv", "mine", **(NAIVE | {"base": "mine"}))
+    with pytest.raises(UsageError, match="is a file"):
+        limosa.adapt("a.csv", "a.csv", **NAIVE)
+
+
+def test_an_adapter_finds_its_model_from_another_folder_and_says_if_it_is_gone(place, monkeypatch):
+    _saved(place / "trained")
+    limosa.adapt("a.csv", "mine", **(NAIVE | {"base": "trained"}))
+    monkeypatch.chdir("/")
+    assert limosa.load(place / "mine").forecast(_window()).values.isfinite().all()
+    (place / "trained").rename(place / "moved")
+    with pytest.raises(ModelNotFound, match=r"mine was made for the model .*trained"):
+        limosa.load(place / "mine")
+
+
+def test_a_folder_that_is_no_adapter_is_named(place):
+    limosa.adapt("a.csv", "mine", **NAIVE)
+    config = place / "mine" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"model": "adapter:lessons"}))
+    with pytest.raises(DataError, match="does not hold an adapter of this version"):
+        limosa.load("mine")
+    config.write_text(json.dumps({"model": "patched"}))
+    with pytest.raises(DataError, match="is not an adapter, its config has no base"):
+        limosa.load("mine")
+
+
+def test_a_run_with_other_numbers_does_not_go_on_from_these_checkpoints(place, monkeypatch):
+    from limosa.app import adapting
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting.saved, "save", stopped)
+        with pytest.raises(Interrupted):
+            limosa.adapt("a.csv", "mine", **NAIVE)
+    runs = [limosa.adapt("a.csv", "mine", resume=True, seed=5, **NAIVE), limosa.adapt("a.csv", "new", seed=5, **NAIVE)]
+    first, second = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -210,7 +210,7 @@ def test_progress_is_a_plain_line_every_few_seconds_where_there_is_no_terminal(c
     with progress.progress("series", quiet=False) as tell:
         for done in (10, 20, 30, 40):
             tell(done, 40, "loss 0.5" if done == 20 else "")
-    assert capsys.readouterr().err == "limosa: 20 of 40 series, loss 0.5, 6 s left\n"
+    assert capsys.readouterr().err == "limosa: 20 of 40 series, loss 0.5, 10 s left\n"
     with progress.progress("series", quiet=True) as tell:
         assert tell is None
 

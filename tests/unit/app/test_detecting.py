@@ -119,6 +119,40 @@ def test_the_column_of_time_is_guessed_named_or_counted():
     assert read_rows(frame, target_col=("disk", "cpu")).channels == ("disk", "cpu")
 
 
+def test_the_time_in_the_index_of_a_frame_is_its_time():
+    rows = read_rows(table(50, 0).set_index("time"))
+    assert rows.channels == ("cpu", "disk", "version")
+    assert rows.time == "ds"
+    assert rows.times[1] == pd.Timestamp("2024-05-01 00:01")
+
+
+@pytest.mark.parametrize("target", [("cpu", "disk"), ()])
+def test_each_target_of_each_series_of_a_long_table_is_a_channel(target):
+    ones = [table(50, seed).drop(columns="version").assign(unique_id=name) for seed, name in enumerate("ab")]
+    rows = read_rows(pd.concat([ones[0], ones[1].iloc[10:]]), **({"target_col": target} if target else {}))
+    assert rows.channels == ("a/cpu", "a/disk", "b/cpu", "b/disk")
+    assert rows.values.shape == (50, 4)
+    np.testing.assert_allclose(rows.values[:, 1], ones[0]["disk"])
+    np.testing.assert_allclose(rows.values[10:, 2], ones[1]["cpu"][10:])
+    assert np.isnan(rows.values[:10, 2:]).all()
+
+
+def test_a_table_that_cannot_be_read_says_why(tmp_path):
+    (tmp_path / "a.parquet").write_text("no")
+    (tmp_path / "a.csv.gz").write_text("no")
+    (tmp_path / "a.csv").write_text("")
+    for source, said in [
+        (tmp_path / "a.parquet", "cannot be read as Parquet"),
+        (tmp_path / "a.csv.gz", "cannot be read"),
+        (tmp_path / "a.csv", "is empty"),
+        ({}, "is empty"),
+        (table(5, 0)[["time"]], "no channel beside the time"),
+        (pd.DataFrame(np.zeros((5, 2))), "no text; rename it"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            read_rows(source)
+
+
 def test_other_columns_than_in_training_are_said(place, caplog):
     frame = table(100, 2)
     with pytest.raises(DataError, match="channels disk are lacking"):
@@ -164,6 +198,8 @@ def test_a_table_shorter_than_the_window_has_scores(rows):
 
 def test_a_detector_comes_back_from_its_folder(place):
     again = Trained.load(place / "saved")
+    with pytest.raises(UsageError, match="has learnt already"):
+        limosa.detect(table(300, 3), model=again, train=table(300, 0))
     fitted = limosa.detect(table(300, 3), model="z2", train=table(2000, 0)).detector
     assert (again.channels, again.time, again.tails) == (fitted.channels, fitted.time, fitted.tails)
     assert type(limosa.load(place / "saved")).__name__ == "Z2"
@@ -189,6 +225,8 @@ def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, 
         (["now.csv", "-m", "z2", "--plot", "a.pdf"], 2, ".png or .svg"),
         (["now.csv", "-m", "z2", "--graph", "a.png"], 2, "has no graph"),
         (["now.csv", "-m", "z2", "--target-col", "fan"], 3, "no column 'fan'"),
+        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--state", "state"], 2, "--state keeps the state of a stream"),
         (["-", "-m", "z2"], 2, "learn what is normal first"),
         (["-", "-m", "FOLDER", "-o", "a.csv"], 2, "a stream has no end"),
     ],
@@ -202,14 +240,36 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(arguments, code, said,
     assert "Traceback" not in error
 
 
+def test_events_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, capsys):
+    command = ["detect", str(place / "now.csv"), "-m", str(place / "saved"), "-q", "--json"]
+    assert main([*command, "--graph", str(tmp_path / "graph.png")]) == 2
+    assert len(lines(capsys)) >= 1
+
+
 def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
     fitted = Trained.load(place / "saved").detector
     fitted.save_pretrained(tmp_path)
     with pytest.raises(ModelNotFound, match="limosa detect --save"):
         limosa.detect(table(50, 1), model=tmp_path)
-    (tmp_path / "detection.json").write_text("{}")
-    with pytest.raises(DataError, match="save it again"):
-        limosa.detect(table(50, 1), model=tmp_path)
+    about = json.loads((place / "saved" / "detection.json").read_text())
+    for content in ({}, about | {"tails": about["tails"][:1]}, about | {"channels": ["cpu"]}):
+        (tmp_path / "detection.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match="save it again"):
+            limosa.detect(table(50, 1), model=tmp_path)
+
+
+def test_a_save_that_is_cut_short_leaves_no_detector_with_the_heights_of_another(place, tmp_path, monkeypatch):
+    known = Trained.load(place / "saved")
+    known.save(tmp_path)
+
+    def stopped(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(known.detector, "save_pretrained", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        known.save(tmp_path)
+    with pytest.raises(ModelNotFound, match="save the detector again"):
+        Trained.load(tmp_path)
 
 
 def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):

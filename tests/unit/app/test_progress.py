@@ -33,8 +33,3 @@ def test_the_time_left_goes_by_the_pace_after_the_first_and_of_each_part(clock, 
         clock.now = 76.0
         tell(10, 40)
     assert "10 of 40 steps, 60 s left" in capsys.readouterr().err
-
-
-def test_quiet_shows_nothing():
-    with progress("steps", quiet=True) as tell:
-        assert tell is None

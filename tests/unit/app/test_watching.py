@@ -87,6 +87,42 @@ def test_columns_are_found_by_their_names(folder, now):
     assert list(watch_lines(text(other), limosa.watch(folder))) == wanted
 
 
+def test_a_stop_between_the_two_files_of_a_state_counts_no_row_twice(folder, now, tmp_path, caplog):
+    lines = text(now)
+    list(watch_lines(lines[:81], limosa.watch(folder, state=tmp_path)))
+    older = (tmp_path / "watch.json").read_text()
+    list(watch_lines(lines[:1] + lines[81:91], limosa.watch(folder, state=tmp_path)))
+    (tmp_path / "watch.json").write_text(older)
+    with caplog.at_level("WARNING", logger="limosa"):
+        again = limosa.watch(folder, state=tmp_path)
+    assert "the detector's last rows are forgotten" in caplog.text
+    assert again.stream.rows == 80
+    wanted = list(watch_lines(lines, limosa.watch(folder)))
+    assert ends(watch_lines(lines[:1] + lines[81:], again)) == ends(wanted)
+
+
+def test_a_stream_may_be_written_as_tables_may(folder, now):
+    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+    lines = ("\ufeff" + now.to_csv(index=False, sep=";")).splitlines(keepends=True)
+    assert list(watch_lines(lines, limosa.watch(folder))) == wanted
+
+
+def test_the_time_of_training_goes_before_other_columns_of_time_and_its_lack_is_said(folder, now, caplog):
+    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+    now = now.assign(date="2024-05-01")[["date", "time", "a", "b", "c"]]
+    assert list(watch_lines(text(now), limosa.watch(folder))) == wanted
+    assert not caplog.text
+    news = list(watch_lines(text(now[["a", "b", "c"]]), limosa.watch(folder)))
+    assert news[0].start == 100
+    assert "the stream has no column time; its rows are counted" in caplog.text
+
+
+def test_nanoseconds_keep_all_their_digits(folder, now):
+    begin = 1_714_521_600_000_000_001
+    stamped = now.assign(time=np.arange(begin, begin + len(now)))
+    assert next(watch_lines(text(stamped), limosa.watch(folder))).start == begin + 100
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -95,6 +131,7 @@ def test_columns_are_found_by_their_names(folder, now):
         ("2023-01-01 00:00:00,1,2,3\n", "not later than the row before"),
         ("yesterday-ish,1,2,3\n", "no time"),
         (",1,2,3\n", "not later"),
+        ("2024-05-01 02:00:00,1,2," + 200_000 * "3" + "\n", "no line of CSV"),
     ],
 )
 def test_a_bad_line_is_left_out_with_a_word_and_the_watch_goes_on(line, said, folder, now, caplog):
@@ -138,6 +175,16 @@ def test_the_command_prints_a_line_of_json_for_each_news(folder, now, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stream.safetensors", "watch.json"]
 
 
+def test_a_broken_byte_costs_its_line_and_not_the_watch(folder, now, capsys, monkeypatch):
+    lines = [line.encode() for line in text(now)]
+    stream = b"".join([*lines[:51], b"2024-05-01 02:00:00,1,\xff,3\n", *lines[51:]])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream), encoding="utf-8"))
+    assert main(["detect", "-", "-m", str(folder)]) == 0
+    out, error = capsys.readouterr()
+    assert len(out.splitlines()) == len(list(watch_lines(text(now), limosa.watch(folder))))
+    assert "line 52 is left out" in error
+
+
 def test_events_come_through_a_pipe_before_the_stream_ends(folder, now):
     import subprocess
 
@@ -156,6 +203,8 @@ def test_rows_may_be_handed_over_one_by_one(folder, now):
     assert [event for event in news if event] == list(watch_lines(text(now), limosa.watch(folder)))
     with pytest.raises(DataError, match="2 channels"):
         watched.update("2025-01-01", [1.0, 2.0])
+    with pytest.raises(DataError, match="not later than the row before"):
+        watched.update("2024-01-01", [1.0, 2.0, 3.0])
 
 
 def test_a_state_of_other_channels_or_a_broken_one_is_refused(folder, tmp_path):

@@ -45,6 +45,14 @@ def test_the_forecaster_is_not_saved_with_the_detector(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size < 2000
 
 
+def test_a_detector_whose_forecaster_could_not_be_found_again_is_not_saved(tmp_path):
+    model = ForecastResidual(ForecastConfig(past=4, scales=(1,)), LastValue())
+    model.fit(normal(), briefly)
+    with pytest.raises(UsageError, match="forecaster=FOLDER"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_limosa_small_stands_behind_it_by_default():
     model = models.build("forecast", past=16, scales=(1,), judged=20)
     model.fit(normal(80), briefly)

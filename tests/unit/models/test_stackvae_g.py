@@ -39,7 +39,7 @@ def test_the_paper_s_variant_scores_the_squared_error_of_the_newest_row():
     assert paper.context == TINY.window
     rows = several(2, 30)
     made = paper.score(shown(rows))
-    window = paper._units(rows[:, 11 : 11 + TINY.window]).mT
+    window = ((rows[:, 11 : 11 + TINY.window] - paper.center) / paper.scale).float().mT
     x = 10.0 * (window / 10.0).asinh()
     with torch.no_grad():
         error = (x - paper.network(x, paper.mixing))[..., -1].square()  # [B, C]
@@ -57,9 +57,10 @@ def test_mixing_codes_smears_what_is_rebuilt_but_not_the_blame(model):
     rows = normal(80, seed=6)
     odd = rows.clone()
     odd[60, 0] += 8.0
-    units = [10.0 * (model._units(x[None, 60 - TINY.window + 1 : 61]) / 10.0).asinh() for x in (rows, odd)]
+    windows = [model._units(x[60 - TINY.window + 1 : 61]).mT for x in (rows, odd)]
     with torch.no_grad():
-        before, after = (model._rebuilt(x)[0, 0] for x in units)
+        before, after = (model.network.newest(x, model.mixing) for x in windows)
+        assert torch.allclose(before, model.network(windows[0], model.mixing)[..., -1], atol=1e-6)
     assert (after - before).abs()[1:].max() > 0.0  # other channels are rebuilt otherwise
     made = model.score(shown(odd)).values[0, 60]
     assert made[0] > 5.0 * made[2]
@@ -94,6 +95,8 @@ def test_learning_on_makes_a_new_normal_usual_and_keeps_the_old(model):
     assert keeps.score(old).total[0, 60:].mean() < 1.5 * model.score(old).total[0, 60:].mean()
     with pytest.raises(DataError, match="3 channels"):
         keeps.refit(moved[:, :3], briefly, forget=0.2)
+    with pytest.raises(UsageError, match=r"forget is 1\.5"):
+        keeps.refit(moved, briefly, forget=1.5)
 
 
 def test_a_channel_more_is_an_embedding_more():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from limosa.errors import UsageError
+from limosa.nn import gaussian, sliding
 from limosa.nn.gaussian import Conditional, Moments, Plane
 from limosa.nn.sliding import windows
 
@@ -46,7 +47,7 @@ def test_residuals_are_what_the_rest_of_the_window_does_not_tell():
     z[1:, 1] = 0.8 * z[:-1, 0] + 0.6 * z[1:, 1]  # channel 1 follows channel 0, a row later
     part = Conditional(W, 3, ridge=1e-6)
     part.fit(z)
-    x, found = points(z, W), part.residuals(z[None])[0]
+    x, found = points(z, W), part.residuals(windows(z[None], W))[0]
     for channel in range(3):
         newest = channel * W + W - 1
         rest = torch.cat([x[:, :newest], x[:, newest + 1 :], torch.ones(len(x), 1)], dim=1)
@@ -58,8 +59,31 @@ def test_unseen_residuals_come_from_fits_that_did_not_see_them():
     z = rows(90, 4)
     part = Conditional(5, 4, ridge=0.01)
     unseen = part.fit(z)
-    seen = part.residuals(z[None])[0]
+    seen = part.residuals(windows(z[None], 5))[0]
+    assert unseen.shape == seen.shape
     assert unseen.square().mean() > 1.3 * seen.square().mean()  # 20 numbers, 30 rows a block: a fit learns by heart
+
+
+@pytest.mark.parametrize("row", [0, 29, 30, 33])
+def test_a_row_changes_no_fit_that_judges_it(row):
+    z, W = rows(90, 4), 5
+    unseen = Conditional(W, 4, ridge=0.01).fit(z)
+    other = z.clone()
+    other[row] += 50.0
+    changed = Conditional(W, 4, ridge=0.01).fit(other)
+    block = torch.arange(90)[W - 1 :] // 30  # of the newest row of each window
+    touched = torch.tensor([row in range(t - W + 1, t + 1) for t in range(W - 1, 90)])
+    judged = (block == row // 30) & ~touched
+    assert judged.sum() > 15
+    assert torch.allclose(changed[judged], unseen[judged], atol=1e-3)
+
+
+def test_a_fit_holds_no_more_windows_at_once_than_it_may(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(sliding, "CELLS", 1000)
+    monkeypatch.setattr(gaussian, "carried", lambda x: (sizes.append(x.numel()), sliding.carried(x))[1])
+    Conditional(5, 4, ridge=0.01).fit(rows(600, 4))
+    assert max(sizes) <= 1000
 
 
 def test_links_are_partial_correlations_of_what_is_told_directly():
@@ -88,13 +112,13 @@ def test_a_plane_rebuilds_what_lies_in_it():
 
 def test_missing_values_have_no_residual():
     z = rows()
-    plane, part = Plane(4, 3, components=2), Conditional(4, 3, ridge=0.1)
+    plane = Plane(4, 3, components=2)
     plane.fit(z)
-    part.fit(z)
     z[50, 1] = torch.nan
     assert plane.residuals(z[None])[0, 50, 1, 0] == 0.0
-    assert part.residuals(z[None])[0, 47, 1] == 0.0
-    assert bool(part.residuals(z[None]).isfinite().all())
+    again = Conditional(4, 3, ridge=0.1)
+    assert again.fit(z)[47, 1] == 0.0
+    assert bool(again.weights.isfinite().all())
 
 
 def test_a_window_with_too_many_numbers_is_refused():

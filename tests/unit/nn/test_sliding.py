@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from limosa import models
 from limosa.core import Window
 from limosa.models.pca import Pca, PcaConfig
 from limosa.models.z2 import Z2, Z2Config
@@ -50,6 +51,20 @@ def test_long_rows_are_scored_in_pieces_that_join(monkeypatch):
     again = model.score(window)
     assert torch.allclose(again.values, whole.values, atol=1e-6)
     assert torch.allclose(again.total, whole.total, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["z2", "pca", "forecast", "stackvae_g"])
+def test_the_largest_number_there_is_is_strange_and_not_missing(name):
+    card = models.card(name)
+    model = card.build(card.tiny)
+    model.fit(normal(), briefly)
+    rows = normal(60, seed=1)
+    usual = model.score(Window(past=rows[None], horizon=1)).total.max()
+    rows[50, 2] = 1.7e308  # what a broken sensor may send
+    made = model.score(Window(past=rows[None], horizon=1))
+    assert bool(made.values.isfinite().all() and made.total.isfinite().all())
+    assert made.total[0, 50] > 2.0 * usual
+    assert int(made.values[0, 50].argmax()) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
