@@ -71,7 +71,9 @@ def event_chart(
     if len(positive) and positive.max() > 100.0 * np.median(positive):
         strip.set_yscale("log")
         strip.set_ylim(bottom=float(np.quantile(positive, 0.01)))
-    half = (_x(index[1:2]) - _x(index[:1]))[0] / 2 if len(index) > 1 else 0
+    x = _x(index)
+    # half a step to either side, and no less than can be seen
+    half = max((x[1] - x[0]) / 2, (x[-1] - x[0]) / 400) if len(x) > 1 else 0
     for axes in (*rows, strip):
         for first, last in spans:
             first, last = _x(pd.Index([first, last]))
