@@ -19,7 +19,6 @@ runs a few steps of ddp and of the default and keeps nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -34,7 +33,7 @@ from typing import Any
 
 import torch
 
-from common import ONE_THREAD, ROOT, Options, command_line, finish
+from common import ONE_THREAD, ROOT, Options, command_line, common_options, finish, keep, kept_at, recalled
 from fashion import ResNet, add_folder, judged, read
 from limosa import models
 from limosa.core import Batches
@@ -75,8 +74,7 @@ class Plan:
 
 def kept(plan: Plan) -> Path:
     """Where the score of a finished run is."""
-    name = hashlib.sha256(json.dumps(dataclasses.asdict(plan), sort_keys=True).encode()).hexdigest()[:16]
-    return KEPT / f"{plan.task}-{plan.way.replace(' ', '_')}-{plan.seed}-{name}.json"
+    return kept_at(KEPT, f"{plan.task}-{plan.way}-{plan.seed}", dataclasses.asdict(plan))
 
 
 def run(plan: Plan, fashion: Path) -> dict[str, float]:
@@ -105,19 +103,19 @@ def run(plan: Plan, fashion: Path) -> dict[str, float]:
     return score | {"loss": sum(losses) / len(losses)}
 
 
-def together(plans: list[Plan], fashion: Path, keep: bool) -> list[dict[str, float]]:
+def together(plans: list[Plan], fashion: Path, quick: bool) -> list[dict[str, float]]:
     """The scores of `plans`, by two processes on this machine; what is finished is kept if they are stopped."""
     with tempfile.TemporaryDirectory() as folder:
         task, out = Path(folder) / "plans.json", Path(folder) / "scores.json"
         task.write_text(json.dumps([dataclasses.asdict(plan) for plan in plans]))
         words = [*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)), __file__]
-        own = ["--worker", str(task), str(out), "--fashion", str(fashion), *([] if keep else ["--quick"])]
+        own = ["--worker", str(task), str(out), "--fashion", str(fashion), *(["--quick"] if quick else [])]
         subprocess.run([sys.executable, *words, *own], check=True, env={**os.environ, **ONE_THREAD})
         scores: list[dict[str, float]] = json.loads(out.read_text())
         return scores
 
 
-def work(task: Path, out: Path, fashion: Path, keep: bool) -> None:
+def work(task: Path, out: Path, fashion: Path, quick: bool) -> None:
     """What each of the processes does."""
     scores = []
     with ranks.joined() as here:
@@ -125,9 +123,8 @@ def work(task: Path, out: Path, fashion: Path, keep: bool) -> None:
             scores.append(run(plan, fashion))
             if here.rank == 0:
                 print(plan.task, plan.way, plan.seed, scores[-1], flush=True)
-                if keep:
-                    KEPT.mkdir(parents=True, exist_ok=True)
-                    kept(plan).write_text(json.dumps({"settings": dataclasses.asdict(plan), "score": scores[-1]}))
+                if not quick:
+                    keep(kept(plan), dataclasses.asdict(plan), scores[-1])
         if here.rank == 0:
             out.write_text(json.dumps(scores))
 
@@ -159,8 +156,7 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
     parser.add_argument("--worker", nargs=2, type=Path, help="used by the script itself: plans, and where scores go")
     given = parser.parse_args()
-    common = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    return Options(**common), given
+    return common_options(given), given
 
 
 def main() -> None:
@@ -168,7 +164,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if which.worker:
         plans_file, scores_file = which.worker
-        work(plans_file, scores_file, which.fashion, keep=not chosen.quick)
+        work(plans_file, scores_file, which.fashion, chosen.quick)
         return
     if "fashion" in which.tasks:
         read(which.fashion, 1)  # or it ends here, skipped
@@ -188,12 +184,9 @@ def main() -> None:
         for way in ways
     ]
     missing = plans if chosen.quick else [plan for plan in plans if not kept(plan).exists()]
-    made = (
-        dict(zip(map(kept, missing), together(missing, which.fashion, not chosen.quick), strict=True))
-        if missing
-        else {}
-    )
-    found = {path: json.loads(path.read_text())["score"] for path in map(kept, plans) if path not in made}
+    scores = together(missing, which.fashion, chosen.quick) if missing else []
+    made = dict(zip(map(kept, missing), scores, strict=True))
+    found = {path: recalled(path) for path in map(kept, plans) if path not in made}
     table = rows_of({(plan.task, plan.way, plan.seed): (made | found)[kept(plan)] for plan in plans})
     metrics = {
         f"loss_ratio_vs_ddp_{row['task']}": row["loss_ratio_vs_ddp"]

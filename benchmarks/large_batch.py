@@ -20,8 +20,7 @@ runs two epochs of 4096 pictures and keeps nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import math
 import time
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 
-from common import ROOT, Options, command_line, finish
+from common import ROOT, Options, command_line, common_options, finish, keep, kept_at, recalled
 from fashion import Pictures, ResNet, add_folder, judged, read
 from limosa.errors import LimosaError
 from limosa.train import optim
@@ -41,7 +40,6 @@ KEPT = ROOT / "runs" / "large_batch"
 WAYS = ("sgd", "sgd+warm-up", "lars", "lars, decay on norms")
 MEASURED = (256, 8192)  # batches that the metrics name, run with all seeds
 CLIP = float("inf")
-ETA = 0.1  # of LARS: moves of matrices relative to their size; its rate is that of biases and norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,7 @@ class Plan:
     rate: float  # peak
     decay: float = 5e-4
     warmup: float = 0.1  # share of the steps
+    eta: float = 0.1  # of LARS: rate * eta is how far a matrix moves for its size; biases and norms move by the rate
 
 
 def plan(way: str, batch: int, seed: int, epochs: int) -> Plan:
@@ -72,17 +71,15 @@ def optimizer(plan: Plan, model: ResNet) -> torch.optim.Optimizer:
     groups = optim.groups(model.parameters(), decay=plan.decay)
     if plan.way == "lars, decay on norms":
         groups = [{**group, "weight_decay": plan.decay} for group in groups]
-    return LARS(groups, rate=plan.rate, eta=ETA)
+    return LARS(groups, rate=plan.rate, eta=plan.eta)
 
 
 def run(plan: Plan, train: Pictures, test: Pictures, quick: bool) -> dict[str, float]:
     """Train and test, or recall what was kept."""
     settings = dataclasses.asdict(plan)
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = KEPT / f"{plan.way.replace(' ', '_')}-{plan.batch}-{plan.seed}-{name}.json"
+    path = kept_at(KEPT, f"{plan.way}-{plan.batch}-{plan.seed}", settings)
     if path.exists() and not quick:
-        found: dict[str, float] = json.loads(path.read_text())["score"]
-        return found
+        return recalled(path)
     began = time.process_time()
     torch.manual_seed(plan.seed)
     model, batches = ResNet(), replace(train, batch_size=plan.batch, seed=plan.seed)
@@ -90,8 +87,7 @@ def run(plan: Plan, train: Pictures, test: Pictures, quick: bool) -> dict[str, f
     loss, accuracy = judged(model, test)
     score = {"accuracy": accuracy, "loss": loss, "training_loss": learnt, "cpu_seconds": time.process_time() - began}
     if not quick:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"settings": settings, "score": score}, indent=1) + "\n")
+        keep(path, settings, score)
     return score
 
 
@@ -122,8 +118,7 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
     parser.add_argument("--epochs", type=int, default=20)
     given = parser.parse_args()
-    common = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    return Options(**common), given
+    return common_options(given), given
 
 
 def metrics_of(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -152,7 +147,8 @@ def main() -> None:
             own = seeds if batch in MEASURED else seeds[:1]
             scores = [run(plan(way, batch, seed, epochs), train, test, chosen.quick) for seed in own]
             row = {"way": way, "batch": batch, "epochs": epochs, "seeds": len(own)}
-            rows.append(row | {key: median(score[key] for score in scores) for key in scores[0]})
+            middle = {key: median(score[key] for score in scores) for key in scores[0]}
+            rows.append(row | {key: value for key, value in middle.items() if math.isfinite(value)})  # some diverge
             print(rows[-1], flush=True)
     finish(
         chosen, metrics=metrics_of(rows), table=sorted(rows, key=lambda row: (row["way"], row["batch"])), seeds=seeds

@@ -25,7 +25,6 @@ The full run takes about a quarter of an hour; `--quick` has one link, fewer way
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -39,7 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ONE_THREAD, Options, command_line, finish
+from common import ONE_THREAD, Options, command_line, common_options, finish
 
 RANK = Path(__file__).with_name("slow_links_rank.py")
 TOOLS = ("ip", "tc", "unshare", "nsenter", "setpriv")
@@ -219,8 +218,7 @@ def arguments() -> tuple[Options, Namespace]:
     parser = command_line(__doc__ or "")
     parser.add_argument("--links", nargs="+", type=int, choices=(1000, 100, 25), help="Mbit/s; all by default")
     given = parser.parse_args()
-    common = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    return Options(**common), given
+    return common_options(given), given
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ which it found broken. `test_laws.py` starts the ranks once and makes one test o
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -582,18 +583,55 @@ def alone() -> Iterator[None]:
 
 
 def law_a_round_under_way_lands_where_one_process_goes_on(folder: Path) -> None:
-    own = folder / str(ranks.here().rank)
     config = replace(CONFIG, steps=9, average=0.0, checkpoint_every=9)
-    strategy = CO2(CO2Config(tau=3))
-    trained(strategy, config, folder=own)
+    for eager in (True, False):
+        own = folder / str(eager)
+        trained(CO2(CO2Config(tau=3, eager=eager)), config, folder=own / str(ranks.here().rank))
+        dist.barrier()
+        shards = checkpoint.shards([own / str(rank) for rank in range(ranks.here().world)])
+        late = checkpoint.load(shards[0])["strategy"]
+        assert late["pending"]
+        with alone():
+            found = joined(shards)["parameters"]
+        close([torch.cat([p.flatten() for p in found])], [late["anchor"] - late["moved"]])  # each round counts once
+
+
+def law_ranks_that_would_go_on_from_different_steps_stop(folder: Path) -> None:
+    here = ranks.here()
+    left_alone = folder / "alone"
+    if here.rank == 0:
+        with alone():
+            trained(None, replace(CONFIG, steps=10), folder=left_alone)
     dist.barrier()
-    states = [checkpoint.load(path) for path in checkpoint.shards([folder / str(r) for r in range(ranks.here().world)])]
-    assert all(state["strategy"]["pending"] for state in states)
-    mean = [torch.stack(parts).mean(0) for parts in zip(*(state["parameters"] for state in states), strict=True)]
-    flat = torch.cat([p.flatten() for p in mean]) - states[0]["strategy"]["moved"]
-    with alone():
-        found = joined(checkpoint.shards([folder / str(rank) for rank in range(len(states))]))["parameters"]
-    close([torch.cat([p.flatten() for p in found])], [flat])
+    try:
+        trained(DataParallel(), folder=folder / str(here.rank), resume=True, others=[left_alone][here.rank :])
+    except UsageError as error:
+        assert "from step 0, others from 10" in str(error)  # noqa: PT017  (pytest is not here)
+    else:
+        raise AssertionError
+
+
+def law_a_run_goes_on_only_by_its_own_strategy_and_optimizer(folder: Path) -> None:
+    own = folder / str(ranks.here().rank)
+    trained(CO2(CO2Config(tau=4)), replace(CONFIG, steps=10), folder=own)
+    for strategy, optimizer, found in ((DataParallel(), "adamw", "CO2"), (CO2(CO2Config(tau=4)), "sgd", "adamw")):
+        try:
+            trained(strategy, replace(CONFIG, optimizer=optimizer), folder=own, resume=True)
+        except UsageError as error:
+            assert f"is of a run with {found}" in str(error)  # noqa: PT017  (pytest is not here)
+        else:
+            raise AssertionError
+
+
+def law_a_run_of_co2_goes_on_with_the_tau_it_is_given(folder: Path) -> None:
+    own = folder / str(ranks.here().rank)
+    config = replace(CONFIG, steps=10)  # of rounds of four steps, two into the third
+    trained(CO2(CO2Config(tau=4)), config, folder=own)
+    for tau, ends in ((0, [16, 20]), (5, [18]), (1, list(range(12, 21)))):
+        told: list[Round] = []
+        again = shutil.copytree(own, own.with_name(f"{own.name}-{tau}"))
+        trained(CO2(CO2Config(tau=tau), told.append), replace(config, steps=20), folder=again, resume=True)
+        assert [one.step for one in told] == ends, tau  # of the round that the checkpoint caught nothing is told
 
 
 def law_ranks_resume_from_the_newest_step_that_all_have(folder: Path) -> None:

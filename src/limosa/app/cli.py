@@ -54,7 +54,7 @@ from limosa.train import ranks
 
 app = typer.Typer(
     name="limosa",
-    help="Forecast time series with compact models: CSV or Parquet in, calibrated probabilities out.",
+    help="Forecast and watch time series with compact models: CSV or Parquet in, probabilities and events out.",
     epilog="Data goes to standard output, words to standard error. `limosa COMMAND --help` explains a command.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help: a third of the time to show

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limosa import models as registry
 from limosa.app import training
 from limosa.errors import DataError, UsageError
 from limosa.train import ranks
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
     from limosa.train.strategies import Strategy
 
 VALIDATION_BATCHES = 8
+KEYS = {  # that a recipe has to name; those of [model] and [train] depend on the model and have defaults
+    "mixture": {"contexts", "horizons", "blend"},
+    "synthetic": {"rows"},
+    "corpus": {"rows", "file", "exclude", "resample", "validation"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Recipe:
 def read(path: str | Path) -> Recipe:
     """The recipe in `path`.
 
-    Raises: UsageError if it cannot be read or a table is missing or unknown.
+    Raises: UsageError if it cannot be read, or a table or one of its keys is missing or unknown.
     """
     try:
         tables = tomllib.loads(Path(path).read_text())
@@ -50,6 +54,11 @@ def read(path: str | Path) -> Recipe:
     expected = {field.name for field in fields(Recipe)}
     if set(tables) != expected:
         raise UsageError(f"recipe {path} has tables {sorted(tables)}; it needs {sorted(expected)}")
+    for table, keys in KEYS.items():
+        if set(tables[table]) != keys:
+            raise UsageError(f"[{table}] of recipe {path} has {sorted(tables[table])}; it needs {sorted(keys)}")
+    if "name" not in tables["model"]:
+        raise UsageError(f"[model] of recipe {path} names no model; add a line like name = 'patched'")
     return Recipe(**tables)
 
 
@@ -76,7 +85,10 @@ def pretrain(
     from limosa.train.loop import TrainConfig, fit
 
     here = ranks.here()
-    config = TrainConfig(**recipe.train)
+    try:
+        config = TrainConfig(**recipe.train)
+    except TypeError as error:
+        raise UsageError(f"[train] of the recipe has no such option: {error}") from error
     checkpoints, others = training.checkpoints(out, resume)
     contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
     context, horizon = max(contexts), max(horizons)
@@ -91,7 +103,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)
     options = dict(recipe.model)
-    learner = registry.build(options.pop("name"), **options)
+    learner = training.new(options.pop("name"), options)
     result = fit(
         learner,
         batches,
@@ -119,14 +131,21 @@ def read_corpus(path: Path, options: dict[str, Any], horizon: int) -> tuple[Pane
 
     Each series' last `validation` share is cut from the first panel, which also holds the means over each `resample`
     number of steps. Series end in `horizon` missing rows, so that short ones have windows too.
+
+    Raises: DataError if the corpus is missing, is no table of `unique_id` and `y`, or all of it is excluded.
     """
     import pandas as pd
 
     if not path.exists():
         raise DataError(f"there is no corpus at {path}; name its folder with --data")
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path, usecols=["unique_id", "y"], dtype={"unique_id": str, "y": float})
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read corpus {path}: {error}; it needs columns unique_id and y, a number") from error
     left_out = frame["unique_id"].str.startswith(tuple(options["exclude"]))
     series = {str(name): rows.to_numpy(float) for name, rows in frame[~left_out].groupby("unique_id")["y"]}
+    if not series:
+        raise DataError(f"the recipe excludes every series of {path}; shorten its list `exclude`")
     learnt: dict[str, np.ndarray] = {}
     for name, values in series.items():
         early = values[: int(len(values) * (1.0 - options["validation"]))]

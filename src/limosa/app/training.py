@@ -7,13 +7,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
 from limosa.core import Learner, Window
-from limosa.errors import DataError, UsageError
+from limosa.errors import DataError, Interrupted, LimosaError, UsageError
 from limosa.train import ranks
 
 if TYPE_CHECKING:
@@ -114,12 +115,11 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
     from limosa.train import checkpoint
 
     root, here = out / "checkpoints", ranks.here()
-    runs = {len(folders): folders for folders in map(_shards, [root, *root.glob("of-*")]) if folders}
-    if runs and not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+    if not resume:
+        check_unused(out)
     own = root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
     reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
-    for world, folders in runs.items():
+    for world, folders in _runs(out).items():
         found = checkpoint.shards(folders)
         if world != here.world and not found and reached < 0:
             raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
@@ -127,6 +127,21 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
             log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
             return own, folders
     return own, []
+
+
+def check_unused(out: Path) -> None:
+    """Make sure that no run is overwritten.
+
+    Raises: UsageError if `out` holds one.
+    """
+    if _runs(out):
+        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+
+
+def _runs(out: Path) -> dict[int, list[Path]]:
+    """The runs that left checkpoints in `out`: the number of processes, and the folder of each."""
+    root = out / "checkpoints"
+    return {len(folders): folders for folders in map(_shards, [root, *root.glob("of-*")]) if folders}
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -163,10 +178,7 @@ def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: i
     if str(model) in registry.names():
         sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
         fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
-        try:
-            built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
-        except TypeError as error:
-            raise UsageError(f"{model} has no such option: {error}") from error
+        built = new(str(model), {k: v for k, v in sizes.items() if k in fields} | dict(options))
     else:
         built = registry.load(model)
         if options:
@@ -174,6 +186,29 @@ def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: i
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
     return built
+
+
+def new(name: str, options: Mapping[str, Any]) -> Any:
+    """A model built anew from the model file `name`.
+
+    Raises: UsageError if it has no such option or a value is out of range, ModelNotFound.
+    """
+    try:
+        return registry.build(name, **options)
+    except TypeError as error:
+        raise UsageError(f"{name} has no such option: {error}") from error
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Inside, Ctrl-C ends the run in `out` by saying how to go on.
+
+    Raises: Interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
 
 
 def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
@@ -188,15 +223,31 @@ def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list
 
 
 def _add_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Add a line of JSON; what is not finite, such as the norm of a step that overflowed, is null."""
+    """Add a line of JSON; what is not finite, such as the norm of a step that overflowed, is null.
+
+    Raises: LimosaError if it cannot be written.
+    """
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lines:
-        lines.write(json.dumps(finite) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as lines:
+            lines.write(json.dumps(finite) + "\n")
+    except OSError as error:
+        raise LimosaError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, of each step the last: a run that went on from a checkpoint told some steps twice."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_step = {line["step"]: line for line in lines}
-    return [by_step[step] for step in sorted(by_step)]
+    """The lines of a file, steps ascending; what a kill cut short is left out.
+
+    A run that goes on from a checkpoint, or begins anew, tells steps again: what was told of those before is dropped.
+    """
+    kept: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        while kept and kept[-1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept

@@ -53,6 +53,12 @@ class TrainConfig:
         for name in ("steps", "accumulate", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("rate", "clip"):
+            if not getattr(self, name) > 0.0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("warmup", "decay", "patience"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0.0 <= self.average < 1.0:
             raise UsageError(f"average is {self.average}; it must lie in [0, 1)")
         choices = {"precision": FORMATS, "optimizer": get_args(optim.Kind), "schedule": get_args(optim.Schedule)}
@@ -104,15 +110,13 @@ def fit(
     Or it goes on from `others`, the folders of all ranks of a run with another number of processes: what those agree
     on is taken over, other weights and moments are averaged, and the data goes on at the same step.
 
-    Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError if
-    a checkpoint does not fit.
+    Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
+    UsageError if a checkpoint does not fit.
     """
     torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
     run = Run(learner, config, strategy or Alone())
-    if resume and (shards := checkpoint.shards(others)):
-        run.load_state_dict(joined(shards))
-    elif resume and folder is not None and (found := checkpoint.common(folder)):
-        run.load_state_dict(checkpoint.load(found))
+    if resume:
+        _take_up(run, folder, others)
     clock = _Clock(run.step)
     with ExitStack() as stack:
         ahead = stack.enter_context(
@@ -130,6 +134,24 @@ def fit(
                 on_progress(run.progress(norm, clock, ahead.share))
         waited = ahead.share
     return replace(run.finish(), waited=waited)
+
+
+def _take_up(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
+    """Load the checkpoint that `fit` goes on from, if there is one.
+
+    Raises: UsageError if the ranks would go on from different steps.
+    """
+    shards, own = checkpoint.shards(others), checkpoint.common(folder) if folder is not None else None
+    if shards:
+        run.load_state_dict(joined(shards))
+    elif own is not None:
+        run.load_state_dict(checkpoint.load(own))
+    least, most = ranks.lowest(run.step), -ranks.lowest(-run.step)
+    if least != most:
+        raise UsageError(
+            f"some ranks would go on from step {least:,}, others from {most:,}; bring the checkpoints of all ranks to "
+            "every machine, or start anew in another folder"
+        )
 
 
 def joined(shards: Sequence[Path]) -> dict[str, Any]:
@@ -221,11 +243,14 @@ class Run:
         return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:number])
 
     def validate(self, windows: Sequence[Window]) -> None:
-        """Mean loss of the averaged weights over `windows`; the best weights are kept aside."""
+        """Mean loss of the averaged weights over the rows of `windows`; the best weights are kept aside.
+
+        Raises: LimosaError if it is not finite.
+        """
         self._train_mode(False)
         with self.average.swapped_in(), torch.no_grad(), self.precision.forward():
-            losses = [float(self.learner.loss(window.to(self.precision.device))) for window in windows]
-        mean = torch.tensor(sum(losses) / len(losses), dtype=torch.float64)
+            losses = [len(one) * float(self.learner.loss(one.to(self.precision.device))) for one in windows]
+        mean = torch.tensor(sum(losses) / sum(map(len, windows)), dtype=torch.float64)
         self.strategy.agree([mean])  # all ranks have to choose the same weights, and stop at the same step
         self.validation = float(mean)
         if not math.isfinite(self.validation):
@@ -269,6 +294,7 @@ class Run:
         """All that an exact resume needs; the position in the data is the step itself."""
         return {
             "format": FORMAT,
+            "made_by": self._makers(),
             "step": self.step,
             "loss": self.loss,
             "validation": self.validation,
@@ -286,13 +312,17 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`.
 
-        Raises: DataError if the checkpoint is of another model or version.
+        Raises: DataError if the checkpoint is of another model or version; UsageError if it is of a run with another
+        optimizer, or of several processes with another strategy.
         """
         if state.get("format") != FORMAT:
             raise DataError("the checkpoint is of another version of limosa; start anew in another folder")
         shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
         if shapes[0] != shapes[1]:
             raise DataError("the checkpoint is of a model with other options; start anew in another folder")
+        for own, its in zip(self._makers(), state.get("made_by", self._makers()), strict=True):
+            if own != its and "Alone" not in (own, its):  # one process has nothing that a strategy could miss
+                raise UsageError(f"the checkpoint is of a run with {its}, not {own}; name the same, or start anew")
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
         self.best = tuple(state["best"]) if state["best"] else None
         self.best_weights = state["best_weights"]
@@ -309,6 +339,10 @@ class Run:
         self.strategy.load_state_dict(state["strategy"])
         for generator, saved in zip(self._generators(), state["random"] or (), strict=bool(state["random"])):
             generator.set_state(saved)
+
+    def _makers(self) -> list[str]:
+        """Whose state a checkpoint holds."""
+        return [type(self.strategy).__name__, self.config.optimizer]
 
     def _moments(self) -> dict[int, Any]:
         """The optimizer's state of each weight that this rank moves, by the weight's place among all."""

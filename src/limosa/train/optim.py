@@ -15,6 +15,8 @@ from limosa.train.large_batch import LAMB, LARS
 Kind = Literal["adamw", "sgd", "lars", "lamb"]
 Schedule = Literal["cosine", "polynomial"]
 
+FLOOR = 0.02  # share of the peak rate at which the cosine ends
+
 
 def build(kind: Kind, parameters: Iterable[nn.Parameter], *, rate: float, decay: float) -> torch.optim.Optimizer:
     """The optimizer called `kind`, over the groups of `groups`.
@@ -63,20 +65,20 @@ def share(schedule: Schedule, step: int, *, steps: int, warmup: int) -> float:
     return warmup_cosine(step, steps=steps, warmup=warmup)
 
 
-def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.02) -> float:
-    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then half a cosine down to `floor`."""
+def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then half a cosine down to `FLOOR`."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def warmup_polynomial(step: int, *, steps: int, warmup: int, power: float = 2.0) -> float:
-    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then what is left to the `power`."""
+def warmup_polynomial(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then the square of what is left."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    return float((1.0 - min(1.0, done)) ** power)
+    return (1.0 - min(1.0, done)) ** 2
 
 
 def linear_scaled(rate: float, *, batch: int, base: int) -> float:

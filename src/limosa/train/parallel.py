@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from limosa.core import Learner
 from limosa.errors import UsageError
 from limosa.train import ranks
+from limosa.train.precision import FORMATS
 from limosa.train.reduce import (
-    FORMATS,
     Measured,
     Route,
     Transfer,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from limosa.core import Learner
 from limosa.errors import LimosaError, UsageError
+from limosa.train.precision import FORMATS, Kind
 
-Wire = Literal["fp32", "fp16", "bf16"]
-FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Wire = Kind  # the number format of what is sent
 Route = Callable[[Tensor], Iterator[Any]]  # sums a flat tensor in place; yields exchanges under way (dist.Work)
 
 SIZES = (2**12, 2**16, 2**20)  # numbers per buffer at which routes are timed: 16 kB, 256 kB, 4 MB
@@ -123,7 +123,7 @@ def _groups(size: int) -> tuple[Any, Any]:
     """This rank's group of `size` neighbours, and its group of the ranks of equal place in the other groups."""
     world = dist.get_world_size()
     if size < 1 or world % size:
-        raise UsageError(f"{world} processes do not fall into groups of {size}; choose a group_size that divides them")
+        raise UsageError(f"{world} processes do not fall into groups of {size}; choose a group that divides them")
     split: Any = dist.new_subgroups_by_enumeration  # not typed in torch
     inner, _ = split([list(range(i, i + size)) for i in range(0, world, size)])
     across, _ = split([list(range(i, world, size)) for i in range(size)])

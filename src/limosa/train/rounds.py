@@ -38,7 +38,8 @@ from torch import Tensor, nn
 
 from limosa.core import Learner
 from limosa.errors import UsageError
-from limosa.train.reduce import FORMATS, Transfer, Wire, average, copy_into, flat_like, plain, replicate
+from limosa.train.precision import FORMATS
+from limosa.train.reduce import Transfer, Wire, average, copy_into, flat_like, plain, replicate
 
 PROBE = 10  # steps after which an automatic tau is chosen
 SETTLING = 2  # of these, steps that are not timed
@@ -173,7 +174,7 @@ class CO2:
         if self.tau == 0 and len(self.clock) > PROBE:
             self.tau = self._probe()
             self._restart()
-        elif self.taken == self.tau:
+        elif 0 < self.tau <= self.taken:
             self._end_round()
             self._tell(step)
             self._restart()
@@ -205,14 +206,18 @@ class CO2:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; from that of a run of one process, begin with the weights as they are."""
+        """Go on from `state_dict`, with the tau of the config if it gives one.
+
+        From that of a run of one process, begin with the weights as they are.
+        """
         if not state:
             copy_into(self.start, self.parameters)
             self.anchor.copy_(self.begun)
             return
         for name in ("anchor", "begun", "momentum", "moved"):
             getattr(self, name).copy_(state[name])
-        self.pending, self.tau, self.taken = state["pending"], state["tau"], state["taken"]
+        self.pending, self.taken = state["pending"], state["taken"]
+        self.tau = self.config.tau or state["tau"]
 
     def _end_round(self) -> None:
         """Take in the last round, send this one, move the start: in this order, for the buffers are shared."""
@@ -292,12 +297,14 @@ class CO2:
 def landed(parameters: Sequence[Tensor], state: Mapping[str, Any]) -> Sequence[Tensor]:
     """The mean `parameters` of the replicas of a run of CO2 with what its last round moved, for a run of one process.
 
-    `state` is `CO2.state_dict`, or that of a strategy with nothing under way. The round lands as a plain average.
+    `state` is the mean of their `CO2.state_dict`, or that of a strategy with nothing under way. The round lands as a
+    plain average, and once: eager replicas have it in their start already.
     """
     if not state.get("pending"):
         return parameters
-    moves = torch.split_with_sizes(state["moved"], [p.numel() for p in parameters])
-    return [p - move.view(p.shape) for p, move in zip(parameters, moves, strict=True)]
+    missing = state["anchor"] - state["moved"] - state["begun"]
+    parts = torch.split_with_sizes(missing, [p.numel() for p in parameters])
+    return [p + part.view(p.shape) for p, part in zip(parameters, parts, strict=True)]
 
 
 class _Watch:

@@ -6,6 +6,7 @@ Here are the protocol, the strategy of a single process, and all of them by name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -83,14 +84,22 @@ STRATEGIES: dict[str, tuple[Any, Any]] = {
 }
 
 
+KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str}
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
 def choose(name: str, options: Mapping[str, Any]) -> Strategy:
     """The strategy called `name`, with `options` of its config.
 
-    Raises: UsageError if there is no such strategy or option, or an option is out of range.
+    Raises: UsageError if there is no such strategy or option, or an option is of another kind or out of range.
     """
     if name not in STRATEGIES:
         raise UsageError(f"strategy is {name!r}; choose one of {', '.join(STRATEGIES)}")
     build, config = STRATEGIES[name]
+    for option in fields(config):
+        value, kind = options.get(option.name, option.default), type(option.default)
+        if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise UsageError(f"{option.name} of strategy {name} is {value!r}; it must be {NAMES[kind]}")
     try:
         strategy: Strategy = build(config(**options))
     except TypeError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from limosa.app import recipe, service, training
 from limosa.app.cli import main
-from limosa.errors import DataError, UsageError
+from limosa.errors import DataError, Interrupted, LimosaError, UsageError
 from limosa.train import checkpoint, ranks
 from limosa.train.loop import Progress
 from limosa.train.rounds import CO2, Round
@@ -142,3 +144,93 @@ def test_processes_share_the_rows_of_a_recipe_out_evenly():
     assert recipe._own(44, 4) == 11
     with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
         recipe._own(44, 3)
+
+
+RECIPE = (Path(__file__).parents[3] / "recipes" / "limosa-small.toml").read_text()
+
+
+def test_lines_that_were_told_again_are_drawn_once_and_those_cut_short_not_at_all(tmp_path):
+    path = tmp_path / training.STEPS
+    for step in (100, 200, 300):  # a run that left no checkpoint, and then another one
+        training._add_line(path, {"step": step, "loss": 9.0})
+    for step in (2, 4, 6, 4, 6):
+        training._add_line(path, {"step": step, "loss": 1.0})
+    with path.open("a") as lines:
+        lines.write('{"step": 8, "lo')
+    assert training._lines(path) == [{"step": step, "loss": 1.0} for step in (2, 4, 6)]
+
+
+def test_lines_that_cannot_be_written_are_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(LimosaError, match=r"cannot write .*rounds\.jsonl.*choose another folder"):
+        training._add_line(tmp_path / "out" / training.ROUNDS, {"step": 1})
+
+
+def test_a_run_that_is_there_is_refused_before_processes_start_that_would_resume_it(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 0)
+    left(tmp_path / "checkpoints" / "of-2" / "rank-0", 5)
+    command = ["train", "sales.csv", "-o", str(tmp_path), "--nproc", "2", "--max-restarts", "3"]
+    assert main(command) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert len(seen) == 1
+
+
+def test_a_single_process_begins_anew_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 0)
+    command = ["train", "sales.csv", "-o", "alone", "--max-restarts", "2"]
+    assert main(command) == 0
+    assert seen == [(1, command, 2)]
+
+
+def test_an_option_that_a_recipe_would_overrule_is_refused(tmp_path, capsys):
+    assert main(["train", "a.toml", "-o", str(tmp_path), "--steps", "5", "--batch-size", "8", "--quiet"]) == 2
+    assert "what --steps, --batch-size would" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "a.toml"), "-o", str(tmp_path), "--quiet"]) == 2
+    assert "cannot read recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("rows = 44", "lines = 44", r"\[synthetic\].*lines.*needs.*rows"),
+        ("validation = 0.1", "", r"\[corpus\].*needs.*validation"),
+        ('name = "patched"', "", r"\[model\].*names no model"),
+        ("warmup = 200", "warm_up = 200", r"\[train\].*warm_up"),
+        ("[train]", "colour = 1\n[train]", r"patched has no such option.*colour"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named_by_table_and_key(tmp_path, old, new, found):
+    assert old in RECIPE
+    path = tmp_path / "own.toml"
+    path.write_text(RECIPE.replace(old, new, 1).replace("corpus/corpus.csv.gz", "corpus.csv"))
+    rows = "".join(f"a,{step % 7}\n" for step in range(900))
+    (tmp_path / "corpus.csv").write_text(f"unique_id,y\n{rows}")
+    with pytest.raises(UsageError, match=found):
+        service.pretrain(path, tmp_path / "out", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "found"),
+    [
+        ("unique_id,value\na,1\n", "expected but not found.*'y'"),
+        ("unique_id,y\na,much\n", "much.*a number"),
+        ("unique_id,y\nbikes/1,1\n", "excludes every series"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_a_data_error(tmp_path, corpus, found):
+    path = tmp_path / "corpus.csv"
+    path.write_text(corpus)
+    with pytest.raises(DataError, match=found):
+        recipe.read_corpus(path, tomllib.loads(RECIPE)["corpus"], 8)
+
+
+def test_an_interrupted_recipe_says_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "read", stopped)
+    with pytest.raises(Interrupted, match=r"out, the same command with --resume"):
+        service.pretrain("a.toml", tmp_path / "out", data=tmp_path)

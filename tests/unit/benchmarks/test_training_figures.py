@@ -71,6 +71,7 @@ def test_lars_spares_biases_and_norms_but_in_the_ablation(bench):
         assert matrices["weight_decay"] == plan.decay
         assert (vectors["weight_decay"] == 0.0) == spared
         assert (matrices["adapt"], vectors["adapt"]) == (True, False)
+    assert large_batch.optimizer(replace(plan, eta=0.02), large_batch.ResNet()).param_groups[0]["eta"] == 0.02
     assert large_batch.plan("sgd", 8192, 0, 2).rate == 32 * large_batch.plan("sgd", 256, 0, 2).rate
 
 
@@ -98,3 +99,19 @@ def test_pictures_are_read_from_idx_files_and_come_once_an_epoch(bench, tmp_path
     torch.testing.assert_close(model.predict(train.batch(0)).sum(1), torch.ones(3))
     with pytest.raises(SystemExit):
         fashion.read(tmp_path / "nowhere", 3)
+
+
+def test_a_finished_run_is_recalled_and_one_with_any_other_setting_is_made(bench, tmp_path, monkeypatch):
+    large_batch = bench("large_batch")
+    monkeypatch.setattr(large_batch, "KEPT", tmp_path / "runs")
+    monkeypatch.setattr(large_batch, "fitted", lambda *_: asked.append(1) or 0.5)
+    monkeypatch.setattr(large_batch, "judged", lambda *_: (0.25, 0.9))
+    asked, pictures = [], bench("fashion").Pictures(values=torch.zeros(1, 28, 28), label=torch.zeros(1), batch_size=1)
+    plan = large_batch.plan("lars", 8192, 0, 2)
+    first = large_batch.run(plan, pictures, pictures, quick=False)
+    assert large_batch.run(plan, pictures, pictures, quick=False) == first
+    assert len(asked) == 1
+    for other in (replace(plan, eta=0.02), replace(plan, warmup=0.5), replace(plan, seed=1)):
+        large_batch.run(other, pictures, pictures, quick=False)
+    assert len(asked) == 4
+    assert len(list((tmp_path / "runs").iterdir())) == 4

@@ -179,6 +179,13 @@ def test_a_run_that_still_improves_is_not_stopped():
     assert (result.best_step, result.step) == (12, 12)
 
 
+def test_every_row_of_validation_counts_alike_however_they_are_batched():
+    rows = Sums(rows=9).batch(999)
+    parts = [rows.rows(slice(0, 8)), rows.rows(slice(8, 9))]
+    (_, whole), (_, split) = (fit_line(CONFIG, validation=windows) for windows in ([rows], parts))
+    assert split.best_validation == pytest.approx(whole.best_validation, rel=1e-5)
+
+
 def test_without_validation_nothing_is_chosen():
     _, result = fit_line(CONFIG)
     assert (result.step, result.best_step, result.best_validation) == (24, None, None)
@@ -387,7 +394,8 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
     "options",
     [
         *({"steps": 0}, {"accumulate": 0}, {"validate_every": 0}, {"checkpoint_every": 0}),
-        *({"average": 1.0}, {"average": -0.1}, {"precision": "fp8"}, {"optimizer": "lion"}, {"schedule": "step"}),
+        *({"average": 1.0}, {"average": -0.1}, {"rate": 0.0}, {"rate": math.nan}, {"clip": -1.0}, {"patience": -1}),
+        *({"warmup": -1}, {"decay": -0.1}, {"precision": "fp8"}, {"optimizer": "lion"}, {"schedule": "step"}),
     ],
 )
 def test_an_option_out_of_range_is_named(options):

@@ -61,6 +61,22 @@ def test_every_strategy_is_found_by_name_with_options(name):
         choose(name, {"colour": 1})
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "found"),
+    [
+        ("co2", {"eager": "False"}, "eager of strategy co2 is 'False'; it must be true or false"),
+        ("co2", {"tau": 2.5}, "tau .* a whole number"),
+        ("co2", {"clip": True}, "clip .* a number"),
+        ("zero", {"bucket": "large"}, "bucket .* a number"),
+        ("zero", {"wire": 16}, "wire .* a word"),
+    ],
+)
+def test_an_option_of_another_kind_is_named(name, option, found):
+    with pytest.raises(UsageError, match=found):
+        choose(name, option)
+    assert choose("co2", {"clip": 2}).config.clip == 2
+
+
 def test_an_unknown_strategy_is_named():
     with pytest.raises(UsageError, match=r"'gossip'.*co2"):
         choose("gossip", {})
