@@ -10,7 +10,7 @@ from pathlib import Path
 from limosa.errors import LimosaError, UsageError
 
 
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary file beside `path`, then rename it: the file is whole or not there.
 
     Raises: LimosaError if the folder does not exist or cannot be written.

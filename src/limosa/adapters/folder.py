@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from limosa.core import Card, Forecaster
-from limosa.errors import DataError, LimosaError, UsageError
-from limosa.files import write_beside
-from limosa.nn.saving import CONFIG, read_config
+from limosa.errors import DataError, UsageError
+from limosa.nn.saving import read_config, write_folder
 
 TENSORS = "adapter.safetensors"
 # What a folder of another version, or of another kind, raises while it is read.
@@ -53,11 +52,6 @@ def save(adapter: Any, folder: str | Path, *, base: str, more: Mapping[str, Any]
 
     Raises: LimosaError if the folder cannot be written; no file is left half-written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
     kind = type(adapter).__module__.rpartition(".")[2]
     tensors = {name: value.detach().cpu().contiguous() for name, value in adapter.state_dict().items()}
     config = {
@@ -67,12 +61,7 @@ def save(adapter: Any, folder: str | Path, *, base: str, more: Mapping[str, Any]
         "options": dataclasses.asdict(adapter.config),
         **more,
     }
-    write_beside(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_beside(folder / CONFIG, lambda path: _write(path, json.dumps(config, indent=1) + "\n"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_folder(Path(folder), config, tensors, TENSORS)
 
 
 def is_adapter(folder: str | Path) -> bool:

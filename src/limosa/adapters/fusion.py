@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from limosa.core import Forecast
+from limosa.core import Forecast, Forecaster, Window
 
 SHARES = tuple(float(share) for share in np.arange(21) / 20)
 ERAS = 3
@@ -31,6 +32,44 @@ def moved_by(made: Forecast, moved: Tensor, shares: Tensor) -> Forecast:
     values = values.cummax(1).values
     later = made.values[:, :, known:]
     return replace(made, values=torch.cat([values, later], dim=2) if later.shape[2] else values)
+
+
+class Corrected(nn.Module):
+    """A frozen forecaster, which is not a child, and a share of a correction to its answers. Satisfies Forecaster."""
+
+    alpha: Tensor  # [steps] share of the correction that is used, by step; chosen on validation
+    config: Any  # with `context`, the steps that the correction reads
+
+    def __init__(self, base: Forecaster) -> None:
+        super().__init__()
+        self._base = (base,)  # a tuple, so that its parameters are neither ours to train nor to save
+
+    @property
+    def base(self) -> Forecaster:
+        """The frozen forecaster."""
+        return self._base[0]
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return max(self.base.context, int(self.config.context))
+
+    @property
+    def horizon(self) -> int:
+        """That of the frozen forecaster, in steps."""
+        return self.base.horizon
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """The frozen forecaster's quantiles, corrected; steps later than the correction knows stay as they are."""
+        made = self.base.forecast(window)
+        if not self.alpha[: window.horizon].any():
+            return made
+        return moved_by(made, self.correction(window.past, made), self.alpha)
+
+    def correction(self, past: Tensor, made: Forecast) -> Tensor:
+        """What to add to the forecast `made` of `past` [B, L, C]: [B, Q, H, C] of the steps it knows, data units."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,17 +77,13 @@ class Kept:
         self.done = end
         if self.path is not None:
             self.values.flush()  # type: ignore[attr-defined]
-            write_beside(self.path.with_suffix(".json"), lambda part: _write(part, {"done": end}))
+            write_beside(self.path.with_suffix(".json"), lambda part: part.write_text(json.dumps({"done": end})))
 
     def get(self, index: np.ndarray | slice, own: Scaled) -> Tensor:
         """The answers to some windows in data units, of the type of `own`."""
         small = torch.from_numpy(np.asarray(self.values[index])).to(own.scale.dtype)
         unit = torch.where(own.scale > 0, own.scale, 1.0)
         return small * unit[:, None] + own.center[:, None]
-
-
-def _write(path: Path, content: dict[str, int]) -> None:
-    path.write_text(json.dumps(content))
 
 
 def ask(

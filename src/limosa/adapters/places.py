@@ -6,7 +6,7 @@ are told apart by time: no answer of one lies in the other, in any series.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -96,8 +96,8 @@ def halves(panel: Panel, *, share: float = 0.2, end: int | None = None) -> Halve
         end = int(np.sort(panel.stamps)[int((1.0 - share) * len(panel.stamps))])
     begun = panel.stamps[panel.start[:-1]] < end  # [N]
     if begun.any():
-        whole = _rows(panel, np.repeat(begun, panel.lengths))
-        fit = _rows(whole, whole.stamps < end)
+        whole = panel.rows(np.repeat(begun, panel.lengths))
+        fit = whole.rows(whole.stamps < end)
         judged = places(whole.lengths, past=1, answers=1, origins=fit.lengths)
         if len(judged):
             _check_observed(whole, end)
@@ -116,18 +116,3 @@ def _check_observed(panel: Panel, end: int) -> None:
                 f"nothing was observed {side} {panel.times(np.array([end]))[0]}, where the part that adapters are "
                 "judged by begins; give rows with values on both sides"
             )
-
-
-def _rows(panel: Panel, keep: np.ndarray) -> Panel:
-    """The panel with only some rows, and only the series that have any."""
-    kept = np.add.reduceat(keep, panel.start[:-1], dtype=np.int64)
-    some = kept > 0
-    return replace(
-        panel,
-        ids=panel.ids[some],
-        stamps=panel.stamps[keep],
-        values=panel.values[keep],
-        known=panel.known[keep],
-        static=panel.static[some],
-        start=np.concatenate([[0], np.cumsum(kept[some])]),
-    )

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from limosa.adapters.fusion import moved_by
+from limosa.adapters.fusion import Corrected
 from limosa.adapters.neighbours import Store
 from limosa.adapters.teacher import LEAST, Teacher, TeacherConfig
-from limosa.core import Card, Forecast, Forecaster, Window
+from limosa.core import Card, Forecast, Forecaster
 from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
 
@@ -34,21 +34,19 @@ class RetrievalConfig:
             raise UsageError("context and horizon must be at least 1, temperature above 0")
 
 
-class Retrieval(nn.Module):
+class Retrieval(Corrected):
     """A frozen forecaster mixed with what followed similar contexts. Satisfies Forecaster; the base is not a child.
 
     `fill` gives it the rows to look in; without them it is the frozen forecaster.
     """
 
-    alpha: Tensor  # [horizon] share of what was looked up, by step
     values: Tensor  # [rows, C] the fit part, standard units
     start: Tensor  # [N+1] first row of each series
     stamps: Tensor  # [rows]
 
     def __init__(self, config: RetrievalConfig, base: Forecaster) -> None:
-        super().__init__()
+        super().__init__(base)
         self.config = config
-        self._base = (base,)
         self._teacher: Teacher | None = None
         self.register_buffer("alpha", torch.zeros(config.horizon))
         self.register_buffer("values", torch.zeros(0, 1))
@@ -69,30 +67,6 @@ class Retrieval(nn.Module):
         store = Store(self.values, self.start, self.stamps, context=self.config.context, horizon=self.config.horizon)
         self._teacher = Teacher(store, TeacherConfig())
         self._teacher.temperature = self.config.temperature
-
-    @property
-    def base(self) -> Forecaster:
-        """The frozen forecaster."""
-        return self._base[0]
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return max(self.base.context, self.config.context)
-
-    @property
-    def horizon(self) -> int:
-        """That of the frozen forecaster, in steps."""
-        return self.base.horizon
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """The frozen forecaster's quantiles mixed with those of the futures that were looked up."""
-        made = self.base.forecast(window)
-        if not self.alpha[: window.horizon].any():
-            return made
-        moved = self.correction(window.past, made)
-        return moved_by(made, moved, self.alpha)
 
     def correction(self, past: Tensor, made: Forecast) -> Tensor:
         """From the frozen forecast to what was looked up [B, Q, H, C], data units; zero where too little was found."""

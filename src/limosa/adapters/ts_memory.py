@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.adapters.fusion import moved_by
+from limosa.adapters.fusion import Corrected
 from limosa.adapters.lessons import LEVELS, Lesson
 from limosa.core import Card, Forecast, Forecaster, Window
 from limosa.errors import UsageError
@@ -54,16 +54,14 @@ class MemoryConfig:
             raise UsageError("dropout must lie in [0, 1), distill and anchor must not be negative")
 
 
-class Memory(nn.Module):
+class Memory(Corrected):
     """A frozen forecaster with the adapter of this file. Satisfies Forecaster and Learner; the base is not a child."""
 
-    alpha: Tensor  # [horizon] share of the correction that is used, by step; chosen on validation
     config: MemoryConfig
 
     def __init__(self, config: MemoryConfig, base: Forecaster) -> None:
-        super().__init__()
+        super().__init__(base)
         self.config = config
-        self._base = (base,)  # a tuple, so that its parameters are neither ours to train nor to save
         past, ahead = -(-config.context // config.patch), -(-config.horizon // config.ahead)
         E, D, T = 2 * config.patch, config.width, config.token
         self.embed = nn.Linear(2 * config.patch, E)
@@ -77,29 +75,6 @@ class Memory(nn.Module):
         nn.init.zeros_(self.answer.weight)
         nn.init.zeros_(self.answer.bias)
         self.register_buffer("alpha", torch.ones(config.horizon))
-
-    @property
-    def base(self) -> Forecaster:
-        """The frozen forecaster."""
-        return self._base[0]
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return max(self.base.context, self.config.context)
-
-    @property
-    def horizon(self) -> int:
-        """That of the frozen forecaster, in steps."""
-        return self.base.horizon
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """The frozen forecaster's quantiles, corrected; steps later than the adapter knows stay as they are."""
-        made = self.base.forecast(window)
-        if not self.alpha[: window.horizon].any():
-            return made
-        return moved_by(made, self.correction(window.past, made), self.alpha)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take saved tensors."""

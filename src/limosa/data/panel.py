@@ -205,15 +205,20 @@ class Panel:
         edge = np.zeros(len(self.stamps) + 1, dtype=np.int8)
         edge[first[held]] += 1
         edge[last[held]] -= 1
-        rows = np.cumsum(edge[:-1]).astype(bool)
+        return self.rows(np.cumsum(edge[:-1]).astype(bool))
+
+    def rows(self, keep: np.ndarray) -> Self:
+        """The rows where `keep` [rows] is true, one stretch of each series, and the series that have any."""
+        kept = np.add.reduceat(keep, self.start[:-1], dtype=np.int64)
+        some = kept > 0
         return replace(
             self,
-            ids=self.ids[held],
-            stamps=self.stamps[rows],
-            values=self.values[rows],
-            known=self.known[rows],
-            static=self.static[held],
-            start=np.concatenate([[0], np.cumsum((last - first)[held])]),
+            ids=self.ids[some],
+            stamps=self.stamps[keep],
+            values=self.values[keep],
+            known=self.known[keep],
+            static=self.static[some],
+            start=np.concatenate([[0], np.cumsum(kept[some])]),
         )
 
     @property

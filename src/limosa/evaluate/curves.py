@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa.errors import DataError
-from limosa.evaluate.plot import BLUE, GREY, INK, ORANGE, SUFFIXES, _save
+from limosa.evaluate.plot import BLUE, INK, ORANGE, SUFFIXES, plain_axes, save_picture
 from limosa.files import check_writable
 
 if TYPE_CHECKING:
@@ -39,13 +39,9 @@ def learning_curves(steps: Sequence[Line], rounds: Sequence[Line], path: Path) -
         grid[1, 0].set_ylabel("hidden share")
         grid[1, 0].set_ylim(-0.03, 1.03)
     for axes in grid[:, 0]:
-        axes.grid(axis="y", color="#e6e9ed", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(GREY)
-        axes.tick_params(colors="#59626e", labelsize=9, length=3, color=GREY)
+        plain_axes(axes)
     grid[-1, 0].set_xlabel("step")
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _curve(axes: Axes, lines: Sequence[Line], name: str, **style: Any) -> None:

@@ -80,10 +80,10 @@ def fan_chart(
     for axes in grid[len(charts) :]:
         axes.set_axis_off()
     _legend(figure, grid)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
     """Write the picture. Without the date and random names in an SVG, the same forecast gives the same file."""
     from matplotlib import rc_context
 
@@ -121,8 +121,6 @@ def _draw(
     axes: Axes, past: pd.Series, fans: pd.DataFrame, *, name: str, actual: str, time: str, history: int | None
 ) -> None:
     """One chart. Every fan begins at the last value before it, if that was observed."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
     came = fans.set_index(time)[actual] if actual in fans else pd.Series(dtype=float)
     came = came[~came.index.duplicated()]
     together = pd.concat([past, came]) if len(came) else past
@@ -139,27 +137,45 @@ def _draw(
             low, high = (_joined(before, fan[bound]) for bound in bounds)
             shade = _tint(BLUE, 0.45 - 0.24 * order / max(len(level) - 1, 1))
             axes.fill_between(
-                _x(low.index), low, high, color=shade, linewidth=0, label=f"{percent:g} %", zorder=2 / (2 + order)
+                positions(low.index),
+                low,
+                high,
+                color=shade,
+                linewidth=0,
+                label=f"{percent:g} %",
+                zorder=2 / (2 + order),
             )
         if len(before):
             axes.axvline(
-                _x(before.index)[0], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="cutoff", zorder=3
+                positions(before.index)[0], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="cutoff", zorder=3
             )
-    if isinstance(past.index, pd.DatetimeIndex):
-        locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, **DATES))  # type: ignore[no-untyped-call]
     axes.margins(x=0.01)
+    date_axis(axes, past.index)
+    plain_axes(axes)
+
+
+def plain_axes(axes: Axes, size: int = 9) -> None:
+    """No frame but the axis below, light lines behind, labels of `size` points."""
     axes.grid(axis="y", color="#e6e9ed", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
-    axes.tick_params(colors="#59626e", labelsize=9, length=3, color=GREY)
+    axes.tick_params(colors="#59626e", labelsize=size, length=3, color=GREY)
+
+
+def date_axis(axes: Axes, index: pd.Index) -> None:
+    """Ticks that say the time once, where `index` holds times."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    if isinstance(index, pd.DatetimeIndex):
+        locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, **DATES))  # type: ignore[no-untyped-call]
 
 
 def _line(axes: Axes, values: pd.Series, **style: Any) -> None:
     """A line that breaks at gaps, with a dot for each value that stands alone."""
-    x = _x(values.index)
+    x = positions(values.index)
     axes.plot(x, values.to_numpy(), solid_capstyle="round", solid_joinstyle="round", **style)
     missing = np.pad(values.isna().to_numpy(), 1, constant_values=True)
     alone = ~missing[1:-1] & missing[:-2] & missing[2:]
@@ -172,7 +188,7 @@ def _joined(before: pd.Series, ahead: pd.Series) -> pd.Series:
     return pd.concat([before, ahead]) if before.notna().all() else ahead
 
 
-def _x(index: pd.Index) -> np.ndarray:
+def positions(index: pd.Index) -> np.ndarray:
     """Positions along the axis: the clock of the series' own zone, or the count."""
     return index.tz_localize(None).to_numpy() if isinstance(index, pd.DatetimeIndex) else index.to_numpy()
 

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from limosa.errors import UsageError
-from limosa.evaluate.plot import BLUE, DATES, GREY, INK, ORANGE, SUFFIXES, _save, _x
+from limosa.evaluate.plot import BLUE, INK, ORANGE, SUFFIXES, date_axis, plain_axes, positions, save_picture
 from limosa.files import check_writable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 
@@ -62,25 +59,28 @@ def event_chart(
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.04), facecolor="white")
     *rows, strip = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights).reshape(-1)
     for axes, channel in zip(rows, shown, strict=True):
-        axes.plot(_x(index), values[:, channel], color=INK, linewidth=0.9)
+        axes.plot(positions(index), values[:, channel], color=INK, linewidth=0.9)
         axes.set_title(channels[channel], loc="left", fontsize=9, fontweight="bold", color=INK, pad=2)
-    strip.plot(_x(index), score, color=BLUE, linewidth=0.9)
-    strip.plot(_x(index), threshold, color=ORANGE, linewidth=1.0, linestyle=(0, (4, 2)))
+    strip.plot(positions(index), score, color=BLUE, linewidth=0.9)
+    strip.plot(positions(index), threshold, color=ORANGE, linewidth=1.0, linestyle=(0, (4, 2)))
     strip.set_title("score, and where alarms begin", loc="left", fontsize=9, fontweight="bold", color=INK, pad=2)
     positive = score[score > 0.0]
     if len(positive) and positive.max() > 100.0 * np.median(positive):
         strip.set_yscale("log")
         strip.set_ylim(bottom=float(np.quantile(positive, 0.01)))
-    x = _x(index)
+    x = positions(index)
     # half a step to either side, and no less than can be seen
     half = max((x[1] - x[0]) / 2, (x[-1] - x[0]) / 400) if len(x) > 1 else 0
     for axes in (*rows, strip):
         for first, last in spans:
-            first, last = _x(pd.Index([first, last]))
+            first, last = positions(pd.Index([first, last]))
             axes.axvspan(first - half, last + half, color=SHADE, linewidth=0, zorder=0)
-        _plain(axes)
-    _dates(strip, index)
-    _save(figure, path)
+        axes.margins(x=0.01)
+        plain_axes(axes, 8)
+        if axes.get_yscale() == "linear":
+            axes.locator_params(axis="y", nbins=3)
+    date_axis(strip, index)
+    save_picture(figure, path)
 
 
 def strongest(links: Floats) -> NDArray[np.bool_]:
@@ -142,25 +142,4 @@ def graph_chart(links: Floats, stability: Floats, channels: Sequence[str], path:
     axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(cmap=shades), ax=axes, shrink=0.4, aspect=30, location="bottom")
     bar.set_label("share of refits that have the link", fontsize=9, color=INK)
-    _save(figure, path)
-
-
-def _plain(axes: Axes) -> None:
-    axes.margins(x=0.01)
-    axes.grid(axis="y", color="#e6e9ed", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
-    axes.tick_params(colors="#59626e", labelsize=8, length=3, color=GREY)
-    if axes.get_yscale() == "linear":
-        axes.locator_params(axis="y", nbins=3)
-
-
-def _dates(axes: Axes, index: pd.Index) -> None:
-    """Ticks that say the time once."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    if isinstance(index, pd.DatetimeIndex):
-        locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, **DATES))  # type: ignore[no-untyped-call]
+    save_picture(figure, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,19 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return content
 
 
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], weights: str = WEIGHTS) -> None:
+    """Write `config.json` and the file `weights` into `folder`, creating it.
+
+    Raises: LimosaError if the folder cannot be written; no file is left half-written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
+    write_beside(folder / weights, lambda path: _write_tensors(path, tensors))
+    write_beside(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+
+
 class Saved(nn.Module):
     """The verbs `save_pretrained` and `from_pretrained` for a module with a dataclass `config`."""
 
@@ -51,15 +65,9 @@ class Saved(nn.Module):
 
         Raises: LimosaError if the folder cannot be written; no file is left half-written.
         """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
         config = {"model": type(self).__module__.rpartition(".")[2], **dataclasses.asdict(self.config)}
         tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
-        write_beside(folder / WEIGHTS, lambda path: _write_tensors(path, tensors))
-        write_beside(folder / CONFIG, lambda path: _write_text(path, json.dumps(config, indent=1) + "\n"))
+        write_folder(Path(folder), config, tensors)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -87,7 +95,3 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # its own kind for a full disk
         raise OSError(str(error)) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
