@@ -207,7 +207,8 @@ def backtest(
 
 
 # What a recipe leaves open.
-WITH_RECIPE = {"file", "out", "nproc", "strategy", "strategy_option", "resume", "max_restarts", "plot", "data", "quiet"}
+WITH_RECIPE = {"file", "out", "nproc", "strategy", "strategy_option", "device", "resume", "max_restarts", "plot"}
+WITH_RECIPE |= {"data", "quiet"}
 
 
 def check_recipe_names(run: typer.Context) -> None:
@@ -255,6 +256,9 @@ def train(
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="Arithmetic of the forward pass.")
     ] = "fp32",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto is a GPU where every process has one.")
+    ] = "auto",
     optimizer: Annotated[
         Literal["adamw", "sgd", "lars", "lamb"],
         typer.Option(help="What moves the weights; lars and lamb for large batches."),
@@ -308,6 +312,7 @@ def train(
                 data=data,
                 strategy=strategy,
                 strategy_options=pairs_of("--strategy-option", strategy_option or ()),
+                device=device,
                 resume=resume,
                 plot=plot,
                 on_progress=on_progress,
@@ -326,6 +331,7 @@ def train(
             batch_size=batch_size,
             accumulate=accumulate,
             precision=precision,
+            device=device,
             optimizer=optimizer,
             schedule=schedule,
             strategy=strategy,

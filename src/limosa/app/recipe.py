@@ -68,6 +68,7 @@ def pretrain(
     data: Path,
     out: Path,
     strategy: Strategy | None = None,
+    device: training.Device = "auto",
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -103,7 +104,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)
     options = dict(recipe.model)
-    learner = training.new(options.pop("name"), options)
+    learner = training.placed(training.new(options.pop("name"), options), device)
     result = fit(
         learner,
         batches,

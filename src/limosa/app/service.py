@@ -213,6 +213,7 @@ def train(
     batch_size: int = 64,
     accumulate: int = 1,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw",
     schedule: Literal["cosine", "polynomial"] = "cosine",
     strategy: str = "data-parallel",
@@ -234,7 +235,8 @@ def train(
 
     A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
     `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
-    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it.
+    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is where: `auto` is
+    a GPU where each process of this machine has one. The model is returned on the CPU.
 
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
@@ -261,7 +263,8 @@ def train(
     if here.world > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
-    learner = training.learner(model, {**(options or {}), **_given(horizon=horizon, context=context)}, panel, seed)
+    chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
+    learner = training.placed(training.learner(model, chosen, panel, seed), device)
     L, H = training.lengths(learner, model, panel)
     past, _ = panel.split(steps=H)
     log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
@@ -277,6 +280,7 @@ def train(
             others=others,
             on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )
+    learner = learner.cpu()
     if here.rank == 0:
         learner.save_pretrained(out)
         if plot is not None:
@@ -357,6 +361,7 @@ def pretrain(
     data: str | Path,
     strategy: str = "data-parallel",
     strategy_options: Mapping[str, Any] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     resume: bool = False,
     plot: Path | None = None,
     on_progress: OnProgress | None = None,
@@ -378,6 +383,7 @@ def pretrain(
             data=Path(data),
             out=Path(out),
             strategy=training.strategy(strategy, strategy_options or {}, Path(out)),
+            device=device,
             resume=resume or ranks.restarts() > 0,
             on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )

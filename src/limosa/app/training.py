@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from limosa import models as registry
 from limosa.core import Learner, Window
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ROUNDS = "rounds.jsonl"  # one line per round of CO2
 STEPS = "steps.jsonl"  # a line every few steps
 LINES = 500  # of a whole run
+
+Device = Literal["auto", "cpu", "cuda"]
 
 log = logging.getLogger("limosa")
 
@@ -76,10 +78,33 @@ def strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | Non
         if name != "data-parallel" or options:
             log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
         return None
-    log.info(f"{here.world} processes, {here.machine} on this machine, {name}")
+    log.info(
+        f"{here.world} processes, {here.machine} on this machine, {name}; "
+        f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
+    )
     if isinstance(plan, CO2) and here.rank == 0:
         plan.on_round = lambda one: _add_line(out / ROUNDS, {**dataclasses.asdict(one), "hidden": one.hidden})
     return plan
+
+
+def placed(learner: Any, device: Device) -> Any:
+    """`learner` on the device that it is trained on; `auto` is a GPU where each process of this machine has one.
+
+    Raises: UsageError if GPUs are asked for and there are too few.
+    """
+    import torch
+
+    here, gpus = ranks.here(), torch.cuda.device_count()
+    if device == "cuda" and gpus < here.machine:
+        raise UsageError(
+            f"{here.machine} processes on this machine need a GPU each and torch finds {gpus}; "
+            "start fewer processes, or train on the CPU by --device cpu"
+        )
+    if device == "cpu" or gpus < here.machine:
+        return learner
+    torch.cuda.set_device(here.local)
+    log.info(f"training on {torch.cuda.get_device_name(here.local)}")
+    return learner.to(torch.device("cuda", here.local))
 
 
 def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:

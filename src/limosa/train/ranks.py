@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Here:
     rank: int = 0  # 0 to world - 1; rank 0 writes and speaks
     world: int = 1  # processes of the run
     machine: int = 1  # processes of the run on this machine
+    local: int = 0  # which of those this one is
 
 
 def launched() -> bool:
@@ -57,8 +59,24 @@ def here() -> Here:
 
     if not (dist.is_available() and dist.is_initialized()):
         return Here()
-    world = dist.get_world_size()
-    return Here(rank=dist.get_rank(), world=world, machine=int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    rank, world = dist.get_rank(), dist.get_world_size()
+    machine, local = (
+        int(os.environ.get(name, own)) for name, own in (("LOCAL_WORLD_SIZE", world), ("LOCAL_RANK", rank))
+    )
+    return Here(rank=rank, world=world, machine=machine, local=local)
+
+
+def address() -> str:
+    """Where gloo listens, by the rule it goes by: the named interface, else what this host's name stands for.
+
+    That is a loopback address on many machines, which others cannot reach.
+    """
+    if named := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return named
+    try:
+        return str(socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return "loopback"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from limosa.app import recipe, service, training
 from limosa.app.cli import main
@@ -21,7 +22,7 @@ from limosa.train.rounds import CO2, Round
 @pytest.fixture
 def two(monkeypatch):
     """This process as the second of two."""
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2))
+    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2, local=1))
     monkeypatch.setattr(ranks, "lowest", lambda number: number)
 
 
@@ -40,6 +41,21 @@ def test_a_single_process_has_no_strategy_and_is_told_that_one_was_left_out(tmp_
     assert "co2 is left out" in caplog.text
     with pytest.raises(UsageError, match="gossip"):
         training.strategy("gossip", {}, tmp_path)
+
+
+def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
+    learner, asked = torch.nn.Linear(2, 1), []
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # of two processes
+    assert training.placed(learner, "auto") is learner
+    with pytest.raises(UsageError, match="2 processes on this machine need a GPU each and torch finds 1"):
+        training.placed(learner, "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert training.placed(learner, "cpu") is learner
+    assert training.placed(learner, "auto") == torch.device("cuda", 1)
+    assert asked == [1]
 
 
 def test_rank_0_leaves_a_line_per_round(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def test_only_rank_0_speaks_and_the_others_say_who_they_are(monkeypatch):
     assert ranks.launched()
     assert not ranks.first()
     assert ranks.name() == "limosa, rank 2"
+
+
+def test_gloo_listens_where_it_is_told_else_where_the_name_of_this_host_leads(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    assert ranks.address() == "eth7"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_, **__: [(2, 1, 6, "", ("10.1.2.3", 0))])
+    assert ranks.address() == "10.1.2.3"
+
+    def unknown(name, *_, **__):
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert ranks.address() == "loopback"
 
 
 def test_fewer_than_one_process_is_refused():
