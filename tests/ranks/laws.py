@@ -30,7 +30,7 @@ from limosa.train.loop import Progress, Result, TrainConfig, fit, joined
 from limosa.train.parallel import DataParallel, DataParallelConfig, Hierarchical, HierarchicalConfig, ZeRO
 from limosa.train.precision import Precision
 from limosa.train.reduce import Measured, Route, Transfer, by_masters, plain, sharded
-from limosa.train.rounds import CO2, CO2Config, LocalSGD, LocalSGDConfig, Round
+from limosa.train.rounds import CO2, OUTER, CO2Config, LocalSGD, LocalSGDConfig, Round
 from limosa.train.strategies import Strategy, choose
 
 CONFIG = TrainConfig(steps=14, rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, seed=3)
@@ -64,12 +64,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Joined:
-    """The batches of all ranks as one."""
+    """The batches of all ranks, or of those from `first` on, as one."""
 
     world: int
+    first: int = 0
 
     def batch(self, step: int) -> Window:
-        parts = [Sums(rank).batch(step) for rank in range(self.world)]
+        parts = [Sums(rank).batch(step) for rank in range(self.first, self.first + self.world)]
         past, future = (torch.cat([getattr(part, name) for part in parts]) for name in ("past", "future"))
         return Window(past=past, future=future, horizon=1)
 
@@ -95,6 +96,7 @@ def every_strategy() -> dict[str, Callable[[], Strategy]]:
         "zero": lambda: choose("zero", {}),
         "local-sgd": lambda: choose("local-sgd", {"tau": 4}),
         "co2": lambda: choose("co2", {"tau": 4}),
+        "co2 in groups": lambda: choose("co2", {"tau": 4, "group": 2, "zero": True}),
     }
 
 
@@ -437,6 +439,22 @@ def law_co2_without_delay_and_momentum_and_with_rounds_of_one_step_is_data_paral
     close(run(LocalSGD(LocalSGDConfig(tau=1))), run(DataParallel()))
 
 
+def law_a_group_is_one_worker_of_co2_whose_ranks_hold_a_part_each(folder: Path) -> None:
+    rank = ranks.here().rank
+    joint = Joined(2, first=rank - rank % 2)
+    for penalty in (True, False):
+        expected, _ = trained(CO2(CO2Config(tau=3, penalty=penalty)), batches=joint)
+        ends = []
+        for zero in (False, True):
+            strategy = CO2(CO2Config(tau=3, penalty=penalty, group=2, zero=zero))
+            ends.append(trained(strategy)[0])
+            close(ends[-1], expected)
+            assert same_on_all(ends[-1])
+            weights = sum(p.numel() for p in expected)
+            assert {len(getattr(strategy, name)) for name in OUTER} == {-(-weights // 2)}
+        assert equal(*ends)
+
+
 def law_co2_in_a_narrow_wire_stays_near(folder: Path) -> None:
     exact = by_strategy(CO2(CO2Config(tau=2)), steps=8)
     for wire in ("fp16", "bf16"):
@@ -544,7 +562,7 @@ def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round
         with alone():
             trained(None, config, folder=left_alone)
     dist.barrier()
-    for name in ("hierarchical", "zero", "co2"):
+    for name in ("hierarchical", "zero", "co2", "co2 in groups"):
         build = every_strategy()[name]
         left, _ = trained(build(), config, folder=together[here.rank] / name)  # ends with a checkpoint of step 10
         dist.barrier()
@@ -556,7 +574,7 @@ def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round
             state = joined(checkpoint.shards(others))
             fit(one, Sums(0), config, folder=folder / name / str(here.rank), resume=True, others=others)
         close(list(one.parameters()), state["parameters"])
-        if name != "co2":
+        if "co2" not in name:
             assert equal(list(one.parameters()), left), name
         moved = {int(i) for i in state["optimizer"]}
         assert moved == set(range(4)), (name, moved)  # each weight's moments, also those shared out
@@ -621,6 +639,18 @@ def law_a_run_goes_on_only_by_its_own_strategy_and_optimizer(folder: Path) -> No
             assert f"is of a run with {found}" in str(error)  # noqa: PT017  (pytest is not here)
         else:
             raise AssertionError
+
+
+def law_a_group_that_shares_out_its_optimizer_is_not_broken_up_by_a_resume(folder: Path) -> None:
+    own = folder / str(ranks.here().rank)
+    config = replace(CONFIG, steps=10)
+    trained(CO2(CO2Config(tau=4, group=2, zero=True)), config, folder=own)
+    try:
+        trained(CO2(CO2Config(tau=4, group=2)), config, folder=own, resume=True)
+    except UsageError as error:
+        assert "lacks the optimizer's state" in str(error)  # noqa: PT017  (pytest is not here)
+    else:
+        raise AssertionError
 
 
 def law_a_run_of_co2_goes_on_with_the_tau_it_is_given(folder: Path) -> None:

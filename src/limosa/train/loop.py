@@ -304,6 +304,7 @@ class Run:
             "average": self.average.kept,
             "buffers": self.buffers,
             "optimizer": self._moments(),
+            "moves": dict.fromkeys(self._moved(), True),  # a dict, so that those of all ranks can be joined
             "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": [state.get_state() for state in self._generators()],
@@ -334,6 +335,11 @@ class Run:
             ):
                 for target, value in zip(mine, state[saved], strict=True):
                     target.copy_(value)
+        if lacking := set(self._moved()) - set(state.get("moves", self._moved())):
+            raise UsageError(
+                f"the checkpoint of this process lacks the optimizer's state of {len(lacking)} weights that others "
+                "moved; keep the group and zero as they were, or start anew in another folder"
+            )
         self._take_moments(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.strategy.load_state_dict(state["strategy"])
@@ -350,11 +356,14 @@ class Run:
 
     def _take_moments(self, saved: Mapping[int, Any]) -> None:
         """Go on from `_moments`, of this rank's weights. Rates and decays are those of the config."""
-        place = {id(p): i for i, p in enumerate(self.parameters)}
         own = self.optimizer.state_dict()
-        moved = [p for group in self.optimizer.param_groups for p in group["params"]]
-        own["state"] = {k: saved[place[id(p)]] for k, p in enumerate(moved) if place[id(p)] in saved}
+        own["state"] = {k: saved[place] for k, place in enumerate(self._moved()) if place in saved}
         self.optimizer.load_state_dict(own)
+
+    def _moved(self) -> list[int]:
+        """The places, among all weights, of those that this rank's optimizer moves, in its order."""
+        place = {id(p): i for i, p in enumerate(self.parameters)}
+        return [place[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
 
     def _generators(self) -> list[torch.Generator]:
         """The default random generators that the learner may draw from: the CPU's, and its GPU's."""

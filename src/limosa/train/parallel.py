@@ -66,10 +66,10 @@ class HierarchicalConfig(DataParallelConfig):
 
 
 class DataParallel:
-    """Average the gradients of all ranks before every step."""
+    """Average the gradients of all ranks, or of those of a process `group`, before every step."""
 
-    def __init__(self, config: DataParallelConfig | None = None) -> None:
-        self.config = config or DataParallelConfig()
+    def __init__(self, config: DataParallelConfig | None = None, group: Any = None) -> None:
+        self.config, self.group = config or DataParallelConfig(), group
 
     def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
         """All: every rank moves its own replica."""
@@ -77,9 +77,12 @@ class DataParallel:
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0; `micro_batches` backward passes make one step."""
-        trained = replicate(model)
-        self.route = self._route(trained[0].device)
-        self.buckets = [Bucket(part, micro_batches) for part in _packed(trained[::-1], self.config.bucket)]
+        self.watch(replicate(model), micro_batches)
+
+    def watch(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
+        """Send the gradients of `parameters`, which are equal on all ranks, as they become complete."""
+        self.route = self._route(parameters[0].device)
+        self.buckets = [Bucket(part, micro_batches) for part in _packed(parameters[::-1], self.config.bucket)]
         self.sent: list[Transfer] = []
         self.hooks = [self._hook(parameter, bucket) for bucket in self.buckets for parameter in bucket.parameters]
 
@@ -114,7 +117,7 @@ class DataParallel:
         """Nothing to restore."""
 
     def _route(self, device: torch.device) -> Route:
-        return plain()
+        return plain(self.group)
 
     def _hook(self, parameter: Any, bucket: Bucket) -> Any:
         return parameter.register_post_accumulate_grad_hook(lambda _: self._ready(bucket))
@@ -128,7 +131,7 @@ class DataParallel:
     def _send(self) -> None:
         bucket = self.buckets[len(self.sent)]
         bucket.pack()
-        self.sent.append(Transfer(bucket.flat, self.route, self.config.wire))
+        self.sent.append(Transfer(bucket.flat, self.route, self.config.wire, self.group))
 
 
 class Hierarchical(DataParallel):
@@ -169,16 +172,16 @@ class ZeRO(DataParallel):
 
         Raises: UsageError if there are more ranks than tensors.
         """
-        here = ranks.here()
-        if len(parameters) < here.world:
-            raise UsageError(f"zero shares {len(parameters)} weight tensors among {here.world} processes; start fewer")
-        self.owned: list[list[nn.Parameter]] = [[] for _ in range(here.world)]
-        load = [0] * here.world
+        world = dist.get_world_size(self.group)
+        if len(parameters) < world:
+            raise UsageError(f"zero shares {len(parameters)} weight tensors among {world} processes; start fewer")
+        self.owned: list[list[nn.Parameter]] = [[] for _ in range(world)]
+        load = [0] * world
         for parameter in sorted(parameters, key=nn.Parameter.numel, reverse=True):
             least = load.index(min(load))
             self.owned[least].append(parameter)
             load[least] += parameter.numel()
-        return self.owned[here.rank]
+        return self.owned[dist.get_rank(self.group)]
 
     def after_step(self, step: int) -> None:
         """Send the tensors that this rank has moved, and take those of the others."""
@@ -186,7 +189,8 @@ class ZeRO(DataParallel):
         for owner, parameters in enumerate(self.owned):
             flat, parts = flat_like(parameters)
             copy_into(parts, parameters)
-            sent.append((parameters, parts, dist.broadcast(flat, src=owner, async_op=True)))
+            work = dist.broadcast(flat, group=self.group, group_src=owner, async_op=True)
+            sent.append((parameters, parts, work))
         for parameters, parts, work in sent:
             arrived(work)
             copy_into(parameters, parts)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -54,7 +56,7 @@ def sharded(size: int) -> Route:
 
     Between groups travels 1/size of what every rank holds.
     """
-    inner, across = _groups(size)
+    inner, across = groups(size)
 
     def route(flat: Tensor) -> Iterator[Any]:
         whole = F.pad(flat, (0, -len(flat) % size)) if len(flat) % size else flat
@@ -70,7 +72,7 @@ def sharded(size: int) -> Route:
 
 def by_masters(size: int) -> Route:
     """Reduce to the first of each group of `size` ranks, all-reduce among those, broadcast inside the group."""
-    inner, across = _groups(size)
+    inner, across = groups(size)
     rank = dist.get_rank()
     master = rank - rank % size
 
@@ -119,14 +121,17 @@ def _seconds(route: Route, size: int, device: torch.device) -> float:
     return least
 
 
-def _groups(size: int) -> tuple[Any, Any]:
-    """This rank's group of `size` neighbours, and its group of the ranks of equal place in the other groups."""
+def groups(size: int, timeout: timedelta | None = None) -> tuple[Any, Any]:
+    """This rank's group of `size` neighbours, and its group of the ranks of equal place in the other groups.
+
+    `timeout` is how long an exchange may take in either. Raises: UsageError if groups of that size do not come out.
+    """
     world = dist.get_world_size()
     if size < 1 or world % size:
         raise UsageError(f"{world} processes do not fall into groups of {size}; choose a group that divides them")
     split: Any = dist.new_subgroups_by_enumeration  # not typed in torch
-    inner, _ = split([list(range(i, i + size)) for i in range(0, world, size)])
-    across, _ = split([list(range(i, world, size)) for i in range(size)])
+    inner, _ = split([list(range(i, i + size)) for i in range(0, world, size)], timeout=timeout)
+    across, _ = split([list(range(i, world, size)) for i in range(size)], timeout=timeout)
     return inner, across
 
 
@@ -134,7 +139,9 @@ def _groups(size: int) -> tuple[Any, Any]:
 
 
 class Transfer:
-    """The average of `flat` [n] over all ranks, under way from the moment this is built; `flat` must be left alone.
+    """The average of `flat` [n] over the ranks of `group`, under way once this is built; leave `flat` alone.
+
+    `route` is one that sums over those ranks; without a group they are all.
 
     In a 16-bit `wire` format the shares are divided before they are sent, so that their sum cannot overflow where the
     average does not; in fp32 the sum is divided, which keeps integers exact.
@@ -142,10 +149,10 @@ class Transfer:
     Raises: LimosaError, in `advance` and `wait`, if another rank is gone or does not answer in time.
     """
 
-    def __init__(self, flat: Tensor, route: Route, wire: Wire = "fp32") -> None:
-        self.flat = flat
+    def __init__(self, flat: Tensor, route: Route, wire: Wire = "fp32", group: Any = None) -> None:
+        self.flat, self.ranks = flat, dist.get_world_size(group)
         self.narrow = wire != "fp32"
-        self.sent = (flat / dist.get_world_size()).to(FORMATS[wire]) if self.narrow else flat
+        self.sent = (flat / self.ranks).to(FORMATS[wire]) if self.narrow else flat
         self.hops = route(self.sent)
         self.work: Any = next(self.hops)
 
@@ -160,7 +167,7 @@ class Transfer:
         if self.narrow:
             self.flat.copy_(self.sent)
         else:
-            self.flat.div_(dist.get_world_size())
+            self.flat.div_(self.ranks)
         return False
 
     def wait(self) -> None:
@@ -209,13 +216,78 @@ def replicate(model: Learner) -> list[nn.Parameter]:
 
 def flat_like(tensors: Sequence[Tensor], extra: int = 0) -> tuple[Tensor, list[Tensor]]:
     """A float32 buffer of zeros for all `tensors` and `extra` numbers behind, and its parts in the tensors' shapes."""
+    flat = torch.zeros(sum(t.numel() for t in tensors) + extra, device=tensors[0].device)
+    return flat, parts_of(flat, tensors)
+
+
+def parts_of(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of `flat`, from its begin, in the tensors' shapes."""
     sizes = [t.numel() for t in tensors]
-    flat = torch.zeros(sum(sizes) + extra, device=tensors[0].device)
     parts = torch.split_with_sizes(flat[: sum(sizes)], sizes)
-    return flat, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 @torch.no_grad()
 def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each of `sources` over the one of `targets` in its place."""
     torch._foreach_copy_([t.detach() for t in targets], [s.detach() for s in sources])
+
+
+class Shard:
+    """This rank's part of all `parameters`, as a flat float32 buffer: all of them if alone, else 1/k in a group of k.
+
+    Parts are cut by length, so that one may begin in the middle of a parameter, and are equally long; what the last has
+    too much is zero.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], group: Any = None) -> None:
+        self.parameters, self.group = parameters, group
+        self.ranks, place = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
+        ends = list(accumulate(p.numel() for p in parameters))
+        self.count = ends[-1]
+        self.each = -(-self.count // self.ranks)
+        self.mine = slice(place * self.each, (place + 1) * self.each)
+        bounds = [min(max(end, self.mine.start), self.mine.stop) for end in [0, *ends]]
+        self.lengths = [last - first for first, last in pairwise(bounds)]  # of each parameter in this part
+
+    def zeros(self) -> Tensor:
+        """A buffer of this part."""
+        return torch.zeros(self.each, device=self.parameters[0].device)
+
+    def read(self, out: Tensor) -> None:
+        """Copy this part of the parameters to `out`."""
+        whole = out if self.ranks == 1 else out.new_zeros(self.ranks * self.each)
+        copy_into(parts_of(whole, self.parameters), self.parameters)
+        if whole is not out:
+            out.copy_(whole[self.mine])
+
+    def write(self, values: Tensor) -> None:
+        """Give the parameters the values that the ranks of the group hold, each its part."""
+        copy_into(self.parameters, parts_of(self.gathered(values), self.parameters))
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The parts of all ranks of the group as one [count]."""
+        if self.ranks == 1:
+            return values
+        whole = values.new_empty(self.ranks * self.each)
+        arrived(_all_gather(whole, values, group=self.group, async_op=True))
+        return whole[: self.count]
+
+    def take(self, out: Tensor, whole: Tensor) -> None:
+        """Copy this part of what `gathered` gave to `out`."""
+        part = whole[self.mine]
+        out[: len(part)].copy_(part)
+
+    def norms(self, values: Tensor) -> Tensor:
+        """The norm of `values`, those of the other ranks included, for each parameter."""
+        squares = torch.stack(torch._foreach_norm(self._pieces(values))).square()
+        if self.ranks > 1:
+            dist.all_reduce(squares, group=self.group)
+        return squares.sqrt()
+
+    def scale(self, values: Tensor, factors: Tensor) -> None:
+        """Multiply what belongs to each parameter by its factor."""
+        torch._foreach_mul_(self._pieces(values), list(factors.unbind()))
+
+    def _pieces(self, values: Tensor) -> list[Tensor]:
+        return list(torch.split_with_sizes(values[: sum(self.lengths)], self.lengths))

@@ -10,6 +10,9 @@ i = 1 ... k, rounds t, inner steps x_i[t, j] of a worker and
     a[t+1] = a[t] - alpha m[t]                                       the anchor, equal on all workers
     x_i[t+1, 0] = a[t+1] - d_i[t]                                    a worker goes on from here; a[t+1] if not eager
 
+With groups of near ranks a group is one worker: its ranks average their gradients at every step over their fast link,
+and each holds and sends a part of the outer state.
+
 The paper has every worker go on from a[t+1], as if its last round had not been, and divides d by a penalty, for what
 comes late overshoots where a round comes near its goal. An *eager* worker counts its own last round until everyone's
 takes its place (as Kale et al. 2025, arXiv 2502.12996, do for DiLoCo), which leaves only the others' part late;
@@ -38,10 +41,13 @@ from torch import Tensor, nn
 
 from limosa.core import Learner
 from limosa.errors import UsageError
+from limosa.train import ranks
+from limosa.train.parallel import DataParallel, ZeRO
 from limosa.train.precision import FORMATS
-from limosa.train.reduce import Transfer, Wire, average, copy_into, flat_like, plain, replicate
+from limosa.train.reduce import Shard, Transfer, Wire, average, groups, plain, replicate
 
 PROBE = 10  # steps after which an automatic tau is chosen
+OUTER = ("anchor", "begun", "momentum", "moved")  # the state of CO2 that a round's end works on
 SETTLING = 2  # of these, steps that are not timed
 MARGIN = 1.2  # rounds are longer than their average takes by this factor: an exchange on a busy core is slower
 
@@ -72,6 +78,8 @@ class CO2Config:
     stale: bool = True  # False: wait for every round's average and use it at once
     wire: Wire = "fp32"  # number format of what is sent
     timeout: float = 120.0  # seconds a round's average may take, the slowest rank's delay included
+    group: int = 1  # near ranks, neighbours by number, that make one worker; 0 = those of one machine
+    zero: bool = False  # the ranks of a group share out the optimizer's state too
 
     def __post_init__(self) -> None:
         if self.tau < 0:
@@ -80,6 +88,10 @@ class CO2Config:
             raise UsageError("co2 needs rate, clip and timeout above 0 and momentum in [0, 1)")
         if self.wire not in FORMATS:
             raise UsageError(f"wire is {self.wire!r}; choose one of {', '.join(FORMATS)}")
+        if self.group < 0:
+            raise UsageError(f"group is {self.group}; it must be at least 1, or 0 for the processes of one machine")
+        if self.zero and self.group == 1:
+            raise UsageError("zero shares the optimizer's state out inside a group; choose a group above 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,21 +154,27 @@ class CO2:
     def __init__(self, config: CO2Config | None = None, on_round: Callable[[Round], None] | None = None) -> None:
         self.config = config or CO2Config()
         self.on_round = on_round
+        self.inside: DataParallel | None = None  # what makes the ranks of a group one worker
+        self.across: Any = None  # the ranks of all workers that hold the same part as this one, if not all ranks
 
     def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """All: every rank moves its own replica."""
-        return parameters
+        """All: every rank moves its own replica; with `zero`, those that this rank moves for its group."""
+        self._join()
+        return self.inside.share(parameters) if self.inside else parameters
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
-        """Make all replicas equal to that of rank 0. Holds four more copies of the weights."""
-        self.parameters = replicate(model)
-        self.anchor, anchors = flat_like(self.parameters)  # a[t]
-        self.begun, self.start = flat_like(self.parameters)  # x[t, 0] of this worker
-        self.momentum, self.momenta = flat_like(self.parameters)  # m[t]
-        self.moved, self.moves = flat_like(self.parameters)  # d[t], ours until sent, everyone's once it has arrived
-        copy_into(anchors, self.parameters)
-        copy_into(self.start, self.parameters)
-        self.route = plain(dist.new_group(timeout=timedelta(seconds=self.config.timeout)))  # waits behind nothing else
+        """Make all replicas equal to that of rank 0. Holds four more copies of the weights, or of this rank's part."""
+        self._join()
+        parameters = replicate(model)
+        if self.inside:
+            self.inside.watch(parameters, micro_batches)
+        self.part = Shard(parameters, self.inside.group if self.inside else None)
+        self.anchor = self.part.zeros()  # a[t]
+        self.begun = self.part.zeros()  # x[t, 0] of this worker
+        self.momentum = self.part.zeros()  # m[t]
+        self.moved = self.part.zeros()  # d[t], ours until sent, everyone's once it has arrived
+        self.part.read(self.anchor)
+        self.begun.copy_(self.anchor)
         self.transfer: Transfer | None = None  # of `moved`, while under way
         self.pending = False  # whether `moved` holds a round that has not been taken in
         self.landed: _Watch | None = None  # of the last average that arrived
@@ -164,11 +182,27 @@ class CO2:
         self.taken = 0  # steps of this round
         self.clock = [time.monotonic()]  # when this round began, and its steps' ends
 
+    def _join(self) -> None:
+        """Find the ranks that this one exchanges with, once."""
+        if self.across is not None:
+            return
+        size = self.config.group or ranks.here().machine
+        late = timedelta(seconds=self.config.timeout)
+        if size == 1:
+            self.across = dist.new_group(timeout=late)  # of its own, so that it waits behind nothing else
+        else:
+            inner, self.across = groups(size, late)
+            self.inside = ZeRO(group=inner) if self.config.zero else DataParallel(group=inner)
+
     def before_step(self) -> None:
-        """Nothing: gradients stay where they are."""
+        """Average the gradients of the group, if there is one; others stay where they are."""
+        if self.inside:
+            self.inside.before_step()
 
     def after_step(self, step: int) -> None:
         """Count; at the end of a round land the last one's average, send this one's, go on from the new start."""
+        if self.inside:
+            self.inside.after_step(step)
         self.taken += 1
         self.clock.append(time.monotonic())
         if self.tau == 0 and len(self.clock) > PROBE:
@@ -187,19 +221,21 @@ class CO2:
             self._take_in()
             self._move()
         self._restart()
+        if self.inside:
+            self.inside.finish()
 
     def agree(self, numbers: Sequence[Tensor]) -> None:
         """Replace numbers of one replica by the mean over all."""
         average(numbers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The outer state, and the average under way, for which this waits: that takes time and changes no number."""
+        """The outer state, and the average under way, for which this waits: that takes time and changes no number.
+
+        It is whole, also where this rank holds a part, so that other groups can go on with it.
+        """
         self._arrive()
         return {
-            "anchor": self.anchor,
-            "begun": self.begun,
-            "momentum": self.momentum,
-            "moved": self.moved,
+            **{name: self.part.gathered(getattr(self, name)) for name in OUTER},
             "pending": self.pending,
             "tau": self.tau,
             "taken": self.taken,
@@ -211,11 +247,11 @@ class CO2:
         From that of a run of one process, begin with the weights as they are.
         """
         if not state:
-            copy_into(self.start, self.parameters)
-            self.anchor.copy_(self.begun)
+            self.part.read(self.anchor)
+            self.begun.copy_(self.anchor)
             return
-        for name in ("anchor", "begun", "momentum", "moved"):
-            getattr(self, name).copy_(state[name])
+        for name in OUTER:
+            self.part.take(getattr(self, name), state[name])
         self.pending, self.taken = state["pending"], state["taken"]
         self.tau = self.config.tau or state["tau"]
 
@@ -230,10 +266,10 @@ class CO2:
 
     def _send(self) -> None:
         """Send what this round moved, in a buffer of its own: the weights are free to go on."""
-        copy_into(self.moves, self.parameters)
+        self.part.read(self.moved)
         torch.sub(self.begun, self.moved, out=self.moved)
         self.begun.copy_(self.moved)  # what we moved, until `_restart` makes the next start of it
-        self.transfer = Transfer(self.moved, self.route, self.config.wire)
+        self.transfer = Transfer(self.moved, plain(self.across), self.config.wire, self.across)
         self.watch = _Watch(self.transfer)
         self.pending = True
 
@@ -248,9 +284,9 @@ class CO2:
         """m <- clip(beta m + d / penalty), with d as it arrives."""
         self._arrive()
         if self.config.penalty and self.config.stale:
-            gone = self.config.rate * torch.stack(torch._foreach_norm(self.momenta))  # |x[t, 0] - x[t-1, 0]| per tensor
-            reach = torch.stack(torch._foreach_norm(self.moves))  # |d[t-1]| per tensor
-            torch._foreach_mul_(self.moves, list((reach / (reach + gone).clamp_min(1e-30)).unbind()))
+            gone = self.config.rate * self.part.norms(self.momentum)  # |a[t] - a[t-1]| per tensor
+            reach = self.part.norms(self.moved)  # |d[t-1]| per tensor
+            self.part.scale(self.moved, reach / (reach + gone).clamp_min(1e-30))
         self.momentum.mul_(self.config.momentum).add_(self.moved).clamp_(-self.config.clip, self.config.clip)
         self.pending = False
 
@@ -264,7 +300,7 @@ class CO2:
             torch.sub(self.anchor, self.begun, out=self.begun)
         else:
             self.begun.copy_(self.anchor)
-        copy_into(self.parameters, self.start)
+        self.part.write(self.begun)
         self.taken = 0
         self.clock = [time.monotonic()]
 
