@@ -328,6 +328,11 @@ def adapt(
     frozen = adapting.base(str(base), load)
     panel = read(source, **layout)
     longest = int(panel.lengths.max())
+    if horizon is not None and horizon >= longest:
+        raise DataError(
+            f"{horizon:,} steps ahead cannot be learnt from the {longest:,} rows of the longest series; "
+            "adapt fewer steps: later ones are forecast by the frozen model"
+        )
     sizes = CourseConfig(
         context=min(frozen.context, longest) if context is None else context,
         horizon=max(1, min(frozen.horizon, longest // 8)) if horizon is None else horizon,

@@ -130,6 +130,8 @@ def test_wrong_numbers_and_names_are_refused(place):
     for name in ("context", "horizon"):
         with pytest.raises(UsageError, match=f"{name} is 0"):
             limosa.adapt("a.csv", "x", base="naive", **{name: 0})
+    with pytest.raises(DataError, match="9,000 steps ahead cannot be learnt from the 240 rows"):
+        limosa.adapt("a.csv", "x", base="naive", horizon=9000)
 
 
 NAIVE = {"horizon": 8, "context": 32, "windows": 60, "steps": 3, "batch_size": 32, "base": "naive"}
