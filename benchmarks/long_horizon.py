@@ -270,7 +270,7 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
         made = Plan(options={"point": "mean", "width": 32}, context=336, train=train, batch=32)
     else:
         train = TrainConfig(steps=500, rate=1e-3, average=0.98, validate_every=50, patience=4)
-        options = {"channels": joint, "point": "mean", "attention": cell.model, "slope": False}
+        options = {"channels": joint, "point": "mean", "attention": cell.model, "slope": False, "scaling": "last"}
         made = Plan(options=options, context=96, train=train, batch=32)
     return replace(made, train=replace(made.train, steps=10, warmup=2), batch=4) if quick else made
 

@@ -12,7 +12,7 @@ token a layer more, and one rate a head with `slope`. How the rest differs from 
   learned rate at which the past fades, per step or, with `interval`, per unit of real time between the stamps.
 * A step without any observed value is masked: later steps do not see it.
 * `scaling="running"` scales each step by the level and spread of the steps up to it, which themselves are two such
-  scans. Scaling by the whole window, as the paper's protocol does, cannot be streamed.
+  scans. The units of `nn.scaling` that need the whole window, such as the paper's protocol has, cannot be streamed.
 * A token sees the last `kernel` steps. They also reach the forecast by a linear map, free of norms.
 
 One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from limosa.nn.losses import point_and_bands
 from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.rolling import rolled
 from limosa.nn.saving import Saved
-from limosa.nn.scaling import Scaled, scaled
+from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
 LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
@@ -54,7 +54,7 @@ class AarenConfig:
     horizon: int = 96  # steps answered in one pass; longer horizons go on from the median
     channels: int = 1  # 1: each channel by itself; more: that many jointly
     known: int = 0  # covariates known in advance
-    scaling: Literal["running", "window", "none"] = "running"
+    scaling: Literal["running"] | Units = "running"
     point: Literal["median", "mean"] = "median"
     attention: Literal["aaren", "causal"] = "aaren"
     slope: bool = True  # heads forget, each at a learned rate
@@ -74,7 +74,7 @@ class AarenConfig:
         if self.width % (2 * self.heads):
             raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
         for name, choices in (
-            ("scaling", ("running", "window", "none")),
+            ("scaling", ("running", *get_args(Units))),
             ("point", ("median", "mean")),
             ("attention", ("aaren", "causal")),
         ):
@@ -297,9 +297,11 @@ class Aaren(Saved):
         past = rows.past[:, -L:]
         known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
         stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
-        everything = torch.cat([past, known[:, :L]], dim=-1)  # [R, L, C+K]
-        whole = running(everything, c.context) if c.scaling == "running" else scaled(everything, c.scaling)
-        own, others = _split(whole, c.channels)
+        if c.scaling == "running":
+            own, others = _split(running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
+        else:
+            own = scaled(past, c.scaling)
+            others = scaled(known[:, :L], "none" if c.scaling == "none" else "window")
         marks = calendar_marks(stamps, (len(past), L + H), past.device)
         begun = own.observed.any(-1, keepdim=True).cummax(1).values
         tokens = torch.cat([own.z, own.observed, others.z, marks[:, :L]], dim=-1) * begun
@@ -388,7 +390,7 @@ class Aaren(Saved):
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
         f = self._frame(rows)
         target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(rows.future), torch.nan)  # [R, h, C]
-        if self.config.scaling != "none":
+        if self.config.scaling in ("running", "window"):
             target = target.clamp(-LARGEST, LARGEST)
         quantiles = self._decode(self._encode(f)[-1][:, -1], f.recent, f.ahead)
         return point_and_bands(quantiles, target, LEVELS, self.config.point)
@@ -401,8 +403,8 @@ class Aaren(Saved):
         Raises: UsageError if the model looks at whole windows and so cannot be streamed.
         """
         c = self.config
-        if c.attention == "causal" or c.scaling == "window":
-            found = 'attention="causal"' if c.attention == "causal" else 'scaling="window"'
+        if c.attention == "causal" or c.scaling not in ("running", "none"):
+            found = 'attention="causal"' if c.attention == "causal" else f'scaling="{c.scaling}"'
             raise UsageError(f'{found} needs whole windows; to stream, train with attention="aaren", scaling="running"')
         device = self.direct.weight.device
         return State(

@@ -106,7 +106,7 @@ def test_the_state_never_grows():
     assert bool(output.isfinite().all())
 
 
-@pytest.mark.parametrize("options", [{"attention": "causal"}, {"scaling": "window"}])
+@pytest.mark.parametrize("options", [{"attention": "causal"}, {"scaling": "window"}, {"scaling": "last"}])
 def test_what_needs_whole_windows_is_not_streamed(options):
     with pytest.raises(UsageError, match="needs whole windows; to stream, train with"):
         built(**options).start(1)
@@ -192,7 +192,7 @@ def test_the_rival_has_the_same_size_but_for_the_queries():
     assert size(slope=False) - size(attention="causal") == TINY.layers * TINY.width
 
 
-@pytest.mark.parametrize("scaling", ["running", "window"])
+@pytest.mark.parametrize("scaling", ["running", "window", "last"])
 def test_the_rival_is_a_forecaster_that_masks_and_learns(scaling):
     model = built(attention="causal", scaling=scaling, channels=2, known=3)
     window = long_window(model, 48)
