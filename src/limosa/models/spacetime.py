@@ -253,7 +253,8 @@ class SpaceTime(Saved):
         """Closed loop over the horizon + open loop over the past + the decoder's own next inputs. A scalar.
 
         The first two are those of `point_and_bands` in scaled units, the third is relative to the inputs' own size. A
-        series whose past is constant or missing does not count: no forecast of it depends on the weights.
+        series whose past is constant or missing does not count: no forecast of it depends on the weights. Outside
+        training the first counts alone: weights are chosen by the forecasts they make.
 
         Raises: UsageError if the batch has no answers.
         """
@@ -271,7 +272,7 @@ class SpaceTime(Saved):
         ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.clock[..., N:])
         closed = point_and_bands(ahead, target.transpose(1, 2).flatten(0, 1), LEVELS, self.config.point)
 
-        if N == 1:  # nothing follows in the past
+        if N == 1 or not self.training:  # where N is 1 nothing follows in the past
             return closed
         first = min(self.config.state - 1, N // 2)  # before, an SSM has hardly seen anything
         now, after = slice(first, N - 1), slice(first + 1, N)

@@ -109,7 +109,7 @@ def test_the_loss_is_the_same_before_and_after_a_forecast():
 
 
 def test_all_three_losses_count_in_every_step():
-    model, past = made(), walks()
+    model, past = made().train(), walks()
     hopeless = answered(past, torch.full((4, NATIVE, 1), torch.nan, dtype=torch.float64))  # no closed loop to learn
     model.loss(hopeless).backward()
     assert model.head.weight.grad is not None
@@ -118,6 +118,14 @@ def test_all_three_losses_count_in_every_step():
     assert model.decoder.f.row.grad.any()  # learns from the next inputs
     opened = model.loss(hopeless).detach()
     assert model.loss(answered(past, past[:, -1:] + walks(seed=1)[:, :NATIVE] - 1e3)) > opened
+
+
+def test_weights_are_chosen_by_the_closed_loop_alone():
+    model, past = made(dropout=0.0), walks()
+    window = answered(past, walks(seed=1)[:, :NATIVE])
+    with torch.no_grad():
+        assert 0.0 < model.eval().loss(window) < model.train().loss(window)
+        assert model.eval().loss(answered(past, torch.full((4, NATIVE, 1), torch.nan))) == 0.0
 
 
 def test_steps_without_answers_do_not_count():
