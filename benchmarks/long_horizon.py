@@ -12,8 +12,8 @@ from its own past, `all` every column. A model is trained on the training rows; 
 Cells, each trained anew for each seed (Informer two, the others one), score = median over seeds:
 - informer: ETTh1, ETTh2, ETTm1, WTH, one and all columns, the paper's horizons; `informer_cells_not_worse` counts those
   whose MSE is at most the published one (github.com/zhouhaoyi/Informer2020, README). `--size small` (default) is a
-  narrow Informer that counts from the last values, or (one column, 96 steps and more) scales each window, `--size
-  paper` the published width and lengths without that. Its settings were chosen on validation parts.
+  narrow Informer that counts from the last values, or (one column, 96 steps and more, but for WTH) scales each window,
+  `--size paper` the published width and lengths without that. Its settings were chosen on validation parts.
 - spacetime: ETTh1, ETTh2, ETTm1, one column, lag 336, 32 SSMs a layer, counting from the last value, no calendar,
   horizons 96 to 720, beside NLinear (Zeng et al. 2023) in the same run. `spacetime_cells_at_target` counts the cells at
   or below seven remembered figures of the paper.

@@ -155,7 +155,7 @@ class CO2:
         self.config = config or CO2Config()
         self.on_round = on_round
         self.inside: DataParallel | None = None  # what makes the ranks of a group one worker
-        self.across: Any = None  # the ranks of all workers that hold the same part as this one, if not all ranks
+        self.across: Any = None  # the ranks, one of each worker, that hold the same part as this one
 
     def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
         """All: every rank moves its own replica; with `zero`, those that this rank moves for its group."""
