@@ -80,6 +80,18 @@ def data_folder() -> Path:
     return folder
 
 
+def saved_before() -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and rows of this benchmark's saved record, for a table that is made in several goes; none if unsaved.
+
+    Each row says the commit that it was measured at.
+    """
+    path = RESULTS / f"{Path(sys.argv[0]).stem}.json"
+    if not path.exists():
+        return {}, []
+    record = json.loads(path.read_text())
+    return record["metrics"], [{"commit": record["commit"]} | row for row in record["table"]]
+
+
 def finish(
     chosen: Options,
     *,

@@ -2,7 +2,7 @@
 
     python benchmarks/long_horizon.py [--models informer spacetime aaren] [--data ETTh1 ...] [--horizons 24 ...]
                                       [--columns one all] [--size small paper] [--seeds 0 1] [--kept]
-                                      [--quick] [--save]
+                                      [--add] [--quick] [--save]
 
 Data: the rows of each set in order of time are cut into training, validation and test (ETT: 12, 4 and 4 months of 30
 days; others 70, 10 and 20 %); columns are standardised by the mean and deviation of their training rows; MSE and MAE
@@ -22,7 +22,8 @@ Cells, each trained anew for each seed (Informer two, the others one), score = m
   autoregressive processes of `kernels_spacetime.py` are fitted too.
 
 A trained cell is kept in runs/long_horizon/ under a name that holds all its settings and is not trained again, so that
-a long table can be made in several goes; then all that there are are saved together with `--kept --save`.
+a long table can be made in several goes; then all that there are are saved together with `--kept --save`. `--add` puts
+what was run beside the cells of the saved record that were not, each with the commit it was run at.
 `--quick` trains a few steps, scores every 40th window, and keeps nothing.
 """
 
@@ -45,7 +46,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common import ROOT, Options, command_line, data_folder, finish
+from common import ROOT, Options, command_line, common_options, data_folder, finish, saved_before
 from kernels_spacetime import autoregression
 from limosa import models
 from limosa.core import Forecast, Forecaster, Window
@@ -94,6 +95,8 @@ REMEMBERED = {  # SpaceTime's MSE, one column, lag 336: from memory, to be compa
     ("ETTh1", 96): 0.054, ("ETTh1", 192): 0.066, ("ETTh1", 336): 0.069, ("ETTh1", 720): 0.076,
     ("ETTh2", 720): 0.188, ("ETTm1", 96): 0.026, ("ETTm1", 720): 0.074,
 }  # fmt: skip
+PROCESSES = "autoregressive processes"  # a part of the saved table that holds no cells
+PLACE = ("table", "model", "data", "columns", "horizon", "size", "published_mse", "published_mae", "remembered_mse")
 AAREN_SETS = ("ETTh1", "ETTh2", "ETTm1", "weather", "exchange")
 
 
@@ -246,6 +249,7 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
             "scaling": "none",
         }
         train = TrainConfig(steps=1500, rate=1e-4, warmup=1, average=0.0, decay=0.0, validate_every=250, patience=3)
+        train = replace(train, precision="bf16")  # about twice as fast; weights and updates stay fp32
         made = Plan(options=options | {"point": "mean"}, context=context, train=train, batch=32)
     elif cell.group == "informer":
         options = {"channels": joint, "point": "mean", "start": 48}
@@ -398,6 +402,18 @@ def aaren_metrics(scores: Scores) -> dict[str, float]:
     return {"aaren_worst_relative_to_transformer": max(found), "aaren_cells_run": len(found)} if found else {}
 
 
+def recorded(table: list[dict[str, Any]]) -> Scores:
+    """The scores in the rows of a saved table."""
+    return {
+        (
+            Cell(**{name: row[name] for name in ("model", "data", "columns", "horizon")}, group=row["table"]),
+            row["size"],
+        ): {key: value for key, value in row.items() if key not in PLACE}
+        for row in table
+        if row["table"] != PROCESSES
+    }
+
+
 def row_of(cell: Cell, size: str, found: dict[str, float]) -> dict[str, object]:
     """A line of the table."""
     row: dict[str, object] = {"table": cell.group, "model": cell.model, "data": cell.data, "columns": cell.columns}
@@ -420,9 +436,9 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--size", nargs="+", choices=("small", "paper"), default=["small"], help="of Informer")
     parser.add_argument("--kept", action="store_true", help="only cells that were trained before")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed, and for Informer the one after it")
+    parser.add_argument("--add", action="store_true", help="to the cells of the saved record")
     given = parser.parse_args()
-    common = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    return Options(**common), given
+    return common_options(given), given
 
 
 def main() -> None:
@@ -433,8 +449,9 @@ def main() -> None:
     if chosen.quick:  # one cell of each table
         first = {(cell.group, cell.model, size): (cell, size) for cell, size in reversed(wanted)}
         wanted = list(reversed(first.values()))
+    metrics, others = saved_before() if which.add else ({}, [])
+    scores = recorded(others)
     sources: dict[str, Source] = {}
-    scores: Scores = {}
     for cell, size in wanted:
         whole = sources.setdefault(cell.data, sources.get(cell.data) or read(cell.data, folder))
         source = replace(whole, values=whole.values[:, -1:]) if cell.columns == "one" else whole
@@ -445,13 +462,13 @@ def main() -> None:
         each = [run(cell, source, own, seed, quick=chosen.quick) for seed in seeds]
         scores[cell, size] = {key: median(one[key] for one in each) for key in each[0]} | {"seeds": len(each)}
         print(cell, size, {key: round(value, 4) for key, value in scores[cell, size].items()}, flush=True)
-    metrics: dict[str, float] = {}
     for of in (informer_metrics, spacetime_metrics, aaren_metrics):
         metrics |= of(scores)
     table = [row_of(cell, size, found) for (cell, size), found in scores.items()]
     if "spacetime" in which.models:
         more, rows = autoregression(quick=chosen.quick, seed=chosen.seed)
-        metrics, table = metrics | more, [*table, *({"table": "autoregressive processes", **row} for row in rows)]
+        metrics, others = metrics | more, [{"table": PROCESSES, **row} for row in rows]
+    table += [row for row in others if row["table"] == PROCESSES]
     most = max((int(found["seeds"]) for found in scores.values()), default=1)
     finish(chosen, metrics=metrics, table=table, seeds=which.seeds or range(chosen.seed, chosen.seed + most))
 

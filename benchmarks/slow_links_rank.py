@@ -175,6 +175,7 @@ def speed(quick: bool, seed: int) -> list[Told]:
         if ranks.here().rank == 0:
             print(way, found, flush=True)
 
+    pace(Way(), 4 if quick else 50, batches, seed)  # a process is slow in its first seconds
     alone = pace(Way(), 4 if quick else 100, batches, seed)
     add("no communication", {"seconds_per_step": alone})
     exchange = exchanged(Learner(seed), 1 if quick else 2)
