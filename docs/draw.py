@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,6 +12,11 @@ from limosa.data.kinds import KINDS, SyntheticConfig
 from limosa.data.synthetic import draw
 
 IMAGES = Path(__file__).parent / "images"
+RESULTS = Path(__file__).parent / "results"
+WAYS = {  # of slow_links.json, as they begin there -> color
+    "DDP": "#8c2d19", "DDP, fp16 hook": "#d1702f", "DDP, PowerSGD rank 1": "#8a8a8a", "local-sgd": "#5b8c5a",
+    "co2, its own tau": "#22557a",
+}  # fmt: skip
 
 
 def draw_synthetic(path: Path, *, seed: int = 7, steps: int = 720) -> None:
@@ -28,5 +34,33 @@ def draw_synthetic(path: Path, *, seed: int = 7, steps: int = 720) -> None:
     figure.savefig(path, dpi=90)
 
 
+def draw_slow_links(path: Path) -> None:
+    """Left the time of a step by link and way to train, right the loss over time at 25 Mbit: `slow_links`, as saved."""
+    table = json.loads((RESULTS / "slow_links.json").read_text())["table"]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    pace, loss = figure.subplots(1, 2)
+    links = sorted({row["link_mbit"] for row in table if row["way"] == "DDP"}, reverse=True)
+    for way, color in WAYS.items():
+        found = {row["link_mbit"]: row["seconds_per_step"] for row in table if row["way"].split(", tau")[0] == way}
+        pace.plot(range(len(links)), [found[link] for link in links], marker="o", color=color, label=way)
+    alone = [row["seconds_per_step"] for row in table if row["way"].startswith("no communication")]
+    pace.axhline(sum(alone) / len(alone), color="black", linewidth=0.8, linestyle=":", label="no communication")
+    pace.set_xticks(range(len(links)), [f"{link} Mbit/s" for link in links])
+    pace.set_yscale("log")
+    pace.set_ylabel("seconds per step")
+    pace.legend(frameon=False, fontsize=8)
+    for way, name in (("loss of DDP", "DDP"), ("loss of co2", "co2, its own tau")):
+        rows = [row for row in table if row["way"] == way]
+        loss.plot([row["seconds"] for row in rows], [row["loss"] for row in rows], color=WAYS[name], label=name)
+    loss.set_xscale("log")
+    loss.set_xlabel("seconds at 25 Mbit/s")
+    loss.set_ylabel("validation loss")
+    loss.legend(frameon=False, fontsize=8)
+    for axes in (pace, loss):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=90)
+
+
 if __name__ == "__main__":
     draw_synthetic(IMAGES / "synthetic.png")
+    draw_slow_links(IMAGES / "slow_links.png")

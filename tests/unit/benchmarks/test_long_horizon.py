@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -79,3 +80,19 @@ def test_cells_are_counted_against_what_was_published(bench):
     )
     counted = bench.informer_metrics({(first, "small"): {"mse": 0.098}, (second, "small"): {"mse": 0.159}})
     assert counted == {"informer_cells_not_worse": 1, "informer_cells_run": 2}
+
+
+def test_cells_of_the_saved_record_are_taken_up_with_the_commit_they_were_run_at(bench, tmp_path, monkeypatch):
+    cell = bench.Cell(group="spacetime", model="nlinear", data="ETTh1", columns="one", horizon=96)
+    table = [bench.row_of(cell, "small", {"mse": 0.25, "seeds": 1.0}), {"table": bench.PROCESSES, "model": "s4d"}]
+    record = {"commit": "abc1234", "metrics": {"spacetime_cells_run": 1}, "table": table}
+    (tmp_path / "long_horizon.json").write_text(json.dumps(record))
+    common = importlib.import_module("common")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks/long_horizon.py"])
+    metrics, rows = common.saved_before()
+    assert metrics == record["metrics"]
+    assert bench.recorded(rows) == {(cell, "small"): {"mse": 0.25, "seeds": 1.0, "commit": "abc1234"}}
+    assert bench.row_of(cell, "small", bench.recorded(rows)[cell, "small"]) == table[0] | {"commit": "abc1234"}
+    monkeypatch.setattr("sys.argv", ["benchmarks/unsaved.py"])
+    assert common.saved_before() == ({}, [])
