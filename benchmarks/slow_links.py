@@ -10,6 +10,7 @@ On at least as many cores as processes each process has one to itself; with fewe
 - A transformer of 4.8 million weights on two processes. `co2_speedup_*` is steps per second by co2, at the tau it chose
   itself, over those of torch's DistributedDataParallel; `co2_fraction_of_no_communication_*` over those of the same run
   without any exchange (mean of before and after); `co2_hidden_*` the share of the exchange that nobody waited for.
+  Steps without exchange are timed after half a minute of work, for an idle processor is slower at first.
 - `hidden_prediction_max_error_*`: over four tau, the largest difference between the hidden share measured and
   min(1, tau * step / exchange) with the time of a step without exchange and that of an exchange without steps. On a
   fast link a round is a few steps, which the exchange slows down by its own computing: more is hidden than predicted.

@@ -46,6 +46,7 @@ ROWS = 2  # windows of a batch
 HELD = 32  # batches of the validation loss
 RATE = 5e-4
 SETTLING = 2  # steps of a run that are not timed
+WARM = 30.0  # seconds of work before anything is timed: an idle processor takes as long to come to its speed
 SHARES = (0.25, 0.5, 0.75, 1.5)  # of the tau that just hides an exchange: the rounds that are tried
 STEPS = 300  # of data parallel training, whose loss co2 has to reach
 LOOK = 20  # steps between two looks at its validation loss
@@ -146,6 +147,13 @@ def pace(way: Way, steps: int, batches: list[Window], seed: int) -> float:
     return slowest(time.monotonic() - began) / steps
 
 
+def warm(batches: list[Window], seed: int, seconds: float) -> None:
+    """Steps without communication for some seconds."""
+    training, began = Training(Way(), batches, seed), together()
+    while time.monotonic() < began + seconds:
+        training.step()
+
+
 def paced_rounds(config: CO2Config, rounds: int, batches: list[Window], seed: int) -> Told:
     """Seconds per step of co2 over `rounds` whole rounds in full swing, and how much of the exchange was hidden."""
     told: list[tuple[float, Round]] = []
@@ -175,7 +183,7 @@ def speed(quick: bool, seed: int) -> list[Told]:
         if ranks.here().rank == 0:
             print(way, found, flush=True)
 
-    pace(Way(), 4 if quick else 50, batches, seed)  # a process is slow in its first seconds
+    warm(batches, seed, 1.0 if quick else WARM)
     alone = pace(Way(), 4 if quick else 100, batches, seed)
     add("no communication", {"seconds_per_step": alone})
     exchange = exchanged(Learner(seed), 1 if quick else 2)
@@ -201,6 +209,7 @@ def speed(quick: bool, seed: int) -> list[Told]:
         found = paced_rounds(CO2Config(tau=tau), 1 if quick else 4, batches, seed)
         add(f"co2, tau {tau}", found)
     add("co2, its own tau", paced_rounds(CO2Config(), 1 if quick else 4, batches, seed))
+    warm(batches, seed, 1.0 if quick else WARM)
     add("no communication, again", {"seconds_per_step": pace(Way(), 4 if quick else 100, batches, seed)})
     return rows
 
