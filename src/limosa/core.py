@@ -10,16 +10,19 @@ Importing this file does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from limosa.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +247,24 @@ class Card:
     source: str  # the paper or "limosa"
     summary: str  # one line for `limosa models`
     scale_law: bool = True  # forecast(a*x + b) == a*forecast(x) + b for a > 0
+
+
+def configured(config: type[T], options: Mapping[str, Any], of: str) -> T:
+    """A config dataclass from options by name; `of` says in errors whose options they are.
+
+    Raises: UsageError if one does not exist, offering the nearest and all there are, or is of a kind that it cannot be.
+    """
+    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise UsageError(f"{of} has no such option: {name}{hint} There are: {', '.join(known)}")
+    try:
+        return config(**options)
+    except TypeError as error:  # a text where a number is compared
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise UsageError(f"{of} cannot take {given}: {error}") from error
 
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:

@@ -161,10 +161,7 @@ def trained(
     chosen = dict(options or {})
     if "seed" in (field.name for field in dataclasses.fields(registry.card(str(model)).config)):
         chosen.setdefault("seed", seed)
-    try:
-        built = registry.build(str(model), **chosen)
-    except TypeError as error:
-        raise UsageError(f"{model} has no such option: {error}") from error
+    built = registry.build(str(model), **chosen)
     if not isinstance(built, Detector):
         raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
     rows = source if isinstance(source, Rows) else read_rows(source, **layout)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limosa import models as registry
 from limosa.app import training
+from limosa.core import configured
 from limosa.errors import DataError, UsageError
 from limosa.train import ranks
 
@@ -86,10 +88,7 @@ def pretrain(
     from limosa.train.loop import TrainConfig, fit
 
     here = ranks.here()
-    try:
-        config = TrainConfig(**recipe.train)
-    except TypeError as error:
-        raise UsageError(f"[train] of the recipe has no such option: {error}") from error
+    config = configured(TrainConfig, recipe.train, "[train] of the recipe")
     checkpoints, others = training.checkpoints(out, resume)
     contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
     context, horizon = max(contexts), max(horizons)
@@ -104,7 +103,7 @@ def pretrain(
     )
     torch.manual_seed(config.seed)
     options = dict(recipe.model)
-    learner = training.placed(training.new(options.pop("name"), options), device)
+    learner = training.placed(registry.build(options.pop("name"), **options), device)
     result = fit(
         learner,
         batches,

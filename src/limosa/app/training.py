@@ -203,7 +203,7 @@ def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: i
     if str(model) in registry.names():
         sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
         fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
-        built = new(str(model), {k: v for k, v in sizes.items() if k in fields} | dict(options))
+        built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
     else:
         built = registry.load(model)
         if options:
@@ -211,17 +211,6 @@ def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: i
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
     return built
-
-
-def new(name: str, options: Mapping[str, Any]) -> Any:
-    """A model built anew from the model file `name`.
-
-    Raises: UsageError if it has no such option or a value is out of range, ModelNotFound.
-    """
-    try:
-        return registry.build(name, **options)
-    except TypeError as error:
-        raise UsageError(f"{name} has no such option: {error}") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from limosa.core import Card, Detector, Forecaster
+from limosa.core import Card, Detector, Forecaster, configured
 from limosa.errors import ModelNotFound
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -42,10 +42,10 @@ def card(name: str) -> Card:
 def build(name: str, **options: Any) -> Any:
     """A new, untrained model from its file's name and its config's options.
 
-    Raises: ModelNotFound; UsageError or TypeError if an option does not exist or is out of range.
+    Raises: ModelNotFound; UsageError if an option does not exist or is out of range.
     """
     found = card(name)
-    return found.build(found.config(**options))
+    return found.build(configured(found.config, options, name))
 
 
 def find(name_or_folder: str | Path) -> Path | None:

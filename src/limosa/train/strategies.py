@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from limosa.core import Learner
+from limosa.core import Learner, configured
 from limosa.errors import UsageError
 from limosa.train.parallel import DataParallel, DataParallelConfig, Hierarchical, HierarchicalConfig, ZeRO
 from limosa.train.rounds import CO2, CO2Config, LocalSGD, LocalSGDConfig
@@ -100,8 +100,5 @@ def choose(name: str, options: Mapping[str, Any]) -> Strategy:
         value, kind = options.get(option.name, option.default), type(option.default)
         if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
             raise UsageError(f"{option.name} of strategy {name} is {value!r}; it must be {NAMES[kind]}")
-    try:
-        strategy: Strategy = build(config(**options))
-    except TypeError as error:
-        raise UsageError(f"strategy {name} has no such option: {error}") from error
+    strategy: Strategy = build(configured(config, options, f"strategy {name}"))
     return strategy

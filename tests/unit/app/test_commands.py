@@ -111,7 +111,8 @@ def test_training_resumes_where_it_was_interrupted_and_ends_the_same(weeks, tmp_
     ("arguments", "said"),
     [
         (["-m", "naive"], "nothing to learn"),
-        (["--option", "depth=3"], "no such option"),
+        (["--option", "widht=3"], "no such option: widht; did you mean width? There are: context, horizon"),
+        (["--option", "width=wide"], "patched cannot take"),
         (["--option", "depth"], "NAME=VALUE"),
         (["--steps", "0"], "at least 1"),
         (["--horizon", "0"], "at least 1"),
