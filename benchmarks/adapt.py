@@ -1,7 +1,7 @@
 """Adapting a frozen forecaster to one data set: TS-Memory, what its parts are worth, and its rivals.
 
     python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak latency] [--seeds 0 1 2]
-                               [--quick] [--save]
+                               [--add] [--quick] [--save]
 
 Protocol of `cells`: data sets cut as in long_horizon.py; the frozen model sees 512 steps; one adapter, made from the
 training and validation rows, serves the horizons 96, 192, 336 and 720; scores are on all windows of the test rows
@@ -10,16 +10,18 @@ mean quantile loss of the model's levels), coverage of the 80 % band, beside the
 asked once for 720 steps, and its answers, kept in half precision, serve all horizons. A cell is a data set and a
 horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are over cells. Test rows choose nothing.
 
-`ablations` leave out the gate, the confidence, the level alignment, or the teacher; `teacher_gain_over_task_only` is by
-how much the mean MSE change is lower with the teacher than without, 0 or less if it does not help. `rivals` are the
+`ablations` leave out the gate, the confidence, the level alignment, or the teacher; `loss_*` is by how much the mean
+MSE change grows without it, over the cells that have both. `teacher_gain_over_task_only` is that of the teacher, 0 or
+less if it does not help. `rivals` are the
 other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy, processor seconds, peak memory of its own
 process, and what it does to ETTh2, which it has not seen (every eighth window); switched off, each is the frozen
 model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the adapter of limosa-small put on them
 (`transfer`). `leak` is the teacher on ETTh1 at 96 steps under three rules of who may be a neighbour; "self" leaves out
 the query alone, and leaks. `latency` is processor time of one thread at 96 steps, medians of interleaved calls.
 
-What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. fracast needs its own
-packages: `PYTHONPATH=src .venv-peers/bin/python benchmarks/adapt.py --parts bases` leaves its cells there.
+What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. `--add` puts it beside
+the rows of the saved record, each with the commit it was run at; metrics are over both. fracast needs its own packages:
+`PYTHONPATH=src .venv-peers/bin/python benchmarks/adapt.py --parts bases` leaves its cells in runs/adapt/.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import ROOT, Options, command_line, data_folder, finish
+from common import ROOT, Options, command_line, common_options, data_folder, finish, saved_before
 from limosa import models
 from limosa.adapters.course import Course, CourseConfig, prepare
 from limosa.adapters.distill import Lecture, distill, teach
@@ -190,6 +192,11 @@ def settings(size: Size, seed: int) -> TrainConfig:
     return adapting.training("memory", size.steps, seed)
 
 
+def options(data: str) -> MemoryConfig:
+    """Those of `limosa adapt --method memory`."""
+    return MemoryConfig(context=CONTEXT, horizon=HORIZONS[-1], channels=panel(data)[0].values.shape[1])
+
+
 def altered(lectures: tuple[Lecture, Lecture], variant: str) -> tuple[Lecture, Lecture]:
     """Lectures without a part of what decides how far they are believed."""
     fit_part, judged = lectures
@@ -214,7 +221,7 @@ def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, q
         row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
         for seed in seeds:
             start = time.process_time()
-            memory, report, _ = distill(course, MemoryConfig(), settings(size, seed), lectures=lectures)
+            memory, report, _ = distill(course, options(data), settings(size, seed), lectures=lectures)
             row["minutes"].append((time.process_time() - start + shared) / 60.0)
             row["adapted"].append(scores(test, fused(memory)))
             row["gate"], row["alarm"], row["teacher_mse"] = report.gate, report.alarm, report.teacher_mse
@@ -257,7 +264,7 @@ def _has(found: dict[Any, Any], horizon: int) -> bool:
 
 
 def lines(part: str, base: str, data: str, variant: str, row: Row) -> list[Row]:
-    """Rows of the table."""
+    """Rows of the table, one for each horizon."""
     made = []
     for horizon in HORIZONS:
         if not _has(row["frozen"], horizon):
@@ -269,6 +276,8 @@ def lines(part: str, base: str, data: str, variant: str, row: Row) -> list[Row]:
         line["coverage80"] = median(_at(one, horizon)["coverage80"] for one in row["adapted"])
         if "naive" in row:
             line["naive_mse"] = _at(row["naive"], horizon)["mse"]
+            line |= {"parameters": row["parameters"], "fit_cpu_minutes": median(row["minutes"])}
+            line |= {f"gate_{part}": rate for part, rate in row["gate"].items()}
         made.append(line)
     return made
 
@@ -276,42 +285,28 @@ def lines(part: str, base: str, data: str, variant: str, row: Row) -> list[Row]:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-def cells(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def cells(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """The main table."""
-    table, rows = [], {}
+    table = []
     for data in which.data:
-        rows[data] = memories("limosa-small", data, size, which.seeds, "default", quick)
-        table += lines("cells", "limosa-small", data, "default", rows[data])
-    metrics = {f"mean_{key}_change": mean(line[f"{key}_change"] for line in table) for key in ("mse", "mae", "crps")}
-    metrics["worst_cell_mse_change"] = max(line["mse_change"] for line in table)
-    metrics |= {"cells_run": len(table), "adapter_parameters": rows[which.data[0]]["parameters"]}
-    if "ETTh1" in rows:
-        metrics["fit_cpu_minutes_etth1"] = median(rows["ETTh1"]["minutes"])
-        metrics |= {f"gate_rate_{part}_etth1": rate for part, rate in rows["ETTh1"]["gate"].items()}
-    return metrics, table
+        row = memories("limosa-small", data, size, which.seeds, "default", quick)
+        table += lines("cells", "limosa-small", data, "default", row)
+    return table
 
 
-def ablations(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def ablations(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """What the parts are worth."""
-    table: list[Row] = []
-    average = {}
-    variants = VARIANTS[:1] if quick else VARIANTS
-    for variant in ("default", *variants):
-        own: list[Row] = []
+    table = []
+    for variant in VARIANTS[:1] if quick else VARIANTS:
         for data in which.data:
             row = memories("limosa-small", data, size, which.seeds, variant, quick)
-            own += lines("ablations", "limosa-small", data, variant, row)
-        average[variant] = mean(line["mse_change"] for line in own)
-        table += own if variant != "default" else []
-    metrics = {"teacher_gain_over_task_only": average["task only"] - average["default"]}
-    metrics |= {f"mean_mse_change_{name.replace(' ', '_')}": average[name] for name in variants}
-    return metrics, table
+            table += lines("ablations", "limosa-small", data, variant, row)
+    return table
 
 
-def rivals(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def rivals(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """Every method on ETTh1, each in a process of its own."""
-    table: list[Row] = []
-    metrics: dict[str, float] = {}
+    table = []
     for method in ("memory",) if quick else adapting.METHODS:
 
         def run(method: str = method) -> Row:
@@ -323,8 +318,7 @@ def rivals(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float],
 
         row = kept(f"rival-{method}-{size.windows}-{size.steps}", quick, run)
         table.append({"part": "rivals", "base": "limosa-small", "data": "ETTh1", "variant": method} | row)
-        metrics |= {f"{method}_mse_change_etth1": row["mse_change"], f"{method}_mse_change_etth2": row["elsewhere"]}
-    return metrics, table
+    return table
 
 
 def one_rival(method: str, size: Size) -> Row:
@@ -364,9 +358,8 @@ def _short(model: Forecaster) -> Callable[[Lesson], Forecast]:
     return answer
 
 
-def bases(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def bases(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """Other frozen models, and the adapter of limosa-small on them."""
-    metrics: dict[str, float] = {}
     table: list[Row] = []
     seeds = which.seeds[:1]
     for name, sets in (("spacetime", ["ETTh1"]), ("fracast", ["ETTh1", "ETTm2"])):
@@ -376,16 +369,12 @@ def bases(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], 
             except LimosaError as error:  # its package is not installed
                 print(f"skipped: {name} on {data}: {error}", file=sys.stderr)
                 continue
-            own = lines("bases", name, data, "default", row)
-            table += own
-            metrics[f"mean_mse_change_{name}_{data.lower()}"] = mean(line["mse_change"] for line in own)
+            table += lines("bases", name, data, "default", row)
             there = functools.partial(transfer, name, data, size, seeds[0])
             moved = kept(f"transfer-{name}-{data}-{size.steps}", quick, there)
             if moved:
-                own = lines("bases", name, data, "transfer", moved)
-                table += own
-                metrics[f"mean_mse_change_transfer_{name}_{data.lower()}"] = mean(line["mse_change"] for line in own)
-    return metrics, table
+                table += lines("bases", name, data, "transfer", moved)
+    return table
 
 
 def transfer(name: str, data: str, size: Size, seed: int) -> Row:
@@ -394,16 +383,15 @@ def transfer(name: str, data: str, size: Size, seed: int) -> Row:
     if not path.exists():
         return {}
     base = base_of(name, size)
-    memory = Memory(MemoryConfig(), base).eval()
+    memory = Memory(options(data), base).eval()
     memory.load_state_dict(load_file(path))
     test = test_of(base, name, data, size)
     return {"frozen": scores(test, lambda at: at.said), "adapted": [scores(test, fused(memory))]}
 
 
-def leak(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def leak(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """The teacher under three rules of who may be a neighbour."""
-    table: list[Row] = []
-    metrics: dict[str, float] = {}
+    table = []
     for apart in ("self", "disjoint", "causal"):
 
         def run(apart: Any = apart) -> Row:
@@ -414,24 +402,74 @@ def leak(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], l
 
         row = kept(f"leak-{apart}-{size.windows}", quick, run)
         table.append({"part": "leak", "base": "limosa-small", "data": "ETTh1", "horizon": 96, "variant": apart} | row)
-        metrics |= {f"teacher_mse_{apart}": row["fit_mse"], f"teacher_gate_{apart}": row["fit_gate"]}
-    return metrics, table
+    return table
 
 
-def latency(size: Size, which: Namespace, quick: bool) -> tuple[dict[str, float], list[Row]]:
+def latency(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """What an adapter adds to a forecast."""
     base = models.load("limosa-small")
     memory = Memory(MemoryConfig(), base).eval()
     course = course_of(base, "ETTh1", size, horizon=96)
     looked_up = adapting.retrieval(course, CONTEXT).eval()
     looked_up.alpha.fill_(0.5)
-    metrics: dict[str, float] = {}
+    table = []
     for rows in (1, 256):
         window = walks(rows)
-        suffix = f"overhead_batch{rows}"
-        metrics[f"latency_{suffix}"] = adapting.slower(memory, base, window, 3 if quick else 21)
-        metrics[f"retrieval_latency_{suffix}"] = adapting.slower(looked_up, base, window, 3 if quick else 7)
-    return metrics, []
+        for name, model, calls in (("memory", memory, 21), ("retrieval", looked_up, 7)):
+            slower = adapting.slower(model, base, window, 3 if quick else calls)
+            table.append(
+                {"part": "latency", "base": "limosa-small", "variant": name, "batch": rows, "overhead": slower}
+            )
+    return table
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """What tells a row of the table from the others."""
+    return tuple(row.get(name) for name in ("part", "base", "data", "horizon", "variant", "batch"))
+
+
+def metrics_of(table: list[Row]) -> dict[str, float]:
+    """The figures that the rows of a table come to."""
+    metrics: dict[str, float] = {}
+    by_part = {part: [row for row in table if row["part"] == part] for part in PARTS}
+    if main := by_part["cells"]:
+        metrics |= {f"mean_{key}_change": mean(row[f"{key}_change"] for row in main) for key in ("mse", "mae", "crps")}
+        metrics["worst_cell_mse_change"] = max(row["mse_change"] for row in main)
+        metrics |= {"cells_run": len(main), "adapter_parameters": max(row["parameters"] for row in main)}
+        for row in main:
+            if row["data"] == "ETTh1":
+                metrics["fit_cpu_minutes_etth1"] = row["fit_cpu_minutes"]
+                metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
+    whole = {(row["data"], row["horizon"]): row["mse_change"] for row in by_part["cells"]}
+    for variant in VARIANTS:
+        own = {
+            (row["data"], row["horizon"]): row["mse_change"]
+            for row in by_part["ablations"]
+            if row["variant"] == variant
+        }
+        shared = own.keys() & whole.keys()
+        if shared:
+            loss = mean(own[at] - whole[at] for at in shared)
+            name = "teacher_gain_over_task_only" if variant == "task only" else f"loss_{variant.replace(' ', '_')}"
+            metrics[name] = loss
+    for row in by_part["rivals"]:
+        metrics[f"{row['variant']}_mse_change_etth1"] = row["mse_change"]
+        metrics[f"{row['variant']}_mse_change_etth2"] = row["elsewhere"]
+    for name, data, variant in dict.fromkeys((row["base"], row["data"], row["variant"]) for row in by_part["bases"]):
+        own_rows = [
+            row for row in by_part["bases"] if (row["base"], row["data"], row["variant"]) == (name, data, variant)
+        ]
+        moved = "transfer_" if variant == "transfer" else ""
+        metrics[f"mean_mse_change_{moved}{name}_{data.lower()}"] = mean(row["mse_change"] for row in own_rows)
+    for row in by_part["leak"]:
+        metrics |= {f"teacher_{key}_{row['variant']}": row[f"fit_{key}"] for key in ("mse", "gate")}
+    for row in by_part["latency"]:
+        prefix = "" if row["variant"] == "memory" else f"{row['variant']}_"
+        metrics[f"{prefix}latency_overhead_batch{row['batch']}"] = row["overhead"]
+    return metrics
 
 
 def arguments() -> tuple[Options, Namespace]:
@@ -441,10 +479,11 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
     parser.add_argument("--one-rival", choices=adapting.METHODS, help="only this method, in this process")
+    parser.add_argument("--add", action="store_true", help="to the rows of the saved record")
     given = parser.parse_args()
     given.seeds = given.seeds or ([given.seed] if given.quick else [given.seed + i for i in range(3)])
     given.data = given.data[:1] if given.quick else given.data
-    return Options(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}), given
+    return common_options(given), given
 
 
 def main() -> None:
@@ -454,15 +493,14 @@ def main() -> None:
     if which.one_rival:
         print(json.dumps(one_rival(which.one_rival, size)))
         return
-    metrics: dict[str, float] = {}
-    table: list[Row] = []
-    of: dict[str, Callable[[Size, Namespace, bool], tuple[dict[str, float], list[Row]]]] = {
+    rows = {place(row): row for row in (saved_before()[1] if which.add else ())}
+    of: dict[str, Callable[[Size, Namespace, bool], list[Row]]] = {
         "cells": cells, "ablations": ablations, "rivals": rivals, "bases": bases, "leak": leak, "latency": latency,
     }  # fmt: skip
     for part in which.parts:
-        more, rows = of[part](size, which, chosen.quick)
-        metrics, table = metrics | more, table + rows
-    finish(chosen, metrics=metrics, table=table, seeds=which.seeds)
+        rows |= {place(row): row for row in of[part](size, which, chosen.quick)}
+    table = sorted(rows.values(), key=lambda row: PARTS.index(row["part"]))
+    finish(chosen, metrics=metrics_of(table), table=table, seeds=which.seeds)
 
 
 if __name__ == "__main__":

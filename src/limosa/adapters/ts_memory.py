@@ -6,8 +6,9 @@ beside a frozen forecaster; at run time nothing is looked up. It differs from th
 * The adapter answers a residual in the scale of the context: a shift and a lean of every quantile, and two stretches
   about the median. Its last layer starts at zero, so that an untrained adapter is the frozen model bit for bit; and it
   works for any quantile levels, so that one trained with one forecaster can be put on another.
-* It is a small perceptron over masked patches, not a transformer: the frozen model has attended already, and a
+* It is a small perceptron over values and mask, not a transformer: the frozen model has attended already, and a
   twentieth of its time is all there is.
+* A series of several channels has a vector for each: what the frozen model gets wrong differs between them.
 * One adapter serves all horizons: each patch of the future is decoded by itself, from the context and what the frozen
   model says there.
 """
@@ -38,7 +39,7 @@ class MemoryConfig:
 
     context: int = 512  # steps that the adapter reads; the frozen model may read more
     horizon: int = 720  # steps that it can correct; later ones stay as they are
-    patch: int = 16  # steps per patch of the past
+    channels: int = 1  # of the series learnt from; each has a vector of its own, a series of others their mean
     ahead: int = 24  # steps per patch of the future
     width: int = 128
     token: int = 48  # numbers handed from the context to a patch of the future
@@ -47,7 +48,7 @@ class MemoryConfig:
     anchor: float = 0.3  # weight of staying with the frozen model where the teacher is not believed
 
     def __post_init__(self) -> None:
-        for name in ("context", "horizon", "patch", "ahead", "width", "token"):
+        for name in ("context", "horizon", "channels", "ahead", "width", "token"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0.0 <= self.dropout < 1.0 or min(self.distill, self.anchor) < 0.0:
@@ -62,11 +63,9 @@ class Memory(Corrected):
     def __init__(self, config: MemoryConfig, base: Forecaster) -> None:
         super().__init__(base)
         self.config = config
-        past, ahead = -(-config.context // config.patch), -(-config.horizon // config.ahead)
-        E, D, T = 2 * config.patch, config.width, config.token
-        self.embed = nn.Linear(2 * config.patch, E)
-        self.position = nn.Parameter(0.02 * torch.randn(past, E))
-        self.read = nn.Linear(past * E, D)
+        ahead, D, T = -(-config.horizon // config.ahead), config.width, config.token
+        self.read = nn.Linear(2 * config.context, D)
+        self.channel = nn.Parameter(torch.zeros(config.channels, D))
         self.think = Block(D, config.dropout)
         self.hand = nn.Linear(D, ahead * T)
         self.base_patch = nn.Linear(config.ahead, T)
@@ -99,15 +98,11 @@ class Memory(Corrected):
     def _parts(self, z: Tensor, observed: Tensor, median: Tensor) -> Tensor:
         """[B, PARTS, H, C] shift in scales of the context, lean, and two logarithms of stretches."""
         B, L, C = z.shape
-        H, P, A, T = median.shape[1], self.config.patch, self.config.ahead, self.config.token
-        n, N = -(-self.config.context // P), -(-H // A)
-        steps = torch.stack([z, observed.to(z.dtype)], -1).transpose(1, 2).reshape(B * C, L, 2)
-        if n * P > L:
-            steps = F.pad(steps, (0, 0, n * P - L, 0))
-        steps = steps.reshape(B * C, n, 2 * P)
-        seen = steps[..., 1::2].amax(-1, keepdim=True)  # [R, n, 1], 1 where a patch has a value
-        tokens = (self.embed(steps) + self.position) * seen
-        state = self.think(self.read(tokens.flatten(1)))  # [R, D]
+        H, A, T = median.shape[1], self.config.ahead, self.config.token
+        N = -(-H // A)
+        steps = torch.cat([F.pad(x, (0, 0, self.config.context - L, 0)) for x in (z, observed.to(z.dtype))], 1)
+        own = self.channel if len(self.channel) == C else self.channel.mean(0)
+        state = self.think(self.read(steps.mT) + own).flatten(0, 1)  # [R, D]
         # A patch is told the frozen median up to its first step, not further: an answer does not depend on how far
         # ahead was asked. What the median is at a step itself comes in by the lean.
         before = z[:, max(L - A + 1, 0) :] if L >= A - 1 else F.pad(z, (0, 0, A - 1 - L, 0))  # [B, A - 1, C]
@@ -193,7 +188,7 @@ class Block(nn.Module):
 CARD = Card(
     config=MemoryConfig,
     build=Memory,
-    tiny=MemoryConfig(context=32, horizon=24, patch=8, ahead=8, width=16, token=8),
+    tiny=MemoryConfig(context=32, horizon=24, ahead=8, width=16, token=8),
     source="Lyu et al. 2026, arXiv 2602.11550",
     summary="what similar pasts say about a frozen forecaster's mistakes, kept in a small network",
 )

@@ -188,7 +188,8 @@ def run(
     config = training(method, steps, course.config.seed)
     context = min(CONTEXT, course.config.context)
     if method == "memory":
-        options = MemoryConfig(context=context, horizon=horizon)
+        channels = int(course.parts.whole.values.shape[1])
+        options = MemoryConfig(context=context, horizon=horizon, channels=channels)
         made: Any
         lectures = teach(course, TeacherConfig(), context)
         made, report, tally = distill(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from limosa.errors import UsageError
 from limosa.train.loop import TrainConfig
 from unit.adapters.conftest import Last, panel_of, seasons
 
-TINY = MemoryConfig(context=48, horizon=12, patch=8, ahead=4, width=16, token=8)
+TINY = MemoryConfig(context=48, horizon=12, ahead=4, width=16, token=8)
 QUICK = TrainConfig(steps=30, rate=5e-3, warmup=5, average=0.9, validate_every=15)
 SIZES = CourseConfig(context=48, horizon=12, windows=400, judges=200, batch_size=64)
 
@@ -117,7 +118,8 @@ def test_a_teacher_that_sees_the_answers_is_found_out(walk, caplog):
     assert "seen their answers" in caplog.text
 
 
-def test_where_nothing_can_be_learnt_nothing_is_changed(walk):
+def test_where_nothing_can_be_learnt_nothing_is_changed():
+    walk = panel_of(np.random.default_rng(1).standard_normal((6000, 2)).cumsum(0))  # in a short one there are trends
     course = prepare(Last(), walk, SIZES)
     memory, report, _ = distill(course, TINY, QUICK)
     asked = window()
@@ -135,7 +137,18 @@ def test_the_same_seed_gives_the_same_memory(days):
 
 
 def test_options_are_checked():
-    with pytest.raises(UsageError, match="patch is 0"):
-        MemoryConfig(patch=0)
+    with pytest.raises(UsageError, match="ahead is 0"):
+        MemoryConfig(ahead=0)
     with pytest.raises(UsageError, match="give windows with a future"):
         loud().loss(window())
+
+
+def test_channels_have_vectors_of_their_own_and_a_series_of_others_their_mean():
+    memory = loud(config=replace(TINY, channels=3))
+    torch.nn.init.normal_(memory.channel)
+    one = window(rows=1)
+    many = replace(one, past=one.past.expand(-1, -1, 3))  # three channels with the same past
+    apart, mean = memory.forecast(many).values, memory.forecast(one).values
+    assert not torch.allclose(apart[..., 0], apart[..., 1])
+    memory.channel.data[:] = memory.channel.mean(0)
+    torch.testing.assert_close(memory.forecast(many).values, mean.expand_as(apart), atol=1e-5, rtol=0.0)
