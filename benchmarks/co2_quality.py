@@ -44,7 +44,7 @@ from limosa.train.strategies import choose
 
 KEPT = ROOT / "runs" / "co2_quality"
 WORLD = 2
-STEPS = {"pretraining": 300, "fashion": 800}
+STEPS = {"pretraining": 300, "fashion": 3000}
 TASKS = tuple(STEPS)
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddp": ("data-parallel", {}),
