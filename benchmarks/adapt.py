@@ -52,7 +52,7 @@ from limosa.adapters.distill import Lecture, distill, teach
 from limosa.adapters.folder import fingerprint
 from limosa.adapters.fusion import Tally, moved_by
 from limosa.adapters.lessons import Lesson, Lessons, ask
-from limosa.adapters.places import places
+from limosa.adapters.places import Standard, places
 from limosa.adapters.teacher import TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.app import adapting
@@ -123,12 +123,13 @@ def course_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> Co
 
 def test_of(base: Forecaster, name: str, data: str, size: Size) -> Lessons:
     """Test windows with the frozen model's answers; those near the end have fewer than 720 of their own."""
-    whole, (_, validation, _) = panel(data)
+    whole, (train, validation, _) = panel(data)
     stride = SETS[data][0] * size.stride
     at = places(whole.lengths, past=CONTEXT, answers=HORIZONS[0], origins=np.array([validation]), stride=stride)
     path = KEPT / "answers" / f"test-{name}-{data}-{stride}-{fingerprint(base)}.npy"
     kept, levels = ask(base, whole, at, context=CONTEXT, horizon=HORIZONS[-1], path=path)
-    return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, batch_size=512, seed=0)
+    units = Standard.of(until(whole, train))
+    return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, units=units, batch_size=512, seed=0)
 
 
 def scores(test: Lessons, answer: Callable[[Lesson], Forecast]) -> dict[int, dict[str, float]]:

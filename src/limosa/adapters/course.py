@@ -52,14 +52,14 @@ class Course:
     judged: Lessons
     key: str  # names the data, the windows, the sizes and the frozen model
 
-    def judging(self) -> Iterator[tuple[Lesson, Tensor, Tensor]]:
-        """Lessons to be judged by, with their unit of errors [B, C] and the third of the time they lie in [B]."""
+    def judging(self) -> Iterator[tuple[Lesson, Tensor]]:
+        """Lessons to be judged by, with the third of the time they lie in [B]."""
         at = self.judged.at
         begins = self.parts.whole.stamps[self.parts.whole.start[at.series] + at.cutoff]
         bounds = np.quantile(np.unique(begins), np.arange(1, ERAS) / ERAS)
         era = torch.from_numpy(np.searchsorted(bounds, begins, side="right"))
         for part, lesson in self.judged.parts():
-            yield lesson, torch.from_numpy(self.units.deviation[at.series[part]]), era[part]
+            yield lesson, era[part]
 
     def held(self, most: int = 4) -> list[Lesson]:
         """A few of the batches to be judged by, spread over the time, to choose weights by."""
@@ -77,10 +77,10 @@ class Course:
         """Errors of an answer on the judged windows, with each share of what moves it."""
         made = Tally(self.config.horizon, shares, ERAS)
         with torch.inference_mode():
-            for lesson, deviation, era in self.judging():
+            for lesson, era in self.judging():
                 assert lesson.future is not None
                 shift = None if moved is None else moved(lesson)
-                made.add(answer(lesson), lesson.future, deviation, era, shift)
+                made.add(answer(lesson), lesson.future, lesson.unit, era, shift)
         return made
 
 
@@ -107,6 +107,7 @@ def prepare(
     learnt = thinned(_to_learn(parts.fit, config), max(1, config.windows // C), config.seed)
     judged = thinned(parts.judged, max(1, config.judges // C), config.seed + 1)
     total = len(learnt) + len(judged)
+    units = Standard.of(parts.fit)
     made, keys = [], []
     for name, where, at, before in (("fit", parts.fit, learnt, 0), ("judged", parts.whole, judged, len(learnt))):
         keys.append(_key(base, where, at, config))
@@ -120,6 +121,7 @@ def prepare(
                 context=config.context,
                 base=kept,
                 levels=levels,
+                units=units,
                 batch_size=config.batch_size,
                 seed=config.seed,
             )
@@ -128,7 +130,7 @@ def prepare(
         config=config,
         base=base,
         parts=parts,
-        units=Standard.of(parts.fit),
+        units=units,
         fit=made[0],
         judged=made[1],
         key="-".join(keys),

@@ -115,8 +115,7 @@ def _lecture(course: Course, teacher: Teacher, lessons: Lessons, found: list[Cou
         values = torch.where(heard, z * unit[:, None] + own.center[:, None], torch.nan)  # [B, LEVELS, H, C]
         said.add(values, scaled(lesson.past))
         answered = torch.where(heard[:, 0], lesson.future, torch.nan)
-        deviation = torch.from_numpy(course.units.deviation[lessons.at.series[part]])
-        tally.add(Forecast(values=values, levels=LEVELS), answered, deviation)
+        tally.add(Forecast(values=values, levels=LEVELS), answered, lesson.unit)
         theirs, ours = (
             (answer - lesson.future).abs().nanmean(1) for answer in (values[:, MIDDLE], lesson.said.at(0.5))
         )

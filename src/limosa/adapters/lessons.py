@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limosa.adapters.places import Places
+from limosa.adapters.places import Places, Standard
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.data.windows import permuted
@@ -36,6 +36,7 @@ class Lesson(Window):
 
     base: Tensor  # [B, Q, H, C] what the frozen model said, data units
     levels: tuple[float, ...]  # its Q levels
+    unit: Tensor  # [B, C] the deviation of each series and channel in the fit part, in which errors count, data units
     teacher: Tensor | None = None  # [B, LEVELS, H, C] data units, NaN where the teacher has nothing to say
     trust: Tensor | None = None  # [B, C] in [0, 1]: gate times confidence
 
@@ -127,11 +128,12 @@ class Lessons:
         context: int,
         base: Kept,
         levels: tuple[float, ...],
+        units: Standard,
         batch_size: int,
         seed: int,
     ) -> None:
         self.panel, self.at, self.context, self.base, self.levels = panel, at, context, base, levels
-        self.seed = seed
+        self.units, self.seed = units, seed
         self.teacher: Kept | None = None
         self.trust: Tensor | None = None
         self.batch_size = self._windows(batch_size)
@@ -171,7 +173,8 @@ class Lessons:
         """Some of them."""
         window = take(self.panel, self.at[index], self.context, self.base.shape[2])
         own = scaled(window.past)
-        lesson = Lesson(**vars(window), base=self.base.get(index, own), levels=self.levels)
+        unit = torch.from_numpy(self.units.deviation[self.at.series[index]]).to(own.scale.dtype)
+        lesson = Lesson(**vars(window), base=self.base.get(index, own), levels=self.levels, unit=unit)
         if self.teacher is None or self.trust is None:
             return lesson
         return replace(lesson, teacher=self.teacher.get(index, own), trust=self.trust[torch.from_numpy(index)])

@@ -30,6 +30,7 @@ from limosa.nn.losses import pinball
 from limosa.nn.scaling import scaled
 
 PARTS = 4  # what is answered for a step: shift, lean of the median from the mean, stretch below and above the median
+FARTHEST = 20.0  # scales of the context from its center; answers farther out count as if they were there
 STRETCH = 3.0  # largest logarithm of a stretch
 
 
@@ -86,7 +87,7 @@ class Memory(Corrected):
         """
         median = made.at(0.5)[:, : self.config.horizon]  # [B, H, C]
         own = scaled(past[:, -self.config.context :])
-        ahead = own.apply(median).nan_to_num().clamp(-20.0, 20.0)
+        ahead = own.apply(median).nan_to_num().clamp(-FARTHEST, FARTHEST)
         parts = self._parts(own.z, own.observed, ahead)
         shift, lean = parts[:, 0], parts[:, 1]  # [B, H, C]
         stretch = torch.expm1(parts[:, 2:].clamp(-STRETCH, STRETCH))
@@ -113,32 +114,35 @@ class Memory(Corrected):
         return out.view(B, C, N, PARTS, A).permute(0, 3, 2, 4, 1).reshape(B, PARTS, N * A, C)[:, :, :H]
 
     def loss(self, batch: Window) -> Tensor:
-        """Pinball loss of the corrected forecast, in scales of the context, and what the teacher adds. A scalar.
+        """Pinball loss of the corrected forecast, and what the teacher adds. A scalar.
 
-        A lesson brings what the frozen forecaster said; for a plain window it is asked. Trust is how far the teacher is
-        believed: with it the quantiles are drawn to the teacher's, without it the median to the frozen one.
+        Errors count in the unit of a lesson, as those do that the correction is judged by; counted in scales of each
+        context, quiet ones would weigh as much as those whose errors are seen. A lesson brings what the frozen
+        forecaster said; for a plain window, counted in scales of its context, it is asked. Trust is how far the teacher
+        is believed: with it the quantiles are drawn to the teacher's, without it the median to the frozen one.
 
         Raises: UsageError if the batch has no answers.
         """
         if batch.future is None:
             raise UsageError("training needs answers; give windows with a future")
+        lesson = batch if isinstance(batch, Lesson) else None
         made = self._said(batch)
         moved = self.correction(batch.past, made)  # [B, Q, H, C]
         own, known = scaled(batch.past[:, -self.config.context :]), moved.shape[2]
-        unit = torch.where(own.scale > 0, own.scale, 1.0)
+        unit = own.scale if lesson is None else lesson.unit[:, None]  # [B, 1, C]
+        unit = torch.where(unit > 0, unit, 1.0)
         said = replace(made, values=made.values[:, :, :known])
         after = replace(made, values=said.values + moved)
         alive = own.observed.any(1, keepdim=True) & (own.scale > 0)  # [B, 1, C]
-        target = torch.where(alive, own.apply(batch.future[:, :known]).clamp(-20.0, 20.0), torch.nan)
-        scaled_after = ((after.values - own.center[:, None]) / unit[:, None]).nan_to_num().float()
-        loss = pinball(scaled_after.movedim(1, -1), target, made.levels)
-        trust = batch.trust if isinstance(batch, Lesson) and batch.trust is not None else None
-        if trust is None or not isinstance(batch, Lesson) or batch.teacher is None:
+        away = (batch.future[:, :known] - own.center).clamp(-FARTHEST * own.scale, FARTHEST * own.scale)
+        target = torch.where(alive, away / unit, torch.nan).float()
+        quantiles = ((after.values - own.center[:, None]) / unit[:, None]).nan_to_num().float()
+        loss = pinball(quantiles.movedim(1, -1), target, made.levels)
+        if lesson is None or lesson.trust is None or lesson.teacher is None:
             return loss
-        stay = _huber((after.at(0.5) - said.at(0.5)) / unit, 1.0 - trust)
-        return (
-            loss + self.config.distill * self._distance(after, batch.teacher, unit, trust) + self.config.anchor * stay
-        )
+        stay = _huber((after.at(0.5) - said.at(0.5)) / unit, 1.0 - lesson.trust)
+        taught = self._distance(after, lesson.teacher, unit, lesson.trust)
+        return loss + self.config.distill * taught + self.config.anchor * stay
 
     @staticmethod
     def _distance(after: Forecast, teacher: Tensor, unit: Tensor, trust: Tensor) -> Tensor:

@@ -88,6 +88,14 @@ def test_half_precision_forecasts_are_finite():
         assert bool(loud().forecast(asked).values.isfinite().all())
 
 
+def test_errors_count_in_the_unit_of_the_lesson_not_in_scales_of_its_context(days):
+    lesson = prepare(Last(), days, SIZES).fit.take(np.arange(8))
+    loss = loud().loss(lesson)
+    torch.testing.assert_close(loud().loss(replace(lesson, unit=2.0 * lesson.unit)), loss / 2)
+    quiet = replace(lesson, past=0.01 * lesson.past, future=0.01 * lesson.future, base=0.01 * lesson.base)
+    torch.testing.assert_close(loud().loss(quiet), loss / 100)
+
+
 def test_it_learns_what_the_frozen_forecaster_gets_wrong(days):
     course = prepare(Last(), days, SIZES)
     _, report, tally = distill(course, TINY, QUICK, lectures=teach(course, TeacherConfig(), 48))
