@@ -10,7 +10,8 @@ the same seed. Tasks:
 
 `loss_ratio_vs_ddp_*` is CO2 as it is by default with rounds of 16 steps. The table has it with rounds of 4 and of 64
 steps, with the penalty of what comes late, with every worker going on from the common start alone (the paper's form,
-with and without penalty), without clip, without delay, and local-sgd. Figures are medians over seeds.
+with and without penalty) or with all of its own last round, without clip, without delay, and local-sgd. Figures are
+medians over seeds.
 
 A finished run is kept in runs/co2_quality/ under a name that holds all its settings, and is not run again. `--quick`
 runs a few steps of ddp and of the default and keeps nothing.
@@ -52,8 +53,9 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "co2, tau 4": ("co2", {"tau": 4}),
     "co2, tau 64": ("co2", {"tau": 64}),
     "co2, tau 16, penalty": ("co2", {"tau": 16, "penalty": True}),
-    "co2, tau 16, not eager, penalty": ("co2", {"tau": 16, "eager": False, "penalty": True}),
-    "co2, tau 16, not eager, no penalty": ("co2", {"tau": 16, "eager": False}),
+    "co2, tau 16, not eager, penalty": ("co2", {"tau": 16, "eager": 0.0, "penalty": True}),
+    "co2, tau 16, not eager, no penalty": ("co2", {"tau": 16, "eager": 0.0}),
+    "co2, tau 16, fully eager": ("co2", {"tau": 16, "eager": 1.0}),
     "co2, tau 16, no clip": ("co2", {"tau": 16, "clip": float("inf")}),
     "co2, tau 16, no delay": ("co2", {"tau": 16, "stale": False}),
     "local-sgd, tau 16": ("local-sgd", {"tau": 16}),

@@ -393,8 +393,8 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
                 else:
                     m = landed(m, d)
                     x = x - config.rate * m
-                ahead = own if config.stale and config.eager else [np.zeros_like(x)] * world
-                starts, count = [x - moved for moved in ahead], 0
+                share = config.eager if config.stale else 0.0
+                starts, count = [x - share * moved for moved in own], 0
                 workers = list(starts)
         if late is not None:
             x = x - config.rate * landed(m, late)
@@ -409,7 +409,7 @@ def law_co2_keeps_to_its_equations(folder: Path) -> None:
         for clip in (0.3, float("inf"))
         for penalty in (True, False)
         for stale in (True, False)
-        for eager in (True, False)
+        for eager in (1.0, 0.5, 0.0)
     ]
     ends = []
     for config in configs:
@@ -419,7 +419,7 @@ def law_co2_keeps_to_its_equations(folder: Path) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         ends.append(np.concatenate([part.ravel() for part in expected]).round(4).tolist())
     # Rounds, clip and delay each make a difference, and so do the penalty of what comes late and the eager start.
-    assert len({tuple(end) for end in ends}) == 2 * 2 * (1 + 2 * 2)
+    assert len({tuple(end) for end in ends}) == 2 * 2 * (1 + 2 * 3)
 
 
 def law_co2_without_delay_and_momentum_and_with_rounds_of_one_step_is_data_parallel_sgd(folder: Path) -> None:
@@ -605,7 +605,7 @@ def alone() -> Iterator[None]:
 
 def law_a_round_under_way_lands_where_one_process_goes_on(folder: Path) -> None:
     config = replace(CONFIG, steps=9, average=0.0, checkpoint_every=9)
-    for eager in (True, False):
+    for eager in (1.0, 0.5, 0.0):
         own = folder / str(eager)
         trained(CO2(CO2Config(tau=3, eager=eager)), config, folder=own / str(ranks.here().rank))
         dist.barrier()

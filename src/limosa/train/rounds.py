@@ -8,15 +8,15 @@ i = 1 ... k, rounds t, inner steps x_i[t, j] of a worker and
                                                                      under way while round t+1 runs
     m[t] = clip(beta m[t-1] + d[t-1] / penalty[t], -phi ... phi)     elementwise; m[0] = 0
     a[t+1] = a[t] - alpha m[t]                                       the anchor, equal on all workers
-    x_i[t+1, 0] = a[t+1] - d_i[t]                                    a worker goes on from here; a[t+1] if not eager
+    x_i[t+1, 0] = a[t+1] - eager d_i[t]                              a worker goes on from here
 
 With groups of near ranks a group is one worker: its ranks average their gradients at every step over their fast link,
 and each holds and sends a part of the outer state.
 
-The paper has every worker go on from a[t+1], as if its last round had not been, and divides d by a penalty, for what
-comes late overshoots where a round comes near its goal. An *eager* worker counts its own last round until everyone's
-takes its place (as Kale et al. 2025, arXiv 2502.12996, do for DiLoCo), which leaves only the others' part late;
-`docs/decisions/0009-eager-rounds.md` has what that gains, and why it then goes without the penalty by default.
+The paper has every worker go on from a[t+1] (`eager` 0), as if its last round had not been, and divides d by a penalty,
+for what comes late overshoots where a round comes near its goal. With `eager` 1 a worker counts its own last round in
+full until everyone's takes its place (as Kale et al. 2025, arXiv 2502.12996, do for DiLoCo); what workers share is then
+not late at all, but what sets them apart rings. Half of it damps both: `docs/decisions/0009-eager-rounds.md` says why.
 
 How it differs from the authors' code: workers send a private copy of what they moved, never the weights they go on
 training; the penalty is computed (there it is a constant); the clip really clips; the round under way is in the
@@ -73,7 +73,7 @@ class CO2Config:
     rate: float = 1.0  # alpha, the outer rate
     momentum: float = 0.2  # beta, in [0, 1)
     clip: float = 1.0  # phi, largest outer momentum of one weight; inf for no clip
-    eager: bool = True  # a worker begins the next round with its own last one already in, until everyone's arrives
+    eager: float = 0.5  # share of its own last round with which a worker begins the next, until everyone's arrives
     penalty: bool = False  # divide what comes late by how far the weights have gone meanwhile
     stale: bool = True  # False: wait for every round's average and use it at once
     wire: Wire = "fp32"  # number format of what is sent
@@ -86,6 +86,8 @@ class CO2Config:
             raise UsageError(f"tau is {self.tau}; a round has at least 1 step, and 0 chooses by measuring")
         if not (self.rate > 0 and 0 <= self.momentum < 1 and self.clip > 0 and self.timeout > 0):
             raise UsageError("co2 needs rate, clip and timeout above 0 and momentum in [0, 1)")
+        if not 0 <= self.eager <= 1:
+            raise UsageError(f"eager is {self.eager}; it must lie in [0, 1]")
         if self.wire not in FORMATS:
             raise UsageError(f"wire is {self.wire!r}; choose one of {', '.join(FORMATS)}")
         if self.group < 0:
@@ -296,8 +298,8 @@ class CO2:
 
     def _restart(self) -> None:
         """Begin a round: every replica goes on from its start."""
-        if self.pending and self.config.eager:
-            torch.sub(self.anchor, self.begun, out=self.begun)
+        if self.pending:
+            self.begun.mul_(-self.config.eager).add_(self.anchor)
         else:
             self.begun.copy_(self.anchor)
         self.part.write(self.begun)
@@ -334,7 +336,7 @@ def landed(parameters: Sequence[Tensor], state: Mapping[str, Any]) -> Sequence[T
     """The mean `parameters` of the replicas of a run of CO2 with what its last round moved, for a run of one process.
 
     `state` is the mean of their `CO2.state_dict`, or that of a strategy with nothing under way. The round lands as a
-    plain average, and once: eager replicas have it in their start already.
+    plain average, and once: eager replicas have a share of it in their start already.
     """
     if not state.get("pending"):
         return parameters

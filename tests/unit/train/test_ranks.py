@@ -79,7 +79,7 @@ def test_every_strategy_is_found_by_name_with_options(name):
 @pytest.mark.parametrize(
     ("name", "option", "found"),
     [
-        ("co2", {"eager": "False"}, "eager of strategy co2 is 'False'; it must be true or false"),
+        ("co2", {"penalty": "False"}, "penalty of strategy co2 is 'False'; it must be true or false"),
         ("co2", {"tau": 2.5}, "tau .* a whole number"),
         ("co2", {"clip": True}, "clip .* a number"),
         ("zero", {"bucket": "large"}, "bucket .* a number"),
