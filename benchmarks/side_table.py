@@ -1,6 +1,6 @@
 """The papers' forecasters beside limosa-small, N-HiTS, PatchTST and the seasonal naive: accuracy, CPU, memory.
 
-    python benchmarks/side_table.py [--models spacetime nhits ...] [--quick] [--save]
+    python benchmarks/side_table.py [--models spacetime nhits ...] [--add] [--quick] [--save]
 
 Two tasks, one thread, each model in a process of its own:
 - ETTh1, oil temperature from its own past, 96 steps: the parts and scores of `long_horizon.py` (trained on twelve
@@ -10,6 +10,7 @@ Two tasks, one thread, each model in a process of its own:
 CPU seconds are those of training (`fit_cpu_seconds`) and of all forecasts, imports not counted; `peak_mb` is the peak
 resident memory of the process, imports included. How each model is set up stands in `side_table_model.py`. N-HiTS and
 PatchTST are those of neuralforecast, run by the environment that `make peers` sets up; without it they are left out.
+`--add` puts what was run beside the rows of the saved record that were not, each with the commit it was run at.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from common import ONE_THREAD, ROOT, Options, command_line, data_folder, finish
+from common import ONE_THREAD, ROOT, Options, command_line, common_options, data_folder, finish, saved_before
 from long_horizon import read
 from zero_shot import Answer, Task, mase, owa, read_tasks, smape
 
 OWN = ("seasonal_naive", "limosa-small", "informer", "spacetime", "aaren")
 PEERS = ("nhits", "patchtst")
 PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+TASKS = ("etth1", "m4_hourly")
 HORIZON = 96
 
 
@@ -76,29 +79,29 @@ def arguments() -> tuple[Options, Namespace]:
     """The common options, and which models."""
     parser = command_line(__doc__ or "")
     parser.add_argument("--models", nargs="+", choices=OWN + PEERS, default=OWN + PEERS)
-    given = vars(parser.parse_args())
-    which = given.pop("models")
-    return Options(**given), Namespace(models=which)
+    parser.add_argument("--add", action="store_true", help="to the rows of the saved record")
+    given = parser.parse_args()
+    return common_options(given), given
 
 
 def main() -> None:
     chosen, which = arguments()
     models = [model for model in which.models if model in OWN or PEER_PYTHON.exists()]
-    table: list[dict[str, object]] = []
-    metrics: dict[str, float] = {}
+    metrics, saved = saved_before() if which.add else ({}, [])
+    table = [row for row in saved if row["model"] not in models]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         truth, hourly = prepare(data_folder(), folder)
-        for task in ("etth1", "m4_hourly"):
+        for task in TASKS:
             for model in models:
                 points, cost = answered(model, task, folder, chosen)
                 scores = judged(task, points, truth, hourly)
-                row: dict[str, object] = {"task": task, "model": model, **scores, **cost}
+                row: dict[str, Any] = {"task": task, "model": model, **scores, **cost}
                 print(row, flush=True)
                 table.append(row)
                 first = "mse" if task == "etth1" else "owa"
                 metrics[f"{task}_{first}_{model.replace('-', '_')}"] = scores[first]
-    finish(chosen, metrics=metrics, table=table)
+    finish(chosen, metrics=metrics, table=sorted(table, key=lambda row: TASKS.index(row["task"])))
 
 
 if __name__ == "__main__":

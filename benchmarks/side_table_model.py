@@ -125,7 +125,7 @@ def by_neuralforecast(name: str, task: dict[str, np.ndarray], seed: int, quick: 
         "val_check_steps": 5 if quick else 50,
         "early_stop_patience_steps": 5,
         "loss": MAE() if hourly else MSE(),
-        "scaler_type": "standard" if hourly else "identity",
+        "scaler_type": "standard" if hourly and name == "nhits" else "identity",  # PatchTST scales windows itself
         "windows_batch_size": 32 if name == "patchtst" else 256,
         "random_seed": seed,
         "accelerator": "cpu",
