@@ -12,12 +12,12 @@ horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are ov
 
 `ablations` leave out the gate, the confidence, the level alignment, or the teacher; `loss_*` is by how much the mean
 MSE change grows without it, over the cells that have both. `teacher_gain_over_task_only` is that of the teacher, 0 or
-less if it does not help. `rivals` are the
-other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy, processor seconds, peak memory of its own
-process, and what it does to ETTh2, which it has not seen (every eighth window); switched off, each is the frozen
-model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the adapter of limosa-small put on them
-(`transfer`). `leak` is the teacher on ETTh1 at 96 steps under three rules of who may be a neighbour; "self" leaves out
-the query alone, and leaks. `latency` is processor time of one thread at 96 steps, medians of interleaved calls.
+less if it does not help. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy,
+processor seconds, peak memory of its own process, and what it does to ETTh2, which it has not seen (every eighth
+window); switched off, each is the frozen model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the
+adapter of limosa-small put on them (`transfer`). `leak` is the teacher on ETTh1 at 96 steps under three rules of who
+may be a neighbour; "self" leaves out the query alone, and leaks. `latency` is processor time of one thread at 96 steps,
+medians of interleaved calls.
 
 What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. `--add` puts it beside
 the rows of the saved record, each with the commit it was run at; metrics are over both. fracast needs its own packages:

@@ -47,7 +47,6 @@ class Course:
     config: CourseConfig
     base: Forecaster
     parts: Halves
-    units: Standard  # of the fit part
     fit: Lessons
     judged: Lessons
     key: str  # names the data, the windows, the sizes and the frozen model
@@ -130,7 +129,6 @@ def prepare(
         config=config,
         base=base,
         parts=parts,
-        units=units,
         fit=made[0],
         judged=made[1],
         key="-".join(keys),

@@ -94,9 +94,7 @@ def _asked(course: Course, teacher: Teacher, lessons: Lessons, apart: Apart) -> 
     found, place = [], 0
     for part, lesson in lessons.parts():
         rows = slice(place, place + C * len(lesson))
-        found.append(
-            teacher.ask(_standard(course, lessons, part, lesson.past[:, -L:]), (first[rows], last[rows]), apart)
-        )
+        found.append(teacher.ask(_standard(lessons, part, lesson.past[:, -L:]), (first[rows], last[rows]), apart))
         place = rows.stop
     return found
 
@@ -107,7 +105,7 @@ def _lecture(course: Course, teacher: Teacher, lessons: Lessons, found: list[Cou
     opened, confidences, heard_gates = [], [], []
     for (part, lesson), counsel in zip(lessons.parts(), found, strict=True):
         assert lesson.future is not None
-        own, past = scaled(lesson.past[:, -L:]), _standard(course, lessons, part, lesson.past[:, -L:])
+        own, past = scaled(lesson.past[:, -L:]), _standard(lessons, part, lesson.past[:, -L:])
         z = teacher.quantiles(counsel, past, LEVELS).view(len(lesson), C, len(LEVELS), H).permute(0, 2, 3, 1)
         unit = torch.where(own.scale > 0, own.scale, 1.0)
         confidence = teacher.confidence(counsel).view(-1, C)
@@ -133,10 +131,10 @@ def _lecture(course: Course, teacher: Teacher, lessons: Lessons, found: list[Cou
     )
 
 
-def _standard(course: Course, lessons: Lessons, part: slice, past: Tensor) -> Tensor:
+def _standard(lessons: Lessons, part: slice, past: Tensor) -> Tensor:
     """Pasts [B, L, C] in standard units, as rows [B * C, L]."""
     series = lessons.at.series[part]
-    mean, deviation = (torch.from_numpy(of[series])[:, None] for of in (course.units.mean, course.units.deviation))
+    mean, deviation = (torch.from_numpy(of[series])[:, None] for of in (lessons.units.mean, lessons.units.deviation))
     return ((past - mean) / deviation).float().transpose(1, 2).flatten(0, 1)
 
 

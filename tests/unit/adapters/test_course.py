@@ -34,7 +34,7 @@ def test_units_come_from_the_fit_part_alone():
     values = seasons(300)
     changed = values.copy()
     changed[260:] *= 50.0
-    first, second = (prepare(Last(), panel_of(each), SIZES).units for each in (values, changed))
+    first, second = (prepare(Last(), panel_of(each), SIZES).fit.units for each in (values, changed))
     assert np.array_equal(first.deviation, second.deviation)
     still = Standard.of(panel_of(np.full((5, 1), 0.1)))
     assert still.deviation.tolist() == [[1.0]]
