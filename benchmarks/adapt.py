@@ -1,7 +1,7 @@
 """Adapting a frozen forecaster to one data set: TS-Memory, what its parts are worth, and its rivals.
 
-    python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak latency] [--seeds 0 1 2]
-                               [--add] [--quick] [--save]
+    python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak search latency]
+                               [--seeds 0 1 2] [--add] [--quick] [--save]
 
 Protocol of `cells`: data sets cut as in long_horizon.py; the frozen model sees 512 steps; one adapter, made from the
 training and validation rows, serves the horizons 96, 192, 336 and 720; scores are on all windows of the test rows
@@ -15,9 +15,11 @@ MSE change grows without it, over the cells that have both. `teacher_gain_over_t
 less if it does not help. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy,
 processor seconds, peak memory of its own process, and what it does to ETTh2, which it has not seen (every eighth
 window); switched off, each is the frozen model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the
-adapter of limosa-small put on them (`transfer`). `leak` is the teacher on ETTh1 at 96 steps under three rules of who
-may be a neighbour; "self" leaves out the query alone, and leaks. `latency` is processor time of one thread at 96 steps,
-medians of interleaved calls.
+adapter of limosa-small put on them (`transfer`), at 96 steps, from a quarter of the windows and scored on an eighth of
+them: fracast takes .05 s for every 48 steps. `leak` is the teacher on ETTh1 at 96 steps under three rules of who may be
+a neighbour; "self" leaves out the query alone, and leaks. `search` is a teacher over the training rows of weather at 96
+steps: thinned to what is compared row by row, all rows by graphs, and all rows compared; `agreement` is how many of the
+nearest 50 are those of the last. `latency` is processor time of one thread at 96 steps, medians of interleaved calls.
 
 What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. `--add` puts it beside
 the rows of the saved record, each with the commit it was run at; metrics are over both. fracast needs its own packages:
@@ -52,14 +54,16 @@ from limosa.adapters.distill import Lecture, distill, teach
 from limosa.adapters.folder import fingerprint
 from limosa.adapters.fusion import Tally, moved_by
 from limosa.adapters.lessons import Lesson, Lessons, ask
+from limosa.adapters.neighbours import EXACT, MOST, Store
 from limosa.adapters.places import Standard, places
-from limosa.adapters.teacher import TeacherConfig
+from limosa.adapters.teacher import Teacher, TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.app import adapting
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.data.windows import Windows
 from limosa.errors import LimosaError
+from limosa.nn.scaling import scaled
 from limosa.train.loop import TrainConfig, fit
 from long_horizon import read
 
@@ -68,7 +72,7 @@ SETS = {"ETTh1": (1, "h"), "ETTh2": (1, "h"), "ETTm1": (8, "15min"), "ETTm2": (8
 SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test windows, step
 HORIZONS = (96, 192, 336, 720)
 CONTEXT = 512
-PARTS = ("cells", "ablations", "rivals", "bases", "leak", "latency")
+PARTS = ("cells", "ablations", "rivals", "bases", "leak", "search", "latency")
 VARIANTS = ("task only", "no gate", "no confidence", "no alignment")
 Row = dict[str, Any]
 
@@ -121,13 +125,13 @@ def course_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> Co
     return prepare(base, until(whole, validation), sizes, end=int(whole.stamps[train]), folder=KEPT / "answers")
 
 
-def test_of(base: Forecaster, name: str, data: str, size: Size) -> Lessons:
-    """Test windows with the frozen model's answers; those near the end have fewer than 720 of their own."""
+def held_out(base: Forecaster, name: str, data: str, size: Size, horizon: int = 720) -> Lessons:
+    """Test windows with the frozen model's answers; those near the end have fewer than `horizon` of their own."""
     whole, (train, validation, _) = panel(data)
     stride = SETS[data][0] * size.stride
     at = places(whole.lengths, past=CONTEXT, answers=HORIZONS[0], origins=np.array([validation]), stride=stride)
-    path = KEPT / "answers" / f"test-{name}-{data}-{stride}-{fingerprint(base)}.npy"
-    kept, levels = ask(base, whole, at, context=CONTEXT, horizon=HORIZONS[-1], path=path)
+    path = KEPT / "answers" / f"test-{name}-{data}-{horizon}-{stride}-{fingerprint(base)}.npy"
+    kept, levels = ask(base, whole, at, context=CONTEXT, horizon=horizon, path=path)
     units = Standard.of(until(whole, train))
     return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, units=units, batch_size=512, seed=0)
 
@@ -193,9 +197,9 @@ def settings(size: Size, seed: int) -> TrainConfig:
     return adapting.training("memory", size.steps, seed)
 
 
-def options(data: str) -> MemoryConfig:
+def options(data: str, horizon: int = 720) -> MemoryConfig:
     """Those of `limosa adapt --method memory`."""
-    return MemoryConfig(context=CONTEXT, horizon=HORIZONS[-1], channels=panel(data)[0].values.shape[1])
+    return MemoryConfig(context=CONTEXT, horizon=horizon, channels=panel(data)[0].values.shape[1])
 
 
 def altered(lectures: tuple[Lecture, Lecture], variant: str) -> tuple[Lecture, Lecture]:
@@ -208,21 +212,21 @@ def altered(lectures: tuple[Lecture, Lecture], variant: str) -> tuple[Lecture, L
     return fit_part, judged
 
 
-def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, quick: bool) -> Row:
+def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, quick: bool, horizon: int = 720) -> Row:
     """Adapters of one data set, one for each seed, scored on its test rows."""
 
     def run() -> Row:
         base = base_of(name, size)
-        test = test_of(base, name, data, size)
+        test = held_out(base, name, data, size, horizon)
         start = time.process_time()
-        course = course_of(base, data, size)
+        course = course_of(base, data, size, horizon)
         config = TeacherConfig(align="none" if variant == "no alignment" else TeacherConfig().align)
         lectures = None if variant == "task only" else altered(teach(course, config, CONTEXT), variant)
         shared = time.process_time() - start
         row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
         for seed in seeds:
             start = time.process_time()
-            memory, report, _ = distill(course, options(data), settings(size, seed), lectures=lectures)
+            memory, report, _ = distill(course, options(data, horizon), settings(size, seed), lectures=lectures)
             row["minutes"].append((time.process_time() - start + shared) / 60.0)
             row["adapted"].append(scores(test, fused(memory)))
             row["gate"], row["alarm"], row["teacher_mse"] = report.gate, report.alarm, report.teacher_mse
@@ -233,7 +237,7 @@ def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, q
         return row
 
     seeds_key = "-".join(map(str, seeds))
-    return kept(f"{name}-{data}-{variant}-{size.windows}-{size.steps}-{seeds_key}", quick, run)
+    return kept(f"{name}-{data}-{variant}-{horizon}-{size.windows}-{size.steps}-{seeds_key}", quick, run)
 
 
 def _weights(name: str, data: str, size: Size, seed: int) -> Path:
@@ -334,7 +338,7 @@ def one_rival(method: str, size: Size) -> Row:
     row["extra_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0 - before
     row["added_latency"] = adapting.added_latency(done.model, base, course)
     for data, key in (("ETTh1", "mse_change"), ("ETTh2", "elsewhere")):
-        test = test_of(base, "limosa-small", data, replace(size, stride=max(8, size.stride)))
+        test = held_out(base, "limosa-small", data, replace(size, stride=max(8, size.stride)))
         after, frozen = (scores(test, answer)[96] for answer in (_short(done.model), _short(base)))
         row[key] = after["mse"] / frozen["mse"] - 1.0
         if data == "ETTh1":
@@ -363,22 +367,23 @@ def bases(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """Other frozen models, and the adapter of limosa-small on them."""
     table: list[Row] = []
     seeds = which.seeds[:1]
+    fewer = replace(size, windows=size.windows // 4, stride=max(8, size.stride))
     for name, sets in (("spacetime", ["ETTh1"]), ("fracast", ["ETTh1", "ETTm2"])):
         for data in sets:
             try:
-                row = memories(name, data, size, seeds, "default", quick)
+                row = memories(name, data, fewer, seeds, "default", quick, horizon=96)
             except LimosaError as error:  # its package is not installed
                 print(f"skipped: {name} on {data}: {error}", file=sys.stderr)
                 continue
             table += lines("bases", name, data, "default", row)
-            there = functools.partial(transfer, name, data, size, seeds[0])
+            there = functools.partial(transfer, name, data, size, fewer, seeds[0])
             moved = kept(f"transfer-{name}-{data}-{size.steps}", quick, there)
             if moved:
                 table += lines("bases", name, data, "transfer", moved)
     return table
 
 
-def transfer(name: str, data: str, size: Size, seed: int) -> Row:
+def transfer(name: str, data: str, size: Size, fewer: Size, seed: int) -> Row:
     """The adapter made with limosa-small, put on another model unchanged; empty if it has not been made."""
     path = _weights("limosa-small", data, size, seed)
     if not path.exists():
@@ -386,7 +391,7 @@ def transfer(name: str, data: str, size: Size, seed: int) -> Row:
     base = base_of(name, size)
     memory = Memory(options(data), base).eval()
     memory.load_state_dict(load_file(path))
-    test = test_of(base, name, data, size)
+    test = held_out(base, name, data, fewer, horizon=96)
     return {"frozen": scores(test, lambda at: at.said), "adapted": [scores(test, fused(memory))]}
 
 
@@ -404,6 +409,42 @@ def leak(size: Size, which: Namespace, quick: bool) -> list[Row]:
         row = kept(f"leak-{apart}-{size.windows}", quick, run)
         table.append({"part": "leak", "base": "limosa-small", "data": "ETTh1", "horizon": 96, "variant": apart} | row)
     return table
+
+
+def search(size: Size, which: Namespace, quick: bool) -> list[Row]:
+    """A teacher that compares some rows, walks through graphs of all, or compares all."""
+    whole, (train, _, _) = panel("weather")
+    fit_part = until(whole, train // 8 if quick else train)
+    sizes: dict[str, Any] = {"compared": {"most": EXACT}, "graphs": {}, "all compared": {"most": MOST, "exact": MOST}}
+    if quick:
+        sizes = {"compared": {"most": 10_000}, "graphs": {"exact": 10_000}, "all compared": {"exact": MOST}}
+    table: list[Row] = []
+    asked, right = None, None
+    for name, each in reversed(sizes.items()):
+        start = time.process_time()
+        store = Store.of(fit_part, context=CONTEXT, horizon=96, **each)
+        built = time.process_time() - start
+        if asked is None:  # the same windows for all, from the store that has all
+            rows = torch.from_numpy(np.random.default_rng(0).choice(len(store), 64 if quick else 2048, replace=False))
+            window = rows // store.values.shape[1]
+            asked = store.past(rows), (store.first[window], store.last[window]), store.future(rows)
+        past, span, future = asked
+        start = time.process_time()
+        found = store.search(past, span, apart="disjoint", count=50)
+        spent = time.process_time() - start
+        C = store.values.shape[1]
+        at = store.cutoff[found.index // C] * C + found.index % C
+        right = at if right is None else right
+        teacher = Teacher(store, TeacherConfig())
+        counsel = teacher.ask(past, span, "disjoint")
+        teacher.tune(counsel)
+        own = scaled(past[..., None])
+        said = teacher.quantiles(counsel, past, (0.5,))[:, 0] * own.scale[..., 0] + own.center[..., 0]
+        row: Row = {"part": "search", "data": "weather", "horizon": 96, "variant": name, "stored": len(store)}
+        row |= {"stored_of": store.whole, "built_seconds": built, "ms_per_query": 1e3 * spent / len(past)}
+        row["agreement"] = mean(len(set(a) & set(b)) / 50 for a, b in zip(at.tolist(), right.tolist(), strict=True))
+        table.append(row | {"fit_mse": float((said - future).square().nanmean())})
+    return table[::-1]
 
 
 def latency(size: Size, which: Namespace, quick: bool) -> list[Row]:
@@ -467,6 +508,9 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
         metrics[f"mean_mse_change_{moved}{name}_{data.lower()}"] = mean(row["mse_change"] for row in own_rows)
     for row in by_part["leak"]:
         metrics |= {f"teacher_{key}_{row['variant']}": row[f"fit_{key}"] for key in ("mse", "gate")}
+    for row in by_part["search"]:
+        name = row["variant"].replace(" ", "_")
+        metrics |= {f"search_{key}_{name}": row[key] for key in ("ms_per_query", "agreement", "fit_mse")}
     for row in by_part["latency"]:
         prefix = "" if row["variant"] == "memory" else f"{row['variant']}_"
         metrics[f"{prefix}latency_overhead_batch{row['batch']}"] = row["overhead"]
@@ -496,7 +540,8 @@ def main() -> None:
         return
     rows = {place(row): row for row in (saved_before()[1] if which.add else ())}
     of: dict[str, Callable[[Size, Namespace, bool], list[Row]]] = {
-        "cells": cells, "ablations": ablations, "rivals": rivals, "bases": bases, "leak": leak, "latency": latency,
+        "cells": cells, "ablations": ablations, "rivals": rivals, "bases": bases, "leak": leak,
+        "search": search, "latency": latency,
     }  # fmt: skip
     for part in which.parts:
         rows |= {place(row): row for row in of[part](size, which, chosen.quick)}

@@ -13,7 +13,7 @@ from torch import Tensor
 from limosa.adapters.course import Course
 from limosa.adapters.fusion import SHARES, Tally, choose
 from limosa.adapters.lessons import LEVELS, Kept, Lessons
-from limosa.adapters.neighbours import MOST, MOST_HIDDEN, Apart, Store, hidden_of, key_of
+from limosa.adapters.neighbours import MOST_HIDDEN, Apart, Key, Store, hidden_of, key_of
 from limosa.adapters.teacher import Counsel, Teacher, TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.core import Forecast
@@ -60,13 +60,21 @@ class Report:
     best_step: int | None
 
 
-def tuned(course: Course, config: TeacherConfig, context: int) -> tuple[Teacher, list[Counsel]]:
+def tuned(
+    course: Course, config: TeacherConfig, context: int, most: int | None = None
+) -> tuple[Teacher, list[Counsel]]:
     """A teacher that sees the last `context` steps, its temperature found on the fit windows; and what it found.
+
+    It looks in at most `most` rows; None is as many as can be searched.
 
     Raises: UsageError if it is to find the nearest by hidden states that cannot be reached.
     """
-    key, most = (hidden_of(course.base), MOST_HIDDEN) if config.keys == "hidden" else (key_of, MOST)
+    key: Key = key_of
+    if config.keys == "hidden":
+        key, most = hidden_of(course.base), min(most or MOST_HIDDEN, MOST_HIDDEN)
     store = Store.of(course.parts.fit, context=context, horizon=course.config.horizon, most=most, key=key)
+    if len(store) < store.whole:
+        log.info(f"teacher: looks in {len(store):,} of {store.whole:,} windows, evenly spread")
     teacher = Teacher(store, config)
     found = _asked(course, teacher, course.fit, config.apart)
     teacher.tune(

@@ -5,14 +5,17 @@ own future, slightly disguised. So windows are told apart by time, across the wh
 masked before the nearest are chosen; dropping only the query itself from the nearest, as published code of TS-Memory
 (arXiv 2602.11550) does, makes a teacher four times better than it can be.
 
-Search is exact: blocks of a matrix product over short normalised keys, of the context itself or of a hidden state.
+Search is exact up to EXACT rows: blocks of a matrix product over short normalised keys, of the context itself or of a
+hidden state. Beyond, where usearch is installed, a store is cut into stretches of time, each with a graph of its rows.
+A query is answered by the graph of a stretch only if it may see all of it; the others are searched exactly, and masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from importlib.util import find_spec
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -26,8 +29,10 @@ from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
 
 KEY = 64  # numbers per key
-MOST = 200_000  # keys in a store; larger panels are thinned evenly
+EXACT = 200_000  # rows that are all compared with a query
+MOST = 1_000_000  # rows in a store, EXACT without usearch; larger panels are thinned evenly
 MOST_HIDDEN = 20_000  # where each key costs a pass of a model
+STRETCH = 50_000  # rows in a stretch of time that has a graph
 ROWS = 4096  # of a store that are read at once while their keys are made
 BLOCK = 64  # queries at once: 64 x 200,000 similarities are 51 MB
 
@@ -82,17 +87,19 @@ class Store:
         *,
         context: int,
         horizon: int,
-        most: int = MOST,
+        most: int | None = None,
+        exact: int = EXACT,
         key: Key = key_of,
     ) -> None:
         self.values, self.start, self.stamps = values, start, stamps
         self.context, self.horizon, self.key = context, horizon, key
+        most = most or (MOST if find_spec("usearch") else EXACT)
         lengths = np.diff(start.numpy())
         longest = int(lengths.max(initial=0))
         # Long series are asked for whole contexts; short ones give what they have.
         past = context if longest >= 2 * (context + horizon) else max(1, (longest - horizon) // 2)
-        windows = int(np.maximum(lengths - past - horizon + 1, 0).sum()) * values.shape[1]
-        found = places(lengths, past=past, answers=horizon, stride=max(1, -(-windows // most)))
+        self.whole = int(np.maximum(lengths - past - horizon + 1, 0).sum()) * values.shape[1]  # rows before thinning
+        found = places(lengths, past=past, answers=horizon, stride=max(1, -(-self.whole // most)))
         room = max(1, most // values.shape[1])
         if len(found) > room:  # many series, each too short for the stride to tell
             found = found[np.linspace(0, len(found) - 1, room).astype(np.int64)]
@@ -100,7 +107,7 @@ class Store:
         self.cutoff = self.begin + torch.from_numpy(found.cutoff)  # [M] row of the first answer
         self.first = stamps[torch.maximum(self.cutoff - context, self.begin)]  # [M]
         self.last = stamps[self.cutoff + horizon - 1]  # [M]
-        self.keys, self.usable = self._indexed()  # [M * C, D] and [M * C]
+        self.stretches = self._stretches(exact)
 
     def _indexed(self) -> tuple[Tensor, Tensor]:
         """Keys of all rows, and which have a past and at least half of their answers; contexts are not kept."""
@@ -111,14 +118,48 @@ class Store:
             usable.append(past.isfinite().any(-1) & (future.isfinite().float().mean(-1) >= 0.5))
         return torch.cat(keys), torch.cat(usable)
 
+    def _stretches(self, exact: int) -> list[Stretch]:
+        """All windows; more than `exact` rows in order of time, cut into parts of the same size, each with its graph.
+
+        One thread builds a graph, so that it is the same every time.
+        """
+        keys, usable = self._indexed()
+        parts: tuple[Tensor, ...] = (torch.arange(len(self.cutoff)),)
+        if large := len(self) > exact:
+            parts = self.first.argsort(stable=True).tensor_split(-(-len(self) // STRETCH))
+        made = []
+        for windows in parts:
+            rows = (windows[:, None] * self.values.shape[1] + torch.arange(self.values.shape[1])).flatten()
+            own, fine, graph = keys[rows], usable[rows], None
+            if large:
+                from usearch.index import Index
+
+                graph = Index(ndim=keys.shape[1], metric="ip", dtype="f16")
+                graph.add(fine.nonzero()[:, 0].numpy(), own[fine].numpy(), threads=1)
+            first, last = self.first[windows], self.last[windows]
+            made.append(Stretch(rows=rows, keys=own, usable=fine, first=first, last=last, graph=graph))
+        return made
+
     @classmethod
-    def of(cls, fit: Panel, *, context: int, horizon: int, most: int = MOST, key: Key = key_of) -> Self:
-        """At most `most` rows of a panel's windows, evenly spread, to be found by `key`."""
+    def of(
+        cls,
+        fit: Panel,
+        *,
+        context: int,
+        horizon: int,
+        most: int | None = None,
+        exact: int = EXACT,
+        key: Key = key_of,
+    ) -> Self:
+        """At most `most` rows of a panel's windows, evenly spread, to be found by `key`.
+
+        None is as many as can be searched. With more than `exact` rows the store has graphs.
+        """
         units = Standard.of(fit)
         owner = np.repeat(np.arange(len(fit)), fit.lengths)
         values = torch.from_numpy((fit.values - units.mean[owner]) / units.deviation[owner]).float()
         start, stamps = torch.from_numpy(fit.start.copy()), torch.from_numpy(fit.stamps.copy())
-        return cls(values, start, stamps, context=context, horizon=horizon, most=most, key=key)
+        return cls(values, start, stamps, context=context, horizon=horizon, most=most, exact=exact, key=key)
 
     def __len__(self) -> int:
         """The number of rows: windows times channels."""
@@ -147,20 +188,66 @@ class Store:
             span: [R] stamps of the first row of each past and of its last answer.
         """
         count = min(count, len(self))
-        C = self.values.shape[1]
         index, allowed = [], []
-        for block, first, last in zip(*(torch.split(t, BLOCK) for t in (self.key(past), *span)), strict=True):
-            may = self._may(first[:, None], last[:, None], apart).repeat_interleave(C, 1) & self.usable  # [b, M * C]
-            likeness, nearest = (block @ self.keys.T).masked_fill_(~may, -torch.inf).topk(count, -1)
-            index.append(nearest)
+        for keys, first, last in zip(*(torch.split(t, BLOCK) for t in (self.key(past), *span)), strict=True):
+            found = [one.search(keys, first, last, apart, count) for one in self.stretches]
+            likeness, nearest = torch.cat([like for like, _ in found], 1).topk(count, -1)
+            index.append(torch.cat([rows for _, rows in found], 1).gather(1, nearest))
             allowed.append(likeness > -torch.inf)
         return Found(index=torch.cat(index), allowed=torch.cat(allowed))
 
-    def _may(self, first: Tensor, last: Tensor, apart: Apart) -> Tensor:
-        """[b, M] bool: which windows queries of these spans may see."""
-        if apart == "open":
-            return torch.ones(len(first), len(self.first), dtype=torch.bool)
-        if apart == "self":
-            return self.first != first
-        before = self.last < first
-        return before if apart == "causal" else before | (self.first > last)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stretch:
+    """Windows of a store that lie near each other in time: all of them, in a small store."""
+
+    rows: Tensor  # [S * C] of the store
+    keys: Tensor  # [S * C, D]
+    usable: Tensor  # [S * C]
+    first: Tensor  # [S]
+    last: Tensor  # [S]
+    graph: Any = None  # a usearch index of the usable rows by their place here
+
+    def search(self, keys: Tensor, first: Tensor, last: Tensor, apart: Apart, count: int) -> tuple[Tensor, Tensor]:
+        """Likeness [R, k], -inf where not allowed, and rows [R, k] of the up to `count` nearest to `keys` [R, D]."""
+        count = min(count, len(self.rows))
+        place = torch.zeros(len(keys), count, dtype=torch.int64)
+        likeness = torch.full((len(keys), count), -torch.inf)
+        free = self._free(first, last, apart)
+        if free.any():
+            likeness[free], place[free] = self._walked(keys[free], count)
+        if not free.all():
+            likeness[~free], place[~free] = self._compared(keys[~free], first[~free], last[~free], apart, count)
+        return likeness, self.rows[place]
+
+    def _free(self, first: Tensor, last: Tensor, apart: Apart) -> Tensor:
+        """[R] bool: which queries may see every window, and can be answered by a graph."""
+        if self.graph is None or apart == "self":
+            return torch.zeros(len(first), dtype=torch.bool)
+        return _apart(self.first.min(), self.last.max(), first, last, apart)
+
+    def _walked(self, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The nearest by the graph: likeness and places [R, count]."""
+        found = self.graph.search(keys.numpy(), count, threads=1)
+        place = torch.zeros(len(keys), count, dtype=torch.int64)
+        there = found.keys.reshape(len(keys), -1).astype(np.int64)
+        place[:, : there.shape[1]] = torch.from_numpy(there)
+        counts = torch.from_numpy(np.atleast_1d(getattr(found, "counts", there.shape[1])).astype(np.int64))
+        likeness = torch.einsum("rd,rkd->rk", keys, self.keys[place])
+        return likeness.masked_fill_(torch.arange(count) >= counts[:, None], -torch.inf), place
+
+    def _compared(self, keys: Tensor, first: Tensor, last: Tensor, apart: Apart, count: int) -> tuple[Tensor, Tensor]:
+        """The nearest of all that are allowed: likeness and places [R, count]."""
+        C = len(self.rows) // max(len(self.first), 1)
+        may = _apart(self.first, self.last, first[:, None], last[:, None], apart).repeat_interleave(C, 1) & self.usable
+        return (keys @ self.keys.T).masked_fill_(~may, -torch.inf).topk(count, -1)
+
+
+def _apart(begins: Tensor, ends: Tensor, first: Tensor, last: Tensor, apart: Apart) -> Tensor:
+    """Whether queries of these spans may see windows of those; shapes broadcast."""
+    if apart == "open":
+        return (begins <= ends) & (first <= last)
+    if apart == "self":
+        return begins != first
+    before = ends < first
+    return before if apart == "causal" else before | (begins > last)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limosa.adapters.fusion import Corrected
-from limosa.adapters.neighbours import Store
+from limosa.adapters.neighbours import EXACT, Store
 from limosa.adapters.teacher import LEAST, Teacher, TeacherConfig
 from limosa.core import Card, Forecast, Forecaster
 from limosa.errors import UsageError
@@ -64,7 +64,8 @@ class Retrieval(Corrected):
         """Take saved tensors, whose sizes the config does not tell, and make the store again."""
         self.alpha, self.values = tensors["alpha"], tensors["values"]
         self.start, self.stamps = tensors["start"], tensors["stamps"]
-        store = Store(self.values, self.start, self.stamps, context=self.config.context, horizon=self.config.horizon)
+        sizes = {"context": self.config.context, "horizon": self.config.horizon, "most": EXACT}
+        store = Store(self.values, self.start, self.stamps, **sizes)
         self._teacher = Teacher(store, TeacherConfig())
         self._teacher.temperature = self.config.temperature
 

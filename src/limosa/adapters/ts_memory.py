@@ -65,7 +65,8 @@ class Memory(Corrected):
         super().__init__(base)
         self.config = config
         ahead, D, T = -(-config.horizon // config.ahead), config.width, config.token
-        self.read = nn.Linear(2 * config.context, D)
+        self.read = nn.Linear(config.context, D)
+        self.seen = nn.Linear(config.context, D, bias=False)
         self.channel = nn.Parameter(torch.zeros(config.channels, D))
         self.think = Block(D, config.dropout)
         self.hand = nn.Linear(D, ahead * T)
@@ -90,8 +91,8 @@ class Memory(Corrected):
         ahead = own.apply(median).nan_to_num().clamp(-FARTHEST, FARTHEST)
         parts = self._parts(own.z, own.observed, ahead)
         shift, lean = parts[:, 0], parts[:, 1]  # [B, H, C]
-        stretch = torch.expm1(parts[:, 2:].clamp(-STRETCH, STRETCH))
-        below, above = torch.where(own.scale[:, None] > 0, stretch, 0.0).to(median.dtype)[:, :, None].unbind(1)
+        stretch = torch.expm1(parts[:, 2:].clamp(-STRETCH, STRETCH)) * own.scale.sign()[:, None]
+        below, above = stretch[:, :, None].unbind(1)
         away = (made.values[:, :, : median.shape[1]] - median[:, None]).nan_to_num()
         moved = away * torch.where(away < 0, below, above)
         return moved + ((shift + lean * ahead) * own.scale)[:, None]
@@ -101,9 +102,10 @@ class Memory(Corrected):
         B, L, C = z.shape
         H, A, T = median.shape[1], self.config.ahead, self.config.token
         N = -(-H // A)
-        steps = torch.cat([F.pad(x, (0, 0, self.config.context - L, 0)) for x in (z, observed.to(z.dtype))], 1)
         own = self.channel if len(self.channel) == C else self.channel.mean(0)
-        state = self.think(self.read(steps.mT) + own).flatten(0, 1)  # [R, D]
+        read = F.linear(z.mT, self.read.weight[:, -L:], self.read.bias)  # a short past is the end of a whole one
+        read = read + F.linear(observed.to(z.dtype).mT, self.seen.weight[:, -L:])
+        state = self.think(read + own).flatten(0, 1)  # [R, D]
         # A patch is told the frozen median up to its first step, not further: an answer does not depend on how far
         # ahead was asked. What the median is at a step itself comes in by the lean.
         before = z[:, max(L - A + 1, 0) :] if L >= A - 1 else F.pad(z, (0, 0, A - 1 - L, 0))  # [B, A - 1, C]
@@ -178,14 +180,15 @@ class Block(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width)
+        self.norm = nn.LayerNorm(width)  # one operation on a processor, where RMSNorm is six
         self.up = nn.Linear(width, 2 * width)
         self.down = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        added: Tensor = self.down(self.dropout(F.silu(self.up(self.norm(x.float())))))
+        inner = F.silu(self.up(self.norm(x)))
+        added: Tensor = self.down(F.dropout(inner, self.dropout) if self.training else inner)
         return x + added
 
 

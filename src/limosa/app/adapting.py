@@ -21,6 +21,7 @@ from limosa.adapters import folder as saved
 from limosa.adapters.course import Course, CourseConfig, prepare
 from limosa.adapters.distill import Report, distill, teach, tuned
 from limosa.adapters.fusion import SHARES, Errors, choose
+from limosa.adapters.neighbours import EXACT
 from limosa.adapters.retrieval import Retrieval, RetrievalConfig
 from limosa.adapters.teacher import TeacherConfig
 from limosa.adapters.ts_memory import MemoryConfig
@@ -229,7 +230,7 @@ def training(method: str, steps: int, seed: int) -> TrainConfig:
 
 def retrieval(course: Course, context: int) -> Retrieval:
     """A retrieval with the store of the fit part and the temperature found on it."""
-    teacher, _ = tuned(course, TeacherConfig(), context)
+    teacher, _ = tuned(course, TeacherConfig(), context, EXACT)  # no graphs: they would be built at every load
     made = Retrieval(RetrievalConfig(context=context, horizon=course.config.horizon), course.base)
     made.fill(teacher)
     return made

@@ -56,11 +56,11 @@ def center_and_scale(past: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
 
     One value alone does not tell how much it moves: its own size stands in for the deviation.
     """
-    count = observed.sum(1, keepdim=True)
+    count = observed.sum(1, keepdim=True).clamp(min=1)
     filled = torch.where(observed, past, 0.0)
-    center = filled.sum(1, keepdim=True) / count.clamp(min=1)
+    center = filled.sum(1, keepdim=True) / count
     away = torch.where(observed, (filled - center).abs(), 0.0)
-    deviation = 1.25 * away.sum(1, keepdim=True) / count.clamp(min=1)
+    deviation = 1.25 * away.sum(1, keepdim=True) / count
     # A constant such as 0.1 leaves rounding noise of one part in 10^16, which is not a scale.
     noise = 8 * torch.finfo(past.dtype).eps * center.abs()
     scale = torch.where(deviation > noise, deviation, 0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from limosa import models
+from limosa.adapters import neighbours
 from limosa.adapters.neighbours import Store, hidden_of, key_of
 from limosa.adapters.teacher import LEAST, Teacher, TeacherConfig, effective, weighted_quantiles
 from limosa.errors import UsageError
@@ -16,11 +17,18 @@ from unit.adapters.conftest import Last, panel_of, seasons
 L, H = 24, 8
 
 
-def store_of(values, context=L, horizon=H):
+def store_of(values, context=L, horizon=H, **sizes):
     """A store over one series, one row of stamps per step."""
     rows = torch.as_tensor(values, dtype=torch.float32)
     start, stamps = torch.tensor([0, len(rows)]), torch.arange(len(rows))
-    return Store(rows, start, stamps, context=context, horizon=horizon)
+    return Store(rows, start, stamps, context=context, horizon=horizon, **sizes)
+
+
+@pytest.fixture(params=[None, 0], ids=["compared", "graphs"])
+def sizes(request, monkeypatch):
+    """Of a store whose rows are all compared, and of one in stretches that have graphs."""
+    monkeypatch.setattr(neighbours, "STRETCH", 100)
+    return {} if request.param is None else {"exact": request.param}
 
 
 def question(store, first):
@@ -34,13 +42,13 @@ def noise(rows=400, channels=2, seed=0):
     return torch.randn(rows, channels, generator=torch.Generator().manual_seed(seed)).cumsum(0) * 0.3
 
 
-def test_planting_the_querys_own_future_in_the_store_changes_nothing():
+def test_planting_the_querys_own_future_in_the_store_changes_nothing(sizes):
     plain, first = noise(), 150
     planted = plain.clone()
     planted[first + L : first + L + H] = 99.0  # the answers, in every channel
     answers = []
     for values in (plain, planted):
-        store = store_of(values)
+        store = store_of(values, **sizes)
         past, span = question(store_of(plain), first)
         teacher = Teacher(store, TeacherConfig(candidates=20, neighbours=10, effective=4.0))
         counsel = teacher.ask(past, span, "disjoint")
@@ -49,10 +57,10 @@ def test_planting_the_querys_own_future_in_the_store_changes_nothing():
 
 
 @pytest.mark.parametrize("apart", ["disjoint", "causal"])
-def test_no_neighbour_shares_a_moment_with_the_query_in_any_channel(apart):
+def test_no_neighbour_shares_a_moment_with_the_query_in_any_channel(apart, sizes):
     values = noise()
     values[:, 1] = values[:, 0]  # a channel that knows the other's answers
-    store = store_of(values)
+    store = store_of(values, **sizes)
     past, span = question(store, 200)
     found = store.search(past, span, apart=apart, count=50)
     window = found.index // 2
@@ -63,26 +71,57 @@ def test_no_neighbour_shares_a_moment_with_the_query_in_any_channel(apart):
         assert bool((last < 200).all())
 
 
-def test_excluding_only_the_query_itself_finds_its_answers():
-    store = store_of(noise())
+def test_excluding_only_the_query_itself_finds_its_answers(sizes):
+    store = store_of(noise(), **sizes)
     past, span = question(store, 200)
     found = store.search(past, span, apart="self", count=10)
     first = store.first[found.index // 2]
     assert bool(((first - 200).abs() < H).any(-1).all())
 
 
-def test_windows_are_masked_before_the_nearest_are_chosen():
+def test_windows_are_masked_before_the_nearest_are_chosen(sizes):
     values = torch.zeros(400, 1)
     values[:, 0] = torch.sin(torch.arange(400) * 0.3)
     values[150:350] *= 1.0 + 1e-3 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
-    store = store_of(values)
+    store = store_of(values, **sizes)
     past, span = question(store, 200)
     found = store.search(past, span, apart="disjoint", count=30)
     assert bool(found.allowed.all()), "near windows that overlap must not use up the places"
 
 
-def test_with_too_few_allowed_neighbours_the_teacher_is_not_believed():
-    store = store_of(noise(rows=L + H + 40))
+@pytest.mark.parametrize("apart", ["disjoint", "causal", "open"])
+def test_graphs_find_what_comparing_finds(apart, monkeypatch):
+    monkeypatch.setattr(neighbours, "STRETCH", 400)
+    values = noise(rows=2000)
+    values[900:1000, 1] = torch.nan  # rows that no graph holds
+    plain, graphs = store_of(values), store_of(values, exact=0)
+    assert len(graphs.stretches) > 5
+    found = []
+    for store in (plain, graphs):
+        asked = [question(store, first) for first in range(0, 1900, 100)]
+        past = torch.cat([one for one, _ in asked])
+        span = (torch.cat([a for _, (a, _) in asked]), torch.cat([b for _, (_, b) in asked]))
+        found.append(store.search(past, span, apart=apart, count=20))
+    assert torch.equal(found[0].allowed.sum(-1), found[1].allowed.sum(-1))
+    same = [
+        len(set(a[may].tolist()) & set(b[may].tolist())) / max(int(may.sum()), 1)
+        for a, b, may in zip(found[0].index, found[1].index, found[0].allowed, strict=True)
+        if may.any()
+    ]
+    assert sum(same) / len(same) > 0.95
+    for row, may in zip(found[1].index, found[1].allowed, strict=True):
+        assert len(set(row[may].tolist())) == int(may.sum()), "no row twice"
+
+
+def test_without_usearch_a_store_is_thinned_to_what_can_be_compared(monkeypatch):
+    monkeypatch.setattr(neighbours, "EXACT", 100)
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
+    store = store_of(noise())
+    assert len(store) <= 100 < store.whole == 2 * (400 - L - H + 1)
+
+
+def test_with_too_few_allowed_neighbours_the_teacher_is_not_believed(sizes):
+    store = store_of(noise(rows=L + H + 40), **sizes)
     teacher = Teacher(store, TeacherConfig())
     past, span = question(store, 0)
     counsel = teacher.ask(past, span, "disjoint")
@@ -171,7 +210,7 @@ def test_a_store_of_many_short_series_is_thinned():
     values = noise(rows=400, channels=1)
     start, stamps = torch.arange(0, 401, 40), torch.arange(400)
     store = Store(values, start, stamps, context=L, horizon=H, most=7)
-    assert len(store) == len(store.keys) == 7
+    assert len(store) == len(store.stretches[0].keys) == 7
     assert len(set((store.begin // 40).tolist())) >= 6
 
 
@@ -194,8 +233,9 @@ def test_hidden_states_find_windows_as_well_and_need_a_model_that_shows_them():
     key = hidden_of(patched.build(patched.tiny).eval())
     panel = panel_of(seasons(300, 2))
     store = Store.of(panel, context=L, horizon=H, most=100, key=key)
-    assert store.keys.shape == (len(store), patched.tiny.width)
-    assert torch.allclose(store.keys.norm(dim=-1), torch.ones(len(store)))
+    keys = store.stretches[0].keys
+    assert keys.shape == (len(store), patched.tiny.width)
+    assert torch.allclose(keys.norm(dim=-1), torch.ones(len(store)))
     asked = torch.tensor([4, 9])
     never = torch.zeros(2, dtype=torch.int64)
     found = store.search(store.past(asked), (never, never), apart="open", count=3)
