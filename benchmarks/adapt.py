@@ -1,7 +1,7 @@
 """Adapting a frozen forecaster to one data set: TS-Memory, what its parts are worth, and its rivals.
 
     python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak search latency]
-                               [--seeds 0 1 2] [--add] [--quick] [--save]
+                               [--variants teacher ...] [--seeds 0 1 2] [--add] [--quick] [--save]
 
 Protocol of `cells`: data sets cut as in long_horizon.py; the frozen model sees 512 steps; one adapter, made from the
 training and validation rows, serves the horizons 96, 192, 336 and 720; scores are on all windows of the test rows
@@ -10,9 +10,11 @@ mean quantile loss of the model's levels), coverage of the 80 % band, beside the
 asked once for 720 steps, and its answers, kept in half precision, serve all horizons. A cell is a data set and a
 horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are over cells. Test rows choose nothing.
 
-`ablations` leave out the gate, the confidence, the level alignment, or the teacher; `loss_*` is by how much the mean
-MSE change grows without it, over the cells that have both. `teacher_gain_over_task_only` is that of the teacher, 0 or
-less if it does not help. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy,
+`cells` learn from the answers alone, as `limosa adapt` does. `ablations` are, with the first seed, what a teacher beside
+the answers brings (`--teacher`), and that teacher without the anchor to the frozen model, the gate, the confidence, or
+the level alignment. `teacher_gain_over_task_only` is by how much the mean MSE change falls with the
+teacher, below 0 if it does not help, `loss_*` by how much it grows without a part of the teacher; over the cells that
+have both. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy,
 processor seconds, peak memory of its own process, and what it does to ETTh2, which it has not seen (every eighth
 window); switched off, each is the frozen model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the
 adapter of limosa-small put on them (`transfer`), at 96 steps, from a quarter of the windows and scored on an eighth of
@@ -73,7 +75,7 @@ SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test window
 HORIZONS = (96, 192, 336, 720)
 CONTEXT = 512
 PARTS = ("cells", "ablations", "rivals", "bases", "leak", "search", "latency")
-VARIANTS = ("task only", "no gate", "no confidence", "no alignment")
+VARIANTS = ("teacher", "no anchor", "no gate", "no confidence", "no alignment")
 Row = dict[str, Any]
 
 
@@ -221,12 +223,14 @@ def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, q
         start = time.process_time()
         course = course_of(base, data, size, horizon)
         config = TeacherConfig(align="none" if variant == "no alignment" else TeacherConfig().align)
-        lectures = None if variant == "task only" else altered(teach(course, config, CONTEXT), variant)
+        lectures = None if variant == "default" else altered(teach(course, config, CONTEXT), variant)
+        made = options(data, horizon)
+        made = replace(made, anchor=0.0) if variant == "no anchor" else made
         shared = time.process_time() - start
         row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
         for seed in seeds:
             start = time.process_time()
-            memory, report, _ = distill(course, options(data, horizon), settings(size, seed), lectures=lectures)
+            memory, report, _ = distill(course, made, settings(size, seed), lectures=lectures)
             row["minutes"].append((time.process_time() - start + shared) / 60.0)
             row["adapted"].append(scores(test, fused(memory)))
             row["gate"], row["alarm"], row["teacher_mse"] = report.gate, report.alarm, report.teacher_mse
@@ -300,11 +304,11 @@ def cells(size: Size, which: Namespace, quick: bool) -> list[Row]:
 
 
 def ablations(size: Size, which: Namespace, quick: bool) -> list[Row]:
-    """What the parts are worth."""
+    """What a teacher and its parts are worth."""
     table = []
-    for variant in VARIANTS[:1] if quick else VARIANTS:
+    for variant in VARIANTS[:1] if quick else which.variants:
         for data in which.data:
-            row = memories("limosa-small", data, size, which.seeds, variant, quick)
+            row = memories("limosa-small", data, size, which.seeds[:1], variant, quick)
             table += lines("ablations", "limosa-small", data, variant, row)
     return table
 
@@ -333,7 +337,7 @@ def one_rival(method: str, size: Size) -> Row:
     untouched = base.forecast(some).values
     course = course_of(base, "ETTh1", size, horizon=96)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    done = adapting.run(course, method, size.steps, None, resume=False, on_progress=None)
+    done = adapting.run(course, method, size.steps, None)
     row: Row = {"horizon": 96, "cpu_seconds": done.seconds}
     row["extra_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0 - before
     row["added_latency"] = adapting.added_latency(done.model, base, course)
@@ -484,19 +488,15 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
         for row in main:
             if row["data"] == "ETTh1":
                 metrics["fit_cpu_minutes_etth1"] = row["fit_cpu_minutes"]
-                metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
-    whole = {(row["data"], row["horizon"]): row["mse_change"] for row in by_part["cells"]}
-    for variant in VARIANTS:
-        own = {
-            (row["data"], row["horizon"]): row["mse_change"]
-            for row in by_part["ablations"]
-            if row["variant"] == variant
-        }
-        shared = own.keys() & whole.keys()
-        if shared:
-            loss = mean(own[at] - whole[at] for at in shared)
-            name = "teacher_gain_over_task_only" if variant == "task only" else f"loss_{variant.replace(' ', '_')}"
-            metrics[name] = loss
+    of: dict[str, dict[Any, float]] = {variant: {} for variant in ("default", *VARIANTS)}
+    for row in (*main, *by_part["ablations"]):
+        of[row["variant"]][row["data"], row["horizon"]] = row["mse_change"]
+        if row["variant"] == "teacher" and row["data"] == "ETTh1":
+            metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
+    for variant, own in of.items():
+        if variant != "teacher" and (shared := own.keys() & of["teacher"].keys()):
+            name = "teacher_gain_over_task_only" if variant == "default" else f"loss_{variant.replace(' ', '_')}"
+            metrics[name] = mean(own[at] - of["teacher"][at] for at in shared)
     for row in by_part["rivals"]:
         metrics[f"{row['variant']}_mse_change_etth1"] = row["mse_change"]
         metrics[f"{row['variant']}_mse_change_etth2"] = row["elsewhere"]
@@ -523,6 +523,7 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--data", nargs="+", choices=tuple(SETS), default=list(SETS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of the ablations")
     parser.add_argument("--one-rival", choices=adapting.METHODS, help="only this method, in this process")
     parser.add_argument("--add", action="store_true", help="to the rows of the saved record")
     given = parser.parse_args()

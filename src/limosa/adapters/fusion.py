@@ -20,7 +20,7 @@ from limosa.core import Forecast, Forecaster, Window
 
 SHARES = tuple(float(share) for share in np.arange(21) / 20)
 ERAS = 3
-SEGMENTS = 8
+SEGMENTS = (0.125, 0.25, 0.5, 0.75)  # where segments of the horizon end, but the last; later errors tell less
 GUARD = 0.02  # how far from the best squared error a share may be
 LEAST = 0.005  # gain below which the frozen forecast stays
 
@@ -132,13 +132,18 @@ class Tally:
         return Errors(mse=mse, mae=mae, crps=crps, coverage80=coverage)
 
 
-def choose(tally: Tally, segments: int = SEGMENTS) -> np.ndarray:
-    """[H] index of the share to use at each step; the tally's first share must be 0."""
+def choose(tally: Tally, segments: Sequence[float] = SEGMENTS) -> np.ndarray:
+    """[H] index of the share to use at each step; the tally's first share must be 0.
+
+    `segments` are the ends of all but the last segment, as fractions of the horizon.
+    """
     assert tally.shares[0] == 0.0
     horizon = tally.count.shape[2]
     chosen = np.zeros(horizon, dtype=np.int64)
-    for part in np.array_split(np.arange(horizon), min(segments, horizon)):
-        chosen[part] = _best(tally.sums[..., part].sum(-1), tally.count[..., part].sum(-1))
+    ends = np.round(horizon * np.array(segments)).astype(np.int64)
+    for part in np.split(np.arange(horizon), ends):
+        if len(part):
+            chosen[part] = _best(tally.sums[..., part].sum(-1), tally.count[..., part].sum(-1))
     return chosen
 
 

@@ -44,7 +44,7 @@ class MemoryConfig:
     ahead: int = 24  # steps per patch of the future
     width: int = 128
     token: int = 48  # numbers handed from the context to a patch of the future
-    dropout: float = 0.1
+    dropout: float = 0.5
     distill: float = 1.0  # weight of the teacher
     anchor: float = 0.3  # weight of staying with the frozen model where the teacher is not believed
 

@@ -103,10 +103,13 @@ def adapt(
     method: Method,
     sizes: CourseConfig,
     steps: int,
+    teacher: bool,
     resume: bool,
     on_progress: OnProgress | None,
 ) -> Adapted:
     """Try one method, or each that the frozen model allows, and save the best in `out`.
+
+    A memory learns from a teacher beside the answers if `teacher`.
 
     Raises: UsageError if `out` holds what must not be overwritten, or the frozen model does not allow the method;
     DataError if there is nothing to learn from or to be judged by.
@@ -122,7 +125,16 @@ def adapt(
             "no window to be judged by has both a past and answers; give rows with fewer gaps, or more of them"
         )
     outcomes = [
-        run(course, way, steps, cache / f"{way}-{course.key}", resume=resume, on_progress=on_progress) for way in ways
+        run(
+            course,
+            way,
+            steps,
+            cache / f"{way}-{course.key}{'-taught' * teacher}",
+            teacher=teacher,
+            resume=resume,
+            on_progress=on_progress,
+        )
+        for way in ways
     ]
     best = _best(before, outcomes) if method == "auto" else outcomes[0]
     table = [_row("frozen", before, before, 0.0, 0.0)]
@@ -177,9 +189,16 @@ def possible(frozen: Forecaster, method: str) -> list[str]:
 
 
 def run(
-    course: Course, method: str, steps: int, folder: Path | None, *, resume: bool, on_progress: OnProgress | None
+    course: Course,
+    method: str,
+    steps: int,
+    folder: Path | None,
+    *,
+    teacher: bool = False,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """Adapt in one way.
+    """Adapt in one way; a memory with the help of a teacher if `teacher`.
 
     Raises: UsageError if the frozen model does not allow it.
     """
@@ -192,7 +211,7 @@ def run(
         channels = int(course.parts.whole.values.shape[1])
         options = MemoryConfig(context=context, horizon=horizon, channels=channels)
         made: Any
-        lectures = teach(course, TeacherConfig(), context)
+        lectures = teach(course, TeacherConfig(), context) if teacher else None
         made, report, tally = distill(
             course, options, config, lectures=lectures, folder=folder, resume=resume, on_progress=told
         )

@@ -370,6 +370,9 @@ def adapt(
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="NUMBER", help="Windows times channels at once.")
     ] = 256,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="A memory learns from similar pasts too, not from the answers alone.")
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same adapter.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     freq: Freq = None,
@@ -393,6 +396,7 @@ def adapt(
             windows=windows,
             steps=steps,
             batch_size=batch_size,
+            teacher=teacher,
             seed=seed,
             resume=resume,
             freq=freq,

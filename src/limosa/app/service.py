@@ -303,6 +303,7 @@ def adapt(
     windows: int = 8192,
     steps: int = 600,
     batch_size: int = 256,
+    teacher: bool = False,
     seed: int = 0,
     resume: bool = False,
     on_progress: OnProgress | None = None,
@@ -314,9 +315,11 @@ def adapt(
     the rows, in time, judges: it chooses weights and how much of a correction is used. `horizon` is how many steps are
     adapted, `context` how many of the last ones the frozen model sees (its own numbers if None), `windows` how many
     pairs of a window and a channel are learnt from. With "auto" every method is tried, and the best is kept that is not
-    worse than the frozen model. With `resume` a stopped run goes on.
+    worse than the frozen model. With `teacher` a memory learns from similar pasts beside the answers. With `resume` a
+    stopped run goes on.
 
-    Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
+    Raises: UsageError, also for a teacher of another method; DataError, ModelNotFound; Interrupted on Ctrl-C, saying
+    how to go on.
     """
     from limosa.adapters.course import CourseConfig
     from limosa.app import adapting
@@ -325,6 +328,8 @@ def adapt(
         raise UsageError(f"steps is {steps}; it must be at least 1")
     if method not in (*adapting.METHODS, "auto"):
         raise UsageError(f"method is {method!r}; choose one of {', '.join(adapting.METHODS)}, auto")
+    if teacher and method not in ("memory", "auto"):
+        raise UsageError(f"the method {method} learns from no teacher; use memory or auto, or leave the teacher out")
     frozen = adapting.base(str(base), load)
     panel = read(source, **layout)
     longest = int(panel.lengths.max())
@@ -351,6 +356,7 @@ def adapt(
             method=method,
             sizes=sizes,
             steps=steps,
+            teacher=teacher,
             resume=resume,
             on_progress=on_progress,
         )

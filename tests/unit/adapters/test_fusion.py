@@ -23,7 +23,7 @@ def tallied(moved, *, horizon=8, rows=300, seed=0):
 
 
 def test_a_correction_that_is_right_is_used_whole():
-    chosen = choose(tallied(lambda n, h, era: torch.ones(n, 3, h, 1)), segments=2)
+    chosen = choose(tallied(lambda n, h, era: torch.ones(n, 3, h, 1)), segments=(0.5,))
     assert (np.array(SHARES)[chosen] >= 0.95).all()
 
 
@@ -46,7 +46,7 @@ def test_a_gain_below_half_a_percent_is_not_used():
 
 def test_segments_are_chosen_apart():
     sign = torch.tensor([1.0] * 4 + [-1.0] * 4).view(1, 1, 8, 1)
-    chosen = choose(tallied(lambda n, h, era: sign.expand(n, 3, 8, 1)), segments=2)
+    chosen = choose(tallied(lambda n, h, era: sign.expand(n, 3, 8, 1)), segments=(0.5,))
     assert (chosen[:4] > 0).all()
     assert (chosen[4:] == 0).all()
 

@@ -52,6 +52,17 @@ def test_an_adapter_is_a_folder_that_forecasts(place, capsys):
     assert main(["backtest", "a.csv", "-h", "8", "-m", "mine,limosa-small", "-q"]) == 0
 
 
+def test_a_teacher_is_asked_for_and_reported(place, capsys):
+    assert main(["adapt", "a.csv", "-o", "plain", "--json", "-q", *SMALL]) == 0
+    assert json.loads(capsys.readouterr().out)["report"]["gate"] == {}
+    assert main(["adapt", "a.csv", "-o", "taught", "--teacher", "--json", "-q", *SMALL]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert set(report["gate"]) == {"fit", "validation"}
+    assert report["alarm"] is False
+    assert main(["adapt", "a.csv", "-o", "x", "--teacher", "--method", "head", "-q", *SMALL]) == 2
+    assert "learns from no teacher" in capsys.readouterr().err
+
+
 def test_auto_tries_every_method_and_keeps_one_that_does_no_harm(place):
     done = limosa.adapt("a.csv", "best", method="auto", horizon=8, context=32, windows=60, steps=3, batch_size=32)
     tried = {row["method"]: row for row in done.table}
