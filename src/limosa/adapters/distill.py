@@ -72,7 +72,9 @@ def tuned(
     key: Key = key_of
     if config.keys == "hidden":
         key, most = hidden_of(course.base), min(most or MOST_HIDDEN, MOST_HIDDEN)
-    store = Store.of(course.parts.fit, context=context, horizon=course.config.horizon, most=most, key=key)
+    store = Store.of(
+        course.parts.fit, context=context, horizon=course.config.horizon, stride=config.stride, most=most, key=key
+    )
     if len(store) < store.whole:
         log.info(f"teacher: looks in {len(store):,} of {store.whole:,} windows, evenly spread")
     teacher = Teacher(store, config)

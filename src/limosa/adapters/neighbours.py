@@ -32,6 +32,7 @@ KEY = 64  # numbers per key
 EXACT = 200_000  # rows that are all compared with a query
 MOST = 1_000_000  # rows in a store, EXACT without usearch; larger panels are thinned evenly
 MOST_HIDDEN = 20_000  # where each key costs a pass of a model
+FEWEST = 1000  # rows that no stride goes below
 STRETCH = 50_000  # rows in a stretch of time that has a graph
 ROWS = 4096  # of a store that are read at once while their keys are made
 BLOCK = 64  # queries at once: 64 x 200,000 similarities are 51 MB
@@ -87,22 +88,21 @@ class Store:
         *,
         context: int,
         horizon: int,
+        stride: int = 1,
         most: int | None = None,
         exact: int = EXACT,
         key: Key = key_of,
     ) -> None:
         self.values, self.start, self.stamps = values, start, stamps
         self.context, self.horizon, self.key = context, horizon, key
-        most = most or (MOST if find_spec("usearch") else EXACT)
         lengths = np.diff(start.numpy())
         longest = int(lengths.max(initial=0))
         # Long series are asked for whole contexts; short ones give what they have.
         past = context if longest >= 2 * (context + horizon) else max(1, (longest - horizon) // 2)
-        self.whole = int(np.maximum(lengths - past - horizon + 1, 0).sum()) * values.shape[1]  # rows before thinning
-        found = places(lengths, past=past, answers=horizon, stride=max(1, -(-self.whole // most)))
-        room = max(1, most // values.shape[1])
-        if len(found) > room:  # many series, each too short for the stride to tell
-            found = found[np.linspace(0, len(found) - 1, room).astype(np.int64)]
+        found = places(lengths, past=past, answers=horizon)
+        self.whole = len(found) * values.shape[1]  # rows before thinning
+        room = max(1, (most or (MOST if find_spec("usearch") else EXACT)) // values.shape[1])
+        found = found[:: max(1, min(stride, self.whole // FEWEST), -(-len(found) // room))]
         self.begin = start[torch.from_numpy(found.series)]  # [M] first row of the window's series
         self.cutoff = self.begin + torch.from_numpy(found.cutoff)  # [M] row of the first answer
         self.first = stamps[torch.maximum(self.cutoff - context, self.begin)]  # [M]
@@ -147,6 +147,7 @@ class Store:
         *,
         context: int,
         horizon: int,
+        stride: int = 1,
         most: int | None = None,
         exact: int = EXACT,
         key: Key = key_of,
@@ -159,7 +160,8 @@ class Store:
         owner = np.repeat(np.arange(len(fit)), fit.lengths)
         values = torch.from_numpy((fit.values - units.mean[owner]) / units.deviation[owner]).float()
         start, stamps = torch.from_numpy(fit.start.copy()), torch.from_numpy(fit.stamps.copy())
-        return cls(values, start, stamps, context=context, horizon=horizon, most=most, exact=exact, key=key)
+        sizes = {"context": context, "horizon": horizon, "stride": stride, "exact": exact}
+        return cls(values, start, stamps, most=most, key=key, **sizes)
 
     def __len__(self) -> int:
         """The number of rows: windows times channels."""

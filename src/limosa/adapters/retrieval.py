@@ -64,9 +64,9 @@ class Retrieval(Corrected):
         """Take saved tensors, whose sizes the config does not tell, and make the store again."""
         self.alpha, self.values = tensors["alpha"], tensors["values"]
         self.start, self.stamps = tensors["start"], tensors["stamps"]
-        sizes = {"context": self.config.context, "horizon": self.config.horizon, "most": EXACT}
-        store = Store(self.values, self.start, self.stamps, **sizes)
-        self._teacher = Teacher(store, TeacherConfig())
+        teacher = TeacherConfig()
+        sizes = {"context": self.config.context, "horizon": self.config.horizon, "stride": teacher.stride}
+        self._teacher = Teacher(Store(self.values, self.start, self.stamps, most=EXACT, **sizes), teacher)
         self._teacher.temperature = self.config.temperature
 
     def correction(self, past: Tensor, made: Forecast) -> Tensor:

@@ -26,6 +26,7 @@ LEAST = 5  # allowed neighbours, below which a teacher has nothing to say
 class TeacherConfig:
     """How a teacher chooses and weighs."""
 
+    stride: int = 31  # steps between windows that are looked in; prime, so that they begin at every time of day
     candidates: int = 50  # nearest by key
     neighbours: int = 20  # of them, nearest by whole context
     effective: float = 8.0  # neighbours that count, in the median
