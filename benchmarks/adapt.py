@@ -11,18 +11,19 @@ asked once for 720 steps, and its answers, kept in half precision, serve all hor
 horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are over cells. Test rows choose nothing.
 
 `cells` learn from the answers alone, as `limosa adapt` does. `ablations` are, with the first seed, what a teacher
-beside the answers brings (`--teacher`), and that teacher without the anchor to the frozen model, the gate, the
-confidence, or the level alignment. `teacher_gain_over_task_only` is by how much the mean MSE change falls with the
-teacher, below 0 if it does not help, `loss_*` by how much it grows without a part of the teacher; over the cells that
-have both. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same windows: accuracy,
-processor seconds, peak memory of its own process, and what it does to ETTh2, which it has not seen (every eighth
-window); switched off, each is the frozen model bit for bit. `bases` are fracast, a spacetime trained on ETTh1, and the
-adapter of limosa-small put on them (`transfer`), at 96 steps, from a quarter of the windows and scored on an eighth of
-them: fracast takes .05 s for every 48 steps. `leak` is the teacher on ETTh1 at 96 steps under three rules of who may be
-a neighbour; "self" leaves out the query alone, and leaks; it looks in every window, as published code does. `search` is
-a teacher over the training rows of weather at 96 steps that looks in every 31st window, as `--teacher` does, in as many
-as are compared row by row, in all by graphs, and in all compared; `agreement` is how many of the nearest 50 are those
-of the last. `latency` is processor time of one thread at 96 steps, medians of interleaved calls.
+beside the answers brings (`--teacher`), and that teacher with the paper's anchor to the frozen model, or without the
+gate, the confidence, or the level alignment. `teacher_gain_over_task_only` is by how much the mean MSE change falls
+with the teacher, below 0 if it does not help, `loss_*` by how much it grows with the anchor or without a part of the
+teacher; over the cells that have both. `rivals` are the other methods of `limosa adapt` on ETTh1, each in the same
+windows: accuracy, processor seconds, peak memory of its own process, and what it does to ETTh2, which it has not seen
+(every eighth window); switched off, each is the frozen model bit for bit. `bases` are fracast, a spacetime trained on
+ETTh1, and the adapter of limosa-small put on them (`transfer`), at 96 steps, from a quarter of the windows and scored
+on an eighth of them: fracast takes .05 s for every 48 steps. `leak` is the teacher on ETTh1 at 96 steps under three
+rules of who may be a neighbour; "self" leaves out the query alone, and leaks; it looks in every window, as published
+code does. `search` is a teacher over the training rows of weather at 96 steps that looks in every 31st window, as
+`--teacher` does, in as many as are compared row by row, in all by graphs, and in all compared; `agreement` is how many
+of the nearest 50 are those of the last. `latency` is processor time of one thread at 96 steps, medians of interleaved
+calls.
 
 What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. `--add` puts it beside
 the rows of the saved record, each with the commit it was run at; metrics are over both. fracast needs its own packages:
@@ -76,7 +77,7 @@ SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test window
 HORIZONS = (96, 192, 336, 720)
 CONTEXT = 512
 PARTS = ("cells", "ablations", "rivals", "bases", "leak", "search", "latency")
-VARIANTS = ("teacher", "no anchor", "no gate", "no confidence", "no alignment")
+VARIANTS = ("teacher", "anchor", "no gate", "no confidence", "no alignment")
 Row = dict[str, Any]
 
 
@@ -226,7 +227,7 @@ def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, q
         config = TeacherConfig(align="none" if variant == "no alignment" else TeacherConfig().align)
         lectures = None if variant == "default" else altered(teach(course, config, CONTEXT), variant)
         made = options(data, horizon)
-        made = replace(made, anchor=0.0) if variant == "no anchor" else made
+        made = replace(made, anchor=0.3) if variant == "anchor" else made
         shared = time.process_time() - start
         row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
         for seed in seeds:

@@ -46,7 +46,7 @@ class MemoryConfig:
     token: int = 48  # numbers handed from the context to a patch of the future
     dropout: float = 0.5
     distill: float = 1.0  # weight of the teacher
-    anchor: float = 0.3  # weight of staying with the frozen model where the teacher is not believed
+    anchor: float = 0.0  # weight of staying with the frozen model where the teacher is not believed; .3 costs accuracy
 
     def __post_init__(self) -> None:
         for name in ("context", "horizon", "channels", "ahead", "width", "token"):
