@@ -15,7 +15,7 @@ def bench(monkeypatch):
 
 
 def row(part, data, horizon, variant, change, **more):
-    changes = {f"{key}_change": change for key in ("mse", "mae", "crps")}
+    changes = {f"{key}_change": change for key in ("mse", "mae", "crps")} | {"first_seed": change}
     return {"part": part, "base": "limosa-small", "data": data, "horizon": horizon, "variant": variant} | changes | more
 
 
