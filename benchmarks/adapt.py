@@ -485,6 +485,16 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
     """The figures that the rows of a table come to."""
     metrics: dict[str, float] = {}
     by_part = {part: [row for row in table if row["part"] == part] for part in PARTS}
+    of: dict[str, dict[Any, float]] = {variant: {} for variant in ("default", *VARIANTS)}
+    for row in (*by_part["cells"], *by_part["ablations"]):
+        of[row["variant"]][row["data"], row["horizon"]] = row["first_seed"]
+    for variant, own in of.items():
+        if variant != "teacher" and (shared := own.keys() & of["teacher"].keys()):
+            name = "teacher_gain_over_task_only" if variant == "default" else f"loss_{variant.replace(' ', '_')}"
+            metrics[name] = mean(own[at] - of["teacher"][at] for at in shared)
+    for row in by_part["ablations"]:
+        if row["variant"] == "teacher" and row["data"] == "ETTh1":
+            metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
     if main := by_part["cells"]:
         metrics |= {f"mean_{key}_change": mean(row[f"{key}_change"] for row in main) for key in ("mse", "mae", "crps")}
         metrics["worst_cell_mse_change"] = max(row["mse_change"] for row in main)
@@ -492,15 +502,6 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
         for row in main:
             if row["data"] == "ETTh1":
                 metrics["fit_cpu_minutes_etth1"] = row["fit_cpu_minutes"]
-    of: dict[str, dict[Any, float]] = {variant: {} for variant in ("default", *VARIANTS)}
-    for row in (*main, *by_part["ablations"]):
-        of[row["variant"]][row["data"], row["horizon"]] = row["first_seed"]
-        if row["variant"] == "teacher" and row["data"] == "ETTh1":
-            metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
-    for variant, own in of.items():
-        if variant != "teacher" and (shared := own.keys() & of["teacher"].keys()):
-            name = "teacher_gain_over_task_only" if variant == "default" else f"loss_{variant.replace(' ', '_')}"
-            metrics[name] = mean(own[at] - of["teacher"][at] for at in shared)
     for row in by_part["rivals"]:
         metrics[f"{row['variant']}_mse_change_etth1"] = row["mse_change"]
         metrics[f"{row['variant']}_mse_change_etth2"] = row["elsewhere"]
