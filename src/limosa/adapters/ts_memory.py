@@ -3,6 +3,7 @@
 After TS-Memory (arXiv 2602.11550): a teacher that looks up similar contexts (`teacher`) is distilled into an adapter
 beside a frozen forecaster; at run time nothing is looked up. It differs from the paper in what it keeps:
 
+* The teacher may be left out: the answers of the same windows teach as much (`docs/decisions/0012`).
 * The adapter answers a residual in the scale of the context: a shift and a lean of every quantile, and two stretches
   about the median. Its last layer starts at zero, so that an untrained adapter is the frozen model bit for bit; and it
   works for any quantile levels, so that one trained with one forecaster can be put on another.
@@ -197,5 +198,5 @@ CARD = Card(
     build=Memory,
     tiny=MemoryConfig(context=32, horizon=24, ahead=8, width=16, token=8),
     source="Lyu et al. 2026, arXiv 2602.11550",
-    summary="what similar pasts say about a frozen forecaster's mistakes, kept in a small network",
+    summary="what your past says about a frozen forecaster's mistakes, kept in a small network",
 )
