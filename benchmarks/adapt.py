@@ -58,7 +58,7 @@ from limosa.adapters.distill import Lecture, distill, teach
 from limosa.adapters.folder import fingerprint
 from limosa.adapters.fusion import Tally, moved_by
 from limosa.adapters.lessons import Lesson, Lessons, ask
-from limosa.adapters.neighbours import EXACT, MOST, Store
+from limosa.adapters.neighbours import EXACT, MOST, Store, standardised
 from limosa.adapters.places import Standard, places
 from limosa.adapters.teacher import Teacher, TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
@@ -430,7 +430,7 @@ def search(size: Size, which: Namespace, quick: bool) -> list[Row]:
     asked, right = None, None
     for name, each in reversed(sizes.items()):
         start = time.process_time()
-        store = Store.of(fit_part, context=CONTEXT, horizon=96, **each)
+        store = Store(*standardised(fit_part), context=CONTEXT, horizon=96, **each)
         built = time.process_time() - start
         if asked is None:  # the same windows for all, from the store that has all
             rows = torch.from_numpy(np.random.default_rng(0).choice(len(store), 64 if quick else 2048, replace=False))

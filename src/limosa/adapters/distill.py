@@ -13,7 +13,7 @@ from torch import Tensor
 from limosa.adapters.course import Course
 from limosa.adapters.fusion import SHARES, Tally, choose
 from limosa.adapters.lessons import LEVELS, Kept, Lessons
-from limosa.adapters.neighbours import MOST_HIDDEN, Apart, Key, Store, hidden_of, key_of
+from limosa.adapters.neighbours import MOST_HIDDEN, Apart, Key, Store, hidden_of, key_of, standardised
 from limosa.adapters.teacher import Counsel, Teacher, TeacherConfig
 from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.core import Forecast
@@ -65,16 +65,15 @@ def tuned(
 ) -> tuple[Teacher, list[Counsel]]:
     """A teacher that sees the last `context` steps, its temperature found on the fit windows; and what it found.
 
-    It looks in at most `most` rows; None is as many as can be searched.
+    It looks in at most `most` rows, None is as many as can be searched; hidden states have their own limit.
 
     Raises: UsageError if it is to find the nearest by hidden states that cannot be reached.
     """
     key: Key = key_of
     if config.keys == "hidden":
-        key, most = hidden_of(course.base), min(most or MOST_HIDDEN, MOST_HIDDEN)
-    store = Store.of(
-        course.parts.fit, context=context, horizon=course.config.horizon, stride=config.stride, most=most, key=key
-    )
+        key, most = hidden_of(course.base), MOST_HIDDEN
+    rows, horizon = standardised(course.parts.fit), course.config.horizon
+    store = Store(*rows, context=context, horizon=horizon, stride=config.stride, most=most, key=key)
     if len(store) < store.whole:
         log.info(f"teacher: looks in {len(store):,} of {store.whole:,} windows, evenly spread")
     teacher = Teacher(store, config)

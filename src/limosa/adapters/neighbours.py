@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,6 +69,14 @@ def hidden_of(base: Forecaster) -> Key:
     return key
 
 
+def standardised(fit: Panel) -> tuple[Tensor, Tensor, Tensor]:
+    """What a store is made of: values [rows, C] in standard units, first row of each series [N+1], stamps [rows]."""
+    units = Standard.of(fit)
+    owner = np.repeat(np.arange(len(fit)), fit.lengths)
+    values = torch.from_numpy((fit.values - units.mean[owner]) / units.deviation[owner]).float()
+    return values, torch.from_numpy(fit.start.copy()), torch.from_numpy(fit.stamps.copy())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """The nearest windows of each of R queries, nearest first."""
@@ -78,7 +86,11 @@ class Found:
 
 
 class Store:
-    """Windows of a fit part, one row for each window and channel, in standard units, with their keys."""
+    """Windows of a fit part, one row for each window and channel, in standard units, with their keys.
+
+    It holds every `stride`-th window, and at most `most` rows (None is as many as can be searched), evenly spread; with
+    more than `exact` of them it has graphs.
+    """
 
     def __init__(
         self,
@@ -94,7 +106,7 @@ class Store:
         key: Key = key_of,
     ) -> None:
         self.values, self.start, self.stamps = values, start, stamps
-        self.context, self.horizon, self.key = context, horizon, key
+        self.context, self.horizon, self.stride, self.key = context, horizon, stride, key
         lengths = np.diff(start.numpy())
         longest = int(lengths.max(initial=0))
         # Long series are asked for whole contexts; short ones give what they have.
@@ -139,29 +151,6 @@ class Store:
             first, last = self.first[windows], self.last[windows]
             made.append(Stretch(rows=rows, keys=own, usable=fine, first=first, last=last, graph=graph))
         return made
-
-    @classmethod
-    def of(
-        cls,
-        fit: Panel,
-        *,
-        context: int,
-        horizon: int,
-        stride: int = 1,
-        most: int | None = None,
-        exact: int = EXACT,
-        key: Key = key_of,
-    ) -> Self:
-        """At most `most` rows of a panel's windows, evenly spread, to be found by `key`.
-
-        None is as many as can be searched. With more than `exact` rows the store has graphs.
-        """
-        units = Standard.of(fit)
-        owner = np.repeat(np.arange(len(fit)), fit.lengths)
-        values = torch.from_numpy((fit.values - units.mean[owner]) / units.deviation[owner]).float()
-        start, stamps = torch.from_numpy(fit.start.copy()), torch.from_numpy(fit.stamps.copy())
-        sizes = {"context": context, "horizon": horizon, "stride": stride, "exact": exact}
-        return cls(values, start, stamps, most=most, key=key, **sizes)
 
     def __len__(self) -> int:
         """The number of rows: windows times channels."""

@@ -27,11 +27,12 @@ class RetrievalConfig:
 
     context: int = 512  # steps that are compared
     horizon: int = 720  # steps that are averaged; later ones stay as they are
+    stride: int = 1  # steps between the windows that are looked in
     temperature: float = 1.0  # of the weights, in distances of contexts
 
     def __post_init__(self) -> None:
-        if min(self.context, self.horizon) < 1 or self.temperature <= 0:
-            raise UsageError("context and horizon must be at least 1, temperature above 0")
+        if min(self.context, self.horizon, self.stride) < 1 or self.temperature <= 0:
+            raise UsageError("context, horizon and stride must be at least 1, temperature above 0")
 
 
 class Retrieval(Corrected):
@@ -54,9 +55,9 @@ class Retrieval(Corrected):
         self.register_buffer("stamps", torch.zeros(0, dtype=torch.int64))
 
     def fill(self, teacher: Teacher) -> None:
-        """Look in the store of `teacher` from now on, with its temperature."""
+        """Look in the store of `teacher`, of at most EXACT rows, from now on, with its temperature."""
         store = teacher.store
-        self.config = replace(self.config, temperature=teacher.temperature)
+        self.config = replace(self.config, stride=store.stride, temperature=teacher.temperature)
         self.values, self.start, self.stamps = store.values, store.start, store.stamps
         self._teacher = teacher
 
@@ -64,9 +65,9 @@ class Retrieval(Corrected):
         """Take saved tensors, whose sizes the config does not tell, and make the store again."""
         self.alpha, self.values = tensors["alpha"], tensors["values"]
         self.start, self.stamps = tensors["start"], tensors["stamps"]
-        teacher = TeacherConfig()
-        sizes = {"context": self.config.context, "horizon": self.config.horizon, "stride": teacher.stride}
-        self._teacher = Teacher(Store(self.values, self.start, self.stamps, most=EXACT, **sizes), teacher)
+        sizes = {"context": self.config.context, "horizon": self.config.horizon, "stride": self.config.stride}
+        store = Store(self.values, self.start, self.stamps, most=EXACT, **sizes)
+        self._teacher = Teacher(store, TeacherConfig())
         self._teacher.temperature = self.config.temperature
 
     def correction(self, past: Tensor, made: Forecast) -> Tensor:

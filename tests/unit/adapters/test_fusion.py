@@ -51,6 +51,15 @@ def test_segments_are_chosen_apart():
     assert (chosen[4:] == 0).all()
 
 
+def test_segments_grow_with_the_distance_and_fit_short_horizons():
+    sign = torch.tensor([1.0] * 2 + [-1.0] * 14).view(1, 1, 16, 1)
+    chosen = choose(tallied(lambda n, h, era: sign.expand(n, 3, 16, 1), horizon=16))
+    assert (chosen[:2] > 0).all()
+    assert (chosen[2:] == 0).all()
+    for horizon in (1, 2, 3):
+        assert (choose(tallied(lambda n, h, era: torch.ones(n, 3, h, 1), horizon=horizon)) > 0).all()
+
+
 def test_steps_without_answers_stay_as_they_are():
     tally = Tally(4, SHARES, ERAS)
     future = torch.full((30, 4, 1), torch.nan)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limosa import models
-from limosa.adapters.neighbours import Store
+from limosa.adapters.neighbours import Store, standardised
 from limosa.adapters.retrieval import Retrieval, RetrievalConfig
 from limosa.adapters.teacher import Teacher, TeacherConfig
 from limosa.adapters.tuning import Tuned, TuningConfig, head
@@ -70,7 +70,7 @@ def test_a_model_without_weights_or_hidden_states_says_what_to_use():
 def filled():
     """A retrieval over noisy days, in units of ten thousand."""
     panel = panel_of(1e4 * seasons(800, 1))
-    teacher = Teacher(Store.of(panel, context=48, horizon=12), TeacherConfig())
+    teacher = Teacher(Store(*standardised(panel), context=48, horizon=12), TeacherConfig())
     teacher.temperature = 0.1
     made = Retrieval(RetrievalConfig(context=48, horizon=12), Last())
     made.fill(teacher)
@@ -102,7 +102,10 @@ def test_constant_and_empty_series_keep_the_frozen_forecast(filled):
 
 
 def test_a_saved_store_is_the_same_store(filled):
+    rows = standardised(panel_of(seasons(2400, 1)))
+    filled.fill(Teacher(Store(*rows, context=48, horizon=12, stride=2), TeacherConfig()))
     other = Retrieval(replace(filled.config), filled.base)
     other.restore(filled.state_dict())
+    assert len(other._teacher.store) == len(filled._teacher.store) < 1300
     asked = Window(past=torch.from_numpy(seasons(48, 1, seed=5))[None], horizon=12)
     assert torch.equal(other.forecast(asked).values, filled.forecast(asked).values)
