@@ -53,22 +53,22 @@ from safetensors.torch import load_file, save_file
 
 from common import ROOT, Options, command_line, common_options, data_folder, finish, saved_before
 from limosa import models
+from limosa.adapters import _run as adapting
 from limosa.adapters.course import Course, CourseConfig, prepare
 from limosa.adapters.distill import Lecture, distill, teach
 from limosa.adapters.folder import fingerprint
 from limosa.adapters.fusion import Tally, moved_by
 from limosa.adapters.lessons import Lesson, Lessons, ask
+from limosa.adapters.memory import Memory, MemoryConfig
 from limosa.adapters.neighbours import EXACT, MOST, Store, standardised
 from limosa.adapters.places import Standard, places
 from limosa.adapters.teacher import Teacher, TeacherConfig
-from limosa.adapters.ts_memory import Memory, MemoryConfig
-from limosa.app import adapting
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.data.windows import Windows
 from limosa.errors import LimosaError
 from limosa.nn.scaling import scaled
-from limosa.train.loop import TrainConfig, fit
+from limosa.training.loop import TrainConfig, fit
 from long_horizon import read
 
 KEPT = ROOT / "runs" / "adapt"

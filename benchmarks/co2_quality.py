@@ -39,9 +39,9 @@ from fashion import ResNet, add_folder, judged, read
 from limosa import models
 from limosa.core import Batches
 from limosa.data.synthetic import Synthetic
-from limosa.train import ranks
-from limosa.train.loop import TrainConfig, fit
-from limosa.train.strategies import choose
+from limosa.training.distributed import ranks
+from limosa.training.loop import TrainConfig, fit
+from limosa.training.strategy import choose
 
 KEPT = ROOT / "runs" / "co2_quality"
 WORLD = 2

@@ -47,14 +47,14 @@ from torch import Tensor, nn
 
 import graphs
 from common import ONE_THREAD, ROOT, Options, command_line, data_folder, finish
-from limosa.app.alerts import AlertConfig
-from limosa.app.channels import Rows
-from limosa.app.detecting import DEFAULT_DETECTOR, Trained, scored, trained, trainer
-from limosa.app.watching import Watched
+from limosa.alerts.incidents import AlertConfig
 from limosa.core import Scores, Training, Window
+from limosa.data.wide import Rows
 from limosa.evaluate import detection
-from limosa.models.stackvae_g import PAPER, NormalWindows
-from limosa.nn.sliding import Sliding, windows
+from limosa.models.detectors._sliding import Sliding, windows
+from limosa.models.detectors.stackvae_g import PAPER, NormalWindows
+from limosa.tasks.detect import DEFAULT_DETECTOR, Trained, scored, trained, trainer
+from limosa.tasks.watch import Watched
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

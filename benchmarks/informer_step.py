@@ -32,7 +32,7 @@ def limosa() -> tuple[nn.Module, Loss]:
     import torch
 
     from limosa.core import Window
-    from limosa.models.informer import Informer, InformerConfig
+    from limosa.models.forecasters.informer import Informer, InformerConfig
 
     size: dict[str, Any] = {"width": 512, "heads": 8, "feedforward": 2048, "encoders": (2,), "decoder_layers": 1}
     paper: dict[str, Any] = {"start": 168, "mix": True, "point": "mean", "scaling": "none", "factor": 5}

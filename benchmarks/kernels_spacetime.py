@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from common import finish, options
 from limosa.core import Window
-from limosa.models.spacetime import SpaceTime, SpaceTimeConfig
+from limosa.models.forecasters.spacetime import SpaceTime, SpaceTimeConfig
 from limosa.nn.ssm import CompanionSSM, causal_convolution, companion_kernel, stable
 
 Table = list[dict[str, object]]

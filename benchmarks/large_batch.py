@@ -34,9 +34,9 @@ import torch
 from common import ROOT, Options, command_line, common_options, finish, keep, kept_at, recalled
 from fashion import Pictures, ResNet, add_folder, judged, read
 from limosa.errors import LimosaError
-from limosa.train import optim
-from limosa.train.large_batch import LARS
-from limosa.train.precision import Precision
+from limosa.training import optim
+from limosa.training.lars_lamb import LARS
+from limosa.training.precision import Precision
 
 KEPT = ROOT / "runs" / "large_batch"
 WAYS = ("sgd", "sgd+warm-up", "lars", "lars, decay on norms")

@@ -50,7 +50,7 @@ from common import ROOT, Options, command_line, common_options, data_folder, fin
 from kernels_spacetime import autoregression
 from limosa import models
 from limosa.core import Forecast, Forecaster, Window
-from limosa.train.loop import TrainConfig, fit
+from limosa.training.loop import TrainConfig, fit
 
 Columns = Literal["one", "all"]
 HELD: dict[Columns, int] = {"one": 1024, "all": 256}  # windows of the validation part that choose the weights

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py [--quick] [--json] [--save]
 
-Nets, each with SGD with momentum, weights in fp32, forward and backward by `limosa.train.precision`:
+Nets, each with SGD with momentum, weights in fp32, forward and backward by `limosa.training.precision`:
 - transformer: six blocks of limosa-small's kind, width 256, on 256 rows of 16 tokens, as patches of 32 steps make of
   512; and on 64 rows of 32 tokens.
 - conv: three 3x3 convolutions, 64, 128 and 256 wide, with batch norm, on 16 pictures of 32 x 32 points.
@@ -31,8 +31,8 @@ from common import finish, options
 from limosa import models
 from limosa.data.synthetic import Synthetic
 from limosa.nn.attention import Block, rotary
-from limosa.train.loop import TrainConfig, fit
-from limosa.train.precision import Kind, Precision
+from limosa.training.loop import TrainConfig, fit
+from limosa.training.precision import Kind, Precision
 
 WIDTH, HEADS, LAYERS = 256, 8, 6
 CLIP = float("inf")

@@ -42,7 +42,7 @@ def etth1_by_limosa(name: str, task: dict[str, np.ndarray], seed: int, quick: bo
 
     from limosa import models
     from limosa.core import Window
-    from limosa.train.loop import fit
+    from limosa.training.loop import fit
     from long_horizon import Cell, Source, build, plan, slices
 
     values, stamps = (torch.from_numpy(task[key]) for key in ("values", "stamps"))

@@ -34,11 +34,11 @@ from torch.nn.parallel import DistributedDataParallel
 from limosa.core import Window
 from limosa.data.synthetic import Synthetic
 from limosa.nn.scaling import scaled
-from limosa.train import ranks
-from limosa.train.parallel import DataParallel
-from limosa.train.reduce import Transfer, plain, sharded
-from limosa.train.rounds import CO2, CO2Config, LocalSGD, LocalSGDConfig, Round
-from limosa.train.strategies import Alone, Strategy
+from limosa.training.distributed import ranks
+from limosa.training.distributed.collectives import Transfer, plain, sharded
+from limosa.training.distributed.data_parallel import DataParallel
+from limosa.training.distributed.local_sgd import CO2, CO2Config, LocalSGD, LocalSGDConfig, Round
+from limosa.training.strategy import Alone, Strategy
 
 CONTEXT, HORIZON, PATCH = 512, 64, 16  # steps
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 256, 8, 6, 1024

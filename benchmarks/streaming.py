@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from common import Options, finish, options
-from limosa.app.stream import Stream
 from limosa.core import Window
-from limosa.models.aaren import Aaren, AarenConfig
-from limosa.models.spacetime import SpaceTime, SpaceTimeConfig
+from limosa.models.forecasters.aaren import Aaren, AarenConfig
+from limosa.models.forecasters.spacetime import SpaceTime, SpaceTimeConfig
+from limosa.tasks.stream import Stream
 
 BLOCK = 10  # steps timed together
 

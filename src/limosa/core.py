@@ -227,6 +227,13 @@ class Batches(Protocol):
 Training = Callable[[Learner, Batches], object]  # how a model that fits itself is trained, handed in from above
 
 
+class OnProgress(Protocol):
+    """What long functions call as they go."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` is finished; `note` says more, such as the loss."""
+
+
 @runtime_checkable
 class Pretrained(Protocol):
     """A model that is saved as `config.json` + `model.safetensors`."""

@@ -23,7 +23,7 @@ from limosa import models as registry
 from limosa.app.demo import EXAMPLE
 from limosa.app.doctor import doctor
 from limosa.data.windows import Windows
-from limosa.train.loop import TrainConfig, fit
+from limosa.training.loop import TrainConfig, fit
 
 NUMBERS = Path(__file__).parent / "numbers.json"
 

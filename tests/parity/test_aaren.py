@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limosa.core import Window
-from limosa.models.aaren import Aaren, AarenConfig
+from limosa.models.forecasters.aaren import Aaren, AarenConfig
 from limosa.nn.heads import LEVELS
 
 CONFIG = AarenConfig(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from limosa.core import Window
-from limosa.models.informer import Informer, InformerConfig
+from limosa.models.forecasters.informer import Informer, InformerConfig
 from limosa.nn.heads import LEVELS
 from limosa.nn.probsparse import chosen, draw, kept
 

@@ -10,7 +10,7 @@ import torch
 
 from limosa import models
 from limosa.core import Window
-from limosa.models.spacetime import SpaceTime
+from limosa.models.forecasters.spacetime import SpaceTime
 from limosa.nn.heads import LEVELS
 from limosa.nn.ssm import ClosedLoopSSM, companion_kernel
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limosa.core import Window
-from limosa.models.stackvae_g import PAPER, Network
+from limosa.models.detectors.stackvae_g import PAPER, Network
 
 CONFIG = replace(PAPER, window=6, hidden=7, code=3, embedding=4, neighbours=2, channels=5)
 SHARED = 150_790  # numbers that all channels share, of the released configuration; each channel adds 30

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limosa.app.stream import leaves
 from limosa.core import Batches, Card, Detector, Learner, Scores, Streaming, Window
 from limosa.errors import DataError, UsageError
-from limosa.train.loop import TrainConfig, fit
+from limosa.tasks.stream import leaves
+from limosa.training.loop import TrainConfig, fit
 
 ROWS = 600  # of normal operation
 LOUD = 25.0  # deviations of an anomaly that nobody can miss

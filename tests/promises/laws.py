@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limosa.core import Backbone, Card, Forecaster, Learner, Pretrained, Window
-from limosa.train.loop import Result, TrainConfig, fit
+from limosa.training.loop import Result, TrainConfig, fit
 
 HOUR = 3_600_000_000  # microseconds
 LAST = 500_000 * HOUR  # where all windows end

@@ -137,7 +137,7 @@ FORECASTING = [law for law in LAWS if law.of in (Forecaster, Learner)]
 
 
 @pytest.mark.parametrize("base", ["patched", "naive"])
-@pytest.mark.parametrize("adapter", ["ts_memory", "tuning-lora"])
+@pytest.mark.parametrize("adapter", ["memory", "tuning-lora"])
 @pytest.mark.parametrize("law", FORECASTING, ids=lambda law: law.name)
 def test_an_adapter_keeps_the_promises_of_a_model(law, adapter, base):
     found = made_or_skipped(adapter, base, noise=0.05)

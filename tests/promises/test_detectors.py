@@ -11,7 +11,7 @@ import torch
 from limosa import models
 from limosa.core import Card, Detector
 from limosa.errors import DataError
-from limosa.models.z2 import Z2, Z2Config
+from limosa.models.detectors.z2 import Z2, Z2Config
 from promises import detectors
 from promises.detectors import LAWS, Subject, subject
 

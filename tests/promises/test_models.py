@@ -9,6 +9,7 @@ import pytest
 
 from limosa import models
 from limosa.core import Backbone, Classifier, Detector, Forecaster, Learner, Streaming
+from limosa.models import forecasters
 from promises.laws import LAWS, Law, Subject, subject
 
 
@@ -47,9 +48,9 @@ def test_every_model_file_can_do_something(name):
 
 def test_a_new_file_is_found_and_held_to_the_laws(tmp_path, monkeypatch):
     (tmp_path / "newcomer.py").write_text("from promises import broken\n\nCARD = broken.card(broken.Peeks)\n")
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    monkeypatch.setitem(sys.modules, "limosa.models.newcomer", None)  # whatever is put there is taken away afterwards
-    del sys.modules["limosa.models.newcomer"]
+    monkeypatch.setattr(forecasters, "__path__", [*forecasters.__path__, str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "limosa.models.forecasters.newcomer", None)
+    del sys.modules["limosa.models.forecasters.newcomer"]
     newcomer = next(subject for subject in found() if subject.name == "newcomer-calendar")
     blind = next(law for law in LAWS if law.name == "a_forecast_never_looks_at_the_future")
     with pytest.raises(AssertionError, match="changes with the answers"):

@@ -25,13 +25,20 @@ from torch import Tensor, nn
 
 from limosa.core import Window
 from limosa.errors import UsageError
-from limosa.train import checkpoint, ranks
-from limosa.train.loop import Progress, Result, TrainConfig, fit, joined
-from limosa.train.parallel import DataParallel, DataParallelConfig, Hierarchical, HierarchicalConfig, ZeRO
-from limosa.train.precision import Precision
-from limosa.train.reduce import Measured, Route, Transfer, by_masters, plain, sharded
-from limosa.train.rounds import CO2, OUTER, CO2Config, LocalSGD, LocalSGDConfig, Round
-from limosa.train.strategies import Strategy, choose
+from limosa.training import checkpoint
+from limosa.training.distributed import ranks
+from limosa.training.distributed.collectives import Measured, Route, Transfer, by_masters, plain, sharded
+from limosa.training.distributed.data_parallel import (
+    DataParallel,
+    DataParallelConfig,
+    Hierarchical,
+    HierarchicalConfig,
+    ZeRO,
+)
+from limosa.training.distributed.local_sgd import CO2, OUTER, CO2Config, LocalSGD, LocalSGDConfig, Round
+from limosa.training.loop import Progress, Result, TrainConfig, fit, joined
+from limosa.training.precision import Precision
+from limosa.training.strategy import Strategy, choose
 
 CONFIG = TrainConfig(steps=14, rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, seed=3)
 SMALL = 1e-6  # MB: every parameter in a bucket of its own

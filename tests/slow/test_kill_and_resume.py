@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 from limosa import models
 from limosa.data.mixture import Mixture
 from limosa.data.synthetic import Synthetic
-from limosa.train.loop import TrainConfig, fit
+from limosa.training.loop import TrainConfig, fit
 
 out, precision = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

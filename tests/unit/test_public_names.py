@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import pkgutil
 import subprocess
 import sys
 
@@ -36,11 +38,17 @@ def test_the_public_names_are_these():
         assert getattr(limosa, name).__name__ == name
 
 
-def test_the_verb_train_stays_in_sight_when_the_package_train_is_imported():
-    from limosa.train.loop import TrainConfig
+def test_every_module_can_be_imported_under_its_own_name_beside_the_verbs():
+    import limosa.training.loop
 
-    assert TrainConfig.__module__ == "limosa.train.loop"
-    assert limosa.train.__module__ == "limosa.app.service"
+    assert limosa.training.loop.TrainConfig.__module__ == "limosa.training.loop"
+    assert limosa.train.__module__ == "limosa.tasks.train"
+    for info in pkgutil.walk_packages(limosa.__path__, "limosa."):
+        assert info.name.count(".") > 1 or info.name.partition(".")[2] not in limosa.__all__, info.name
+
+
+def test_the_version_is_that_of_the_package():
+    assert limosa.__version__ == importlib.metadata.version("limosa")
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():

@@ -13,12 +13,12 @@ from torch import Tensor
 from limosa.adapters.course import Course
 from limosa.adapters.fusion import SHARES, Tally, choose
 from limosa.adapters.lessons import LEVELS, Kept, Lessons
+from limosa.adapters.memory import Memory, MemoryConfig
 from limosa.adapters.neighbours import MOST_HIDDEN, Apart, Key, Store, hidden_of, key_of, standardised
 from limosa.adapters.teacher import Counsel, Teacher, TeacherConfig
-from limosa.adapters.ts_memory import Memory, MemoryConfig
 from limosa.core import Forecast
 from limosa.nn.scaling import scaled
-from limosa.train.loop import Progress, TrainConfig, fit
+from limosa.training.loop import Progress, TrainConfig, fit
 
 ALARM = 0.2  # how much more often a gate may open in the fit part than in validation
 MARGIN = 0.01  # by which the teacher has to be better than the frozen model

@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limosa.app import channels, detecting, service, training, watching
-from limosa.app.alerts import AlertConfig
+from limosa.alerts.incidents import AlertConfig
 from limosa.app.doctor import doctor as examine
 from limosa.app.doctor import fit_threads
 from limosa.app.options import (
@@ -49,8 +48,21 @@ from limosa.app.options import (
     write,
 )
 from limosa.app.progress import progress
+from limosa.data import wide as channels
 from limosa.errors import LimosaError, UsageError
-from limosa.train import ranks
+from limosa.tasks import adapt as verbs_adapt
+from limosa.tasks import backtest as verbs_backtest
+from limosa.tasks import check as verbs_check
+from limosa.tasks import detect as detecting
+from limosa.tasks import forecast as verbs_forecast
+from limosa.tasks import models as verbs_models
+from limosa.tasks import plot as verbs_plot
+from limosa.tasks import pretrain as verbs_pretrain
+from limosa.tasks import train as training
+from limosa.tasks import train as verbs_train
+from limosa.tasks import watch as watching
+from limosa.tasks._shared import DEFAULT_MODEL, check_request, read
+from limosa.training.distributed import ranks
 
 app = typer.Typer(
     name="limosa",
@@ -87,7 +99,7 @@ def forecast(
     horizon: Horizon,
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="A name from `limosa models` or a folder.")
-    ] = service.DEFAULT_MODEL,
+    ] = DEFAULT_MODEL,
     level: Levels = "80,95",
     quantiles: Quantiles = "",
     freq: Freq = None,
@@ -113,8 +125,8 @@ def forecast(
     begin(quiet)
     levels = numbers("--level", level)
     check_outputs(output, plot)
-    service.check_request(horizon, model, level=levels, context=context, batch_size=batch_size)
-    panel = service.read(
+    check_request(horizon, model, level=levels, context=context, batch_size=batch_size)
+    panel = read(
         file,
         freq=freq,
         id_col=id_col,
@@ -124,7 +136,7 @@ def forecast(
         static_cols=names(static_cols),
     )
     with progress("series", quiet) as on_progress:
-        table = service.forecast(
+        table = verbs_forecast.forecast(
             panel,
             horizon,
             model=model,
@@ -137,7 +149,7 @@ def forecast(
             on_progress=on_progress,
         )
     if plot:
-        service.draw(panel, table, plot)
+        verbs_plot.draw(panel, table, plot)
     hand_over(table, output, as_json)
 
 
@@ -147,7 +159,7 @@ def backtest(
     horizon: Horizon,
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="NAME,...", help="Models to compare: names or folders, with commas.")
-    ] = f"naive,{service.DEFAULT_MODEL}",
+    ] = f"naive,{DEFAULT_MODEL}",
     windows: Annotated[int, typer.Option(metavar="NUMBER", help="How many cut-offs.")] = 1,
     step: Annotated[
         int | None, typer.Option(metavar="STEPS", help="Steps between cut-offs; the horizon if not given.")
@@ -175,8 +187,8 @@ def backtest(
     begin(quiet)
     levels = numbers("--level", level)
     check_outputs(output, plot)
-    service.check_request(horizon, names(model), level=levels, context=context, batch_size=batch_size)
-    panel = service.read(
+    check_request(horizon, names(model), level=levels, context=context, batch_size=batch_size)
+    panel = read(
         file,
         freq=freq,
         id_col=id_col,
@@ -186,7 +198,7 @@ def backtest(
         static_cols=names(static_cols),
     )
     with progress("windows", quiet) as on_progress:
-        table = service.backtest(
+        table = verbs_backtest.backtest(
             panel,
             horizon,
             model=names(model),
@@ -198,9 +210,9 @@ def backtest(
             batch_size=batch_size,
             on_progress=on_progress,
         )
-    scores = service.score(panel, table, metrics=names(metric), season=season)
+    scores = verbs_backtest.score(panel, table, metrics=names(metric), season=season)
     if plot:
-        service.draw(panel, table, plot)
+        verbs_plot.draw(panel, table, plot)
     if output:
         write(table, output)
     hand_over(scores, None, as_json)
@@ -306,7 +318,7 @@ def train(
     begin(quiet)
     with progress("steps", quiet) as on_progress:
         if file.endswith(".toml"):
-            service.pretrain(
+            verbs_pretrain.pretrain(
                 file,
                 out,
                 data=data,
@@ -318,7 +330,7 @@ def train(
                 on_progress=on_progress,
             )
             return
-        service.train(
+        verbs_train.train(
             file,
             out,
             model=model,
@@ -356,7 +368,7 @@ def adapt(
     base: Annotated[
         str,
         typer.Option("--base", "-b", metavar="NAME|FOLDER", help="The frozen model: fracast and chronos:FOLDER too."),
-    ] = service.DEFAULT_MODEL,
+    ] = DEFAULT_MODEL,
     method: Annotated[
         Literal["memory", "full", "head", "lora", "retrieval", "auto"],
         typer.Option(help="How to adapt; auto tries all and keeps the best that does no harm."),
@@ -386,7 +398,7 @@ def adapt(
     """Adapt a frozen model to FILE and print what it brought; forecast with -m FOLDER."""
     begin(quiet)
     with progress("done", quiet) as on_progress:
-        done = service.adapt(
+        done = verbs_adapt.adapt(
             file,
             out,
             base=base,
@@ -523,7 +535,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say what FILE holds and what is wrong with it, each with its fix. Exit code 3 if it cannot be forecast."""
-    report = service.check(
+    report = verbs_check.check(
         file,
         freq=freq,
         id_col=id_col,
@@ -540,7 +552,7 @@ def check(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the models that come with limosa."""
-    rows = service.models()
+    rows = verbs_models.models()
     typer.echo(json.dumps(rows) if as_json else aligned(rows))
 
 

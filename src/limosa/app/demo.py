@@ -5,24 +5,27 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from limosa.app import service
+from limosa.data.table import write_table
 from limosa.errors import LimosaError
+from limosa.tasks import backtest as verbs_backtest
+from limosa.tasks import plot as verbs_plot
+from limosa.tasks._shared import DEFAULT_MODEL, read
 
 EXAMPLE = Path(__file__).parent / "example" / "bikes.csv"
 HORIZON = 168  # hours, one week
 
 
-def demo(folder: Path, model: str = service.DEFAULT_MODEL) -> None:
+def demo(folder: Path, model: str = DEFAULT_MODEL) -> None:
     """Write `demo.csv` and `demo.png` into `folder`, saying each step on standard output."""
     _say(f"Reading {EXAMPLE.name}: bicycles rented per hour in Washington, D.C., two months of 2012.")
-    panel = service.read(EXAMPLE)
+    panel = read(EXAMPLE)
     _say(f"Holding back the last week, {HORIZON} hours, and forecasting it with naive and {model} ...")
-    table = service.backtest(panel, HORIZON, model=("naive", model))
+    table = verbs_backtest.backtest(panel, HORIZON, model=("naive", model))
     _say("Scores on the week held back, lower is better:")
-    _say(service.score(panel, table, metrics=("mase", "wql")).round(3).to_string(index=False))
+    _say(verbs_backtest.score(panel, table, metrics=("mase", "wql")).round(3).to_string(index=False))
     folder.mkdir(parents=True, exist_ok=True)
-    service.write_table(table, folder / "demo.csv")
-    service.draw(panel, table, folder / "demo.png")
+    write_table(table, folder / "demo.csv")
+    verbs_plot.draw(panel, table, folder / "demo.png")
     _say(f"Wrote {folder / 'demo.csv'}, the forecast, and {folder / 'demo.png'}, its picture.")
     _say("With your own file: limosa forecast FILE -h 48 -o forecast.csv --plot forecast.png")
 

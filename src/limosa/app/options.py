@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limosa.app import service
 from limosa.app.doctor import fit_threads
 from limosa.errors import UsageError
 from limosa.files import check_writable
+from limosa.tasks._shared import PICTURES, TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,14 +101,16 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 def check_outputs(output: Path | None, plot: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
     if output:
-        check_writable(output, service.TABLES)
+        check_writable(output, TABLES)
     if plot:
-        check_writable(plot, service.PICTURES)
+        check_writable(plot, PICTURES)
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write a table and say so."""
-    service.write_table(table, path)
+    from limosa.data.table import write_table
+
+    write_table(table, path)
     logging.getLogger("limosa").info(f"wrote {len(table):,} rows to {path}")
 
 

@@ -6,16 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+
+from limosa.core import OnProgress
 
 EVERY = 5.0  # seconds between plain lines
-
-
-class OnProgress(Protocol):
-    """What the long functions of `service` call as they go."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` is finished; `note` says more, such as the loss."""
 
 
 @contextmanager

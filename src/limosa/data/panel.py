@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from limosa.core import Window
-from limosa.data import frequency, reading
+from limosa.data import frequency
+from limosa.data import read as reading
 from limosa.data.frequency import Frequency
-from limosa.data.reading import Columns, Layout, Source
-from limosa.data.records import OnFault, Records, read_records, stop
+from limosa.data.parse import OnFault, Records, read_records, stop
+from limosa.data.read import Columns, Layout, Source
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from limosa.core import Forecaster, Window
+from limosa.data.table import TARGET, actual_column, check_level, forecast_columns
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.metrics import CUTOFF
-from limosa.evaluate.table import TARGET, actual_column, check_level, forecast_columns
 
 if TYPE_CHECKING:
     from torch import Tensor

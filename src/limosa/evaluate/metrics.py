@@ -15,8 +15,8 @@ import pandas as pd
 from utilsforecast import losses
 
 from limosa.data.frequency import DAY, parse
+from limosa.data.table import TARGET, ModelColumns, actual_column, model_columns
 from limosa.errors import DataError, UsageError
-from limosa.evaluate.table import TARGET, ModelColumns, actual_column, model_columns
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel

@@ -1,4 +1,4 @@
-"""The folder is the registry: every file here that exports a `CARD` is a model, under its file's name.
+"""The folders below are the registry: every file in them that exports a `CARD` is a model, under its file's name.
 
 Listing names imports no model; a card is imported when it is asked for.
 """
@@ -15,11 +15,23 @@ from limosa.core import Card, Detector, Forecaster, configured
 from limosa.errors import ModelNotFound
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+FOREIGN = ("chronos", "fracast")  # models of other libraries, which have no card
 
 
 def names() -> list[str]:
     """Names of the model files, sorted."""
-    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+    return sorted(_modules())
+
+
+def _modules() -> dict[str, str]:
+    """Names of the model files and of their modules."""
+    folders = [f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__) if info.ispkg]
+    return {
+        info.name: f"{folder}.{info.name}"
+        for folder in folders
+        for info in pkgutil.iter_modules(importlib.import_module(folder).__path__)
+        if not info.name.startswith("_") and info.name not in FOREIGN
+    }
 
 
 def embedded() -> list[str]:
@@ -32,10 +44,11 @@ def card(name: str) -> Card:
 
     Raises: ModelNotFound, offering the nearest name.
     """
-    if name not in names():
+    module = _modules().get(name)
+    if module is None:
         raise _not_found(name)
-    found = importlib.import_module(f"{__name__}.{name}").CARD
-    assert isinstance(found, Card), f"models/{name}.py must export CARD: Card"
+    found = importlib.import_module(module).CARD
+    assert isinstance(found, Card), f"{module} must export CARD: Card"
     return found
 
 

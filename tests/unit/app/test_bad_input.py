@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from limosa.app import service
+import limosa
 from limosa.app.cli import main
 
 GOOD = "unique_id,ds,y\n" + "".join(f"a,2024-01-{day:02},{day % 7}\n" for day in range(1, 29))
@@ -93,7 +93,7 @@ def test_a_dead_series_is_named_and_the_others_are_forecast(tmp_path, capsys):
 
 def test_a_series_of_one_row_is_forecast_flat_with_a_band(tmp_path):
     frame = pd.DataFrame({"unique_id": ["a"] * 5 + ["one"], "ds": [1, 2, 3, 4, 5, 5], "y": [1.0, 2, 3, 4, 5, 7]})
-    table = service.forecast(frame, 3, model="naive").set_index("unique_id").loc["one"]
+    table = limosa.forecast(frame, 3, model="naive").set_index("unique_id").loc["one"]
     assert (table["naive"] == 7).all()
     assert (table["naive-hi-80"] >= table["naive-lo-80"]).all()
 
@@ -143,7 +143,7 @@ def test_an_error_of_our_own_is_one_line_too_and_debug_shows_its_trace(capsys, m
     def broken():
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(service, "models", broken)
+    monkeypatch.setattr("limosa.tasks.models.models", broken)
     assert main(["models"]) == 1
     assert capsys.readouterr().err == "limosa: ZeroDivisionError: oops (limosa --debug ... shows the trace)\n"
     with pytest.raises(ZeroDivisionError):

@@ -15,10 +15,11 @@ import torch
 
 import limosa
 from limosa import models as registry
-from limosa.app import doctor, progress, service
+from limosa.app import doctor, progress
 from limosa.app.cli import main
 from limosa.app.demo import EXAMPLE, demo
 from limosa.errors import Interrupted, UsageError
+from limosa.tasks._shared import DEFAULT_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def small(tmp_path, monkeypatch):
     """A tiny random model where the embedded one would be."""
     torch.manual_seed(0)
     patched = registry.card("patched")
-    patched.build(patched.tiny).eval().save_pretrained(tmp_path / "weights" / service.DEFAULT_MODEL)
+    patched.build(patched.tiny).eval().save_pretrained(tmp_path / "weights" / DEFAULT_MODEL)
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path / "weights")
 
 
@@ -50,16 +51,16 @@ OPTIONS = [part for name, value in TINY.items() for part in ("--option", f"{name
 
 def test_backtest_prints_scores_and_keeps_the_forecasts(weeks, small, tmp_path, capsys):
     out = tmp_path / "past.parquet"
-    names = ["--windows", "2", "--metric", "mase,wql", "-m", f"naive,{service.DEFAULT_MODEL}", "-o", str(out)]
+    names = ["--windows", "2", "--metric", "mase,wql", "-m", f"naive,{DEFAULT_MODEL}", "-o", str(out)]
     assert main(["backtest", str(weeks), "-h", "7", *names, "--quiet"]) == 0
     scores = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("metric")
-    assert list(scores.columns) == ["naive", service.DEFAULT_MODEL]
+    assert list(scores.columns) == ["naive", DEFAULT_MODEL]
     assert list(scores.index) == ["mase", "wql"]
     assert (scores["naive"] < 1.5).all()
     past = pd.read_parquet(out)
     assert len(past) == 2 * 2 * 7
     assert (past["cutoff"] < past["ds"]).all()
-    python = limosa.backtest(weeks, 7, windows=2, model=["naive", service.DEFAULT_MODEL])
+    python = limosa.backtest(weeks, 7, windows=2, model=["naive", DEFAULT_MODEL])
     pd.testing.assert_frame_equal(past, python, check_dtype=False)
 
 
@@ -131,9 +132,9 @@ def test_series_too_short_to_learn_from_are_bad_data(weeks, tmp_path, capsys):
 
 def test_a_pretrained_model_keeps_its_options_when_trained_further(weeks, small, tmp_path):
     with pytest.raises(UsageError, match="horizon"):
-        limosa.train(weeks, tmp_path / "tuned", model=service.DEFAULT_MODEL, horizon=9)
-    before = limosa.load(service.DEFAULT_MODEL)
-    after = limosa.train(weeks, tmp_path / "tuned", model=service.DEFAULT_MODEL, steps=2, batch_size=4)
+        limosa.train(weeks, tmp_path / "tuned", model=DEFAULT_MODEL, horizon=9)
+    before = limosa.load(DEFAULT_MODEL)
+    after = limosa.train(weeks, tmp_path / "tuned", model=DEFAULT_MODEL, steps=2, batch_size=4)
     assert after.config == before.config
     changed = zip(before.parameters(), after.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in changed)
@@ -155,21 +156,21 @@ def test_check_reports_as_text_and_json_and_exits_with_3_when_a_finding_is_an_er
 def test_models_lists_each_with_its_source_size_and_licence(small, capsys):
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {service.DEFAULT_MODEL, *registry.names()}
+    assert set(rows) == {DEFAULT_MODEL, *registry.names()}
     assert rows["naive"]["parameters"] == 0
     assert rows["naive"]["ready"]
     assert not rows["patched"]["ready"]
-    assert rows[service.DEFAULT_MODEL]["parameters"] > 0
+    assert rows[DEFAULT_MODEL]["parameters"] > 0
     assert all(row["licence"] and row["source"] and row["what"] for row in rows.values())
     assert main(["models"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[0] == "name"
 
 
 def test_doctor_finds_a_broken_model_and_exits_with_1(small, capsys):
-    (registry.WEIGHTS / service.DEFAULT_MODEL / "model.safetensors").write_bytes(b"nonsense")
+    (registry.WEIGHTS / DEFAULT_MODEL / "model.safetensors").write_bytes(b"nonsense")
     assert main(["doctor", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert "does not load" in found["models"][service.DEFAULT_MODEL]
+    assert "does not load" in found["models"][DEFAULT_MODEL]
     assert found["packages"]["torch"] == version("torch")
 
 
@@ -199,7 +200,7 @@ def test_the_demo_leaves_a_table_and_a_picture_of_a_real_series(small, tmp_path,
     demo(tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "demo.csv")
     assert len(table) == 168
-    assert {"y", "naive", service.DEFAULT_MODEL} <= set(table.columns)
+    assert {"y", "naive", DEFAULT_MODEL} <= set(table.columns)
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert "mase" in capsys.readouterr().out
     assert EXAMPLE.stat().st_size < 60_000

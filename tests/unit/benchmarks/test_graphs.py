@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from limosa.nn.gaussian import Conditional
+from limosa.models.detectors._gaussian import Conditional
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limosa.train.loop import TrainConfig
+from limosa.training.loop import TrainConfig
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 from limosa import models
 from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window
 from limosa.errors import UsageError
-from limosa.models.aaren import Aaren, AarenConfig, Pool, running
+from limosa.models.forecasters.aaren import Aaren, AarenConfig, Pool, running
 from promises.laws import HOUR, series
 
 TINY: AarenConfig = models.card("aaren").tiny

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from limosa.core import Window
 from limosa.errors import UsageError
-from limosa.models.informer import CARD, Informer, InformerConfig, _Halved
+from limosa.models.forecasters.informer import CARD, Informer, InformerConfig, _Halved
 from limosa.nn.heads import LEVELS
 
 HOUR = 3_600_000_000

@@ -9,7 +9,7 @@ from torch import Tensor
 from limosa import models
 from limosa.core import Window
 from limosa.errors import UsageError
-from limosa.models.naive import Naive, NaiveConfig
+from limosa.models.forecasters.naive import Naive, NaiveConfig
 from limosa.nn.heads import LEVELS
 
 HOUR = 3_600_000_000  # microseconds

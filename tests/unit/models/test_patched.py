@@ -11,7 +11,7 @@ from torch import Tensor
 from limosa import models
 from limosa.core import Backbone, Forecaster, Learner, Pretrained, Window
 from limosa.errors import UsageError
-from limosa.models.patched import Patched, PatchedConfig
+from limosa.models.forecasters.patched import Patched, PatchedConfig
 from promises.laws import LAWS, Law, subject
 
 TINY = models.card("patched").tiny

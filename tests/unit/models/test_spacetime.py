@@ -11,7 +11,7 @@ from torch import Tensor
 from limosa import models
 from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window
 from limosa.errors import UsageError
-from limosa.models.spacetime import SpaceTime, SpaceTimeConfig
+from limosa.models.forecasters.spacetime import SpaceTime, SpaceTimeConfig
 from limosa.nn.heads import LEVELS
 
 TINY: SpaceTimeConfig = models.card("spacetime").tiny

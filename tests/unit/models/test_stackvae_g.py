@@ -10,7 +10,7 @@ import torch
 from limosa import models
 from limosa.core import Graphed, Refitted, Window
 from limosa.errors import DataError, UsageError
-from limosa.models.stackvae_g import PAPER, NormalWindows, StackVaeG, StackVaeGConfig
+from limosa.models.detectors.stackvae_g import PAPER, NormalWindows, StackVaeG, StackVaeGConfig
 from promises.detectors import briefly, normal, several, shown
 
 TINY: StackVaeGConfig = models.card("stackvae_g").tiny

@@ -7,8 +7,8 @@ import torch
 
 from limosa.core import Refitted
 from limosa.errors import DataError, UsageError
-from limosa.models.pca import Pca, PcaConfig
-from limosa.models.z2 import Z2, Z2Config
+from limosa.models.detectors.pca import Pca, PcaConfig
+from limosa.models.detectors.z2 import Z2, Z2Config
 from promises.detectors import briefly, normal, shown
 
 

@@ -1,0 +1,373 @@
+"""A table in, checked rows out: which column is what, and what its cells mean.
+
+Faults go to `on_fault`: the usual one raises the first; that of `limosa check` collects them all, and the
+reading goes on without the faulty cell or row.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limosa.data.read import EMPTY, Columns, Place, Source, cast, mixed
+from limosa.errors import DataError
+
+OnFault = Callable[[DataError], None]
+
+_OPTIONS = {"id": "id_col (--id-col)", "time": "time_col (--time-col)", "targets": "target_col (--target-col)"}
+_OPTIONS |= {"known": "known_cols (--known-cols)", "static": "static_cols (--static-cols)"}
+_TIME_NAMES = ("timestamp", "datetime", "date", "time")
+_NAT = np.iinfo(np.int64).min  # also pandas' own
+_ZONE = r"[Tt ]\d{2}.*?(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)$"
+_CLOCKS = ("", " %H:%M", " %H:%M:%S")
+# Dates that are not ISO 8601, each with its readings: one must fit all rows, and no other may.
+_FORMATS: list[tuple[str, ...]] = [
+    ("%Y-%m",),
+    *[(f"{day}{clock}",) for day in ("%Y/%m/%d", "%d.%m.%Y") for clock in _CLOCKS],
+]
+_FORMATS += [(f"%m/%d/%Y{clock}", f"%d/%m/%Y{clock}") for clock in _CLOCKS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Checked rows in the caller's order."""
+
+    ids: np.ndarray  # [N] in order of first appearance
+    series: np.ndarray  # [rows] int64, index into ids
+    stamps: np.ndarray  # [rows] int64
+    values: np.ndarray  # [rows, C] float64
+    known: np.ndarray  # [rows, K] float64
+    static: np.ndarray  # [N, S] float64
+    calendar: bool  # stamps are microseconds rather than a count
+    tz: str | None
+    columns: Columns
+    notes: tuple[str, ...]
+    place: Place
+
+
+def stop(fault: DataError) -> None:
+    """The usual `on_fault`: the first fault ends the reading."""
+    raise fault
+
+
+def read_records(source: Source, columns: Columns, on_fault: OnFault = stop) -> Records:
+    """The ids, stamps and numbers of a table.
+
+    Raises: DataError, through `on_fault` where the reading can go on.
+    """
+    table = source.table
+    if table.num_rows == 0:
+        raise DataError("the input has a header but no rows; give at least one row of data")
+    columns, notes = _roles(table, columns)
+    codes, ids = _ids(table, columns, source.place, on_fault)
+    single = columns.id not in table.column_names
+
+    def place(row: int) -> str:
+        return source.place(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
+
+    stamps, calendar, tz = _stamps(table, columns.time, place, on_fault)
+    values, known, static = (
+        _numbers(table, n, place, on_fault) for n in (columns.targets, columns.known, columns.static)
+    )
+    rows, series, held = np.arange(len(codes)), codes, ids
+    placed = (codes >= 0) & (stamps != _NAT)
+    if not placed.all():  # only where `on_fault` went on
+        rows = np.flatnonzero(placed)
+        values, known, static, stamps = values[rows], known[rows], static[rows], stamps[rows]
+        used, series = np.unique(codes[rows], return_inverse=True)
+        held = ids[used]
+    if not len(rows):
+        raise DataError("no row has both an id and a time; give each row both")
+    return Records(
+        ids=held,
+        series=series,
+        stamps=stamps,
+        values=values,
+        known=known,
+        static=_constants(static, series, held, columns.static, on_fault),
+        calendar=calendar,
+        tz=tz,
+        columns=columns,
+        notes=notes,
+        place=lambda row: place(int(rows[row])),
+    )
+
+
+def _roles(table: pa.Table, columns: Columns) -> tuple[Columns, tuple[str, ...]]:
+    """`columns` with defaults that are not in the table replaced by what is, and a word on each."""
+    names, notes = table.column_names, []
+    if columns.id not in names:
+        if columns.id != Columns.id:
+            raise _missing(columns.id, "id", names)
+        notes.append("no id column: all rows are one series, 'series'; give id_col (--id-col) if there are more")
+    for role in ("known", "static"):
+        for name in getattr(columns, role):
+            if name not in names:
+                raise _missing(name, role, names)
+    if columns.time not in names:
+        time = _time_column(table, columns)
+        notes.append(
+            f"no column '{columns.time}': time is column '{time}'"
+            if time
+            else "no time column: rows are counted 0, 1, 2, ...; give time_col (--time-col) if there is one"
+        )
+        columns = replace(columns, time=time or columns.time)
+    lacking = [name for name in columns.targets if name not in names]
+    if lacking and columns.targets != Columns.targets:
+        raise _missing(lacking[0], "targets", names)
+    if lacking:
+        free = [name for name in names if name not in columns.names and _is_number(table[name])]
+        if len(free) != 1:
+            raise _missing("y", "targets", names)
+        notes.append(f"no column 'y': the values are column '{free[0]}'")
+        columns = replace(columns, targets=(free[0],))
+    return columns, tuple(notes)
+
+
+def _time_column(table: pa.Table, columns: Columns) -> str | None:
+    """The one column that can be the time; None if rows are to be counted."""
+    names: list[str] = table.column_names
+    free = [name for name in names if name not in columns.names]
+    found = [n for n in free if n.lower() in _TIME_NAMES] or [n for n in free if _is_time(table[n])]
+    text = [name for name in free if not _is_number(table[name])]
+    if columns.time == Columns.time and len(found) == 1:
+        return str(found[0])
+    if columns.time != Columns.time or found or text or columns.id in names:
+        raise _missing(columns.time, "time", names)
+    return None
+
+
+def _missing(name: str, role: str, names: list[str]) -> DataError:
+    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    guess = next((f", did you mean '{n}'?" for n in names if near and n.lower() == near[0]), "")
+    return DataError(f"no column '{name}' (columns: {', '.join(names)}){guess}; give {_OPTIONS[role]}")
+
+
+def _is_number(column: pa.ChunkedArray) -> bool:
+    if not _is_text(column.type):
+        return bool(pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
+    codes, texts = _texts(column)
+    return bool((codes >= 0).any()) and cast(texts, pa.float64()) is not None
+
+
+def _is_time(column: pa.ChunkedArray) -> bool:
+    if not _is_text(column.type):
+        return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
+    try:
+        stamps, calendar, _ = _dates(_texts(column)[1], "")
+    except DataError:
+        return False
+    return calendar and len(stamps) > 0 and bool((stamps != _NAT).all())
+
+
+# ---- ids ----
+
+
+def _ids(table: pa.Table, columns: Columns, place: Place, on_fault: OnFault) -> tuple[np.ndarray, np.ndarray]:
+    """The series of each row, -1 where the id is empty, and the ids in order of first appearance."""
+    rows = table.num_rows
+    if columns.id not in table.column_names:
+        return np.zeros(rows, dtype=np.int64), np.array(["series"], dtype=object)
+    column = table[columns.id]
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    codes, ids = _codes(whole), whole.dictionary
+    if not pa.types.is_integer(ids.type):
+        ids = ids.cast(pa.string())
+        blank = pc.fill_null(pc.equal(ids, ""), True).to_numpy(zero_copy_only=False)
+        codes[np.append(blank, False)[codes]] = -1  # code -1 reads the last entry
+    _empty_cells(codes < 0, columns.id, place, on_fault)
+    first = np.full(len(ids), rows)
+    present = np.flatnonzero(codes >= 0)[::-1]
+    first[codes[present]] = present  # the last write is the first row
+    order = np.argsort(first, kind="stable")[: int((first < rows).sum())]
+    rank = np.full(len(ids) + 1, -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    named = ids.take(pa.array(order))
+    texts = not pa.types.is_integer(ids.type)
+    return rank[codes], np.array(named.to_pylist(), dtype=object) if texts else named.to_numpy().astype(np.int64)
+
+
+def _empty_cells(empty: np.ndarray, name: str, place: Place, on_fault: OnFault) -> None:
+    if empty.any():
+        at = place(int(empty.argmax()))
+        on_fault(DataError(f"{at}: {name} is empty{_more(empty)}; fill it in or remove the row"))
+
+
+def _more(bad: np.ndarray) -> str:
+    others = int(bad.sum()) - 1
+    return f" (and {others} more)" if others else ""
+
+
+# ---- stamps ----
+
+
+def _stamps(table: pa.Table, name: str, place: Place, on_fault: OnFault) -> tuple[np.ndarray, bool, str | None]:
+    """The stamp of each row, _NAT where there is none; whether time is a calendar; its zone."""
+    if name not in table.column_names:
+        return np.arange(table.num_rows), False, None
+    column = table[name]
+    if _is_text(column.type):
+        codes, texts = _texts(column)
+        _empty_cells(codes < 0, name, place, on_fault)
+        distinct, calendar, tz = _dates(texts, name)
+        stamps = np.append(distinct, _NAT)[codes]
+        bad = (stamps == _NAT) & (codes >= 0)
+        if bad.any():
+            row = int(bad.argmax())
+            kind, example = ("a date", "2024-01-31 or 2024-01-31 15:00") if calendar else ("an integer", "the others")
+            found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
+            on_fault(DataError(f"{found}; write it like {example}"))
+        return stamps, calendar, tz
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = kind.value_type
+    calendar = bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+    tz = kind.tz if pa.types.is_timestamp(kind) else None
+    whole = cast(column, pa.timestamp("us", tz) if calendar else pa.int64())
+    if whole is None or not (calendar or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"column {name!r} holds {kind}; give dates to the microsecond, or integers")
+    _empty_cells(whole.is_null().to_numpy(), name, place, on_fault)
+    stamps = whole.cast(pa.int64()).fill_null(_NAT).to_numpy()
+    return (stamps, calendar, tz) if calendar else (*_counted(stamps), None)
+
+
+def _dates(texts: pa.Array, name: str) -> tuple[np.ndarray, bool, str | None]:
+    """The stamps of distinct texts, _NAT where one is no date. Integers are a count.
+
+    Raises: DataError if zones are mixed, or the order of day and month cannot be told.
+    """
+    count = cast(texts, pa.int64())
+    if count is not None:
+        return *_counted(count.to_numpy()), None
+    zone = pc.struct_field(pc.extract_regex(texts, _ZONE), "zone")
+    zones = {_zone(text) for text in zone.drop_null().unique().to_pylist()}
+    if len(zones) > 1:
+        raise mixed(name, zones)
+    tz = zones.pop() if zones else None
+    whole = cast(texts, pa.timestamp("us", "UTC" if tz else None))
+    if whole is not None:
+        return whole.cast(pa.int64()).to_numpy(), True, tz
+    series = texts.to_pandas()
+    for readings in _FORMATS:
+        read = [_read(series, form) for form in readings]
+        fitting = [index for index in read if not index.isna().any()]
+        if len(fitting) > 1:
+            fix = "write dates like 2024-01-31"
+            raise DataError(f"column {name!r} has dates like {series[0]!r}, day or month first; {fix}")
+        if fitting:
+            return _micros(fitting[0]), True, None
+    stamps = _micros(_read(series, "ISO8601"))
+    whole_numbers = series.str.fullmatch(r"[+-]?\d{1,18}").to_numpy(dtype=bool)
+    if whole_numbers.sum() > (stamps != _NAT).sum():  # a count, but for a few
+        return series.where(whole_numbers, str(_NAT)).astype(np.int64).to_numpy(), False, None
+    if tz and ((stamps != _NAT) & zone.is_null().to_numpy(zero_copy_only=False)).any():
+        raise mixed(name, {tz, "no zone"})
+    return stamps, True, tz
+
+
+def _counted(numbers: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Integers as stamps, and whether they are a calendar: written as 20240131 they are days, else a count."""
+    if len(numbers) and ((numbers >= 1800_01_01) & (numbers <= 2200_12_31)).all():
+        days = _read(pd.Series(numbers).astype(str), "%Y%m%d")
+        if not days.isna().any():
+            return _micros(days), True
+    return numbers, False
+
+
+def _read(texts: Any, form: str) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(pd.to_datetime(texts, format=form, errors="coerce", utc=True))
+
+
+def _micros(index: pd.DatetimeIndex) -> np.ndarray:
+    return np.asarray(index.as_unit("us").asi8)
+
+
+def _zone(text: str) -> str:
+    digits = text.replace(":", "").ljust(5, "0")
+    return "UTC" if text == "Z" or digits[1:] == "0000" else f"{digits[:3]}:{digits[3:]}"
+
+
+# ---- numbers ----
+
+
+def _numbers(table: pa.Table, names: tuple[str, ...], place: Place, on_fault: OnFault) -> np.ndarray:
+    """[rows, len(names)] float64, NaN = not observed."""
+    out = np.empty((table.num_rows, len(names)))
+    for index, name in enumerate(names):
+        out[:, index] = _number_column(table[name], name, place, on_fault)
+        infinite = np.isinf(out[:, index])
+        if infinite.any():
+            at = place(int(infinite.argmax()))
+            on_fault(DataError(f"{at}: {name} is infinite{_more(infinite)}; replace it by an empty cell"))
+            out[infinite, index] = np.nan
+    return out
+
+
+def _number_column(column: pa.ChunkedArray, name: str, place: Place, on_fault: OnFault) -> Any:
+    kind = column.type
+    if not _is_text(kind):
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+        numbers = None if pa.types.is_temporal(column.type) else cast(column, pa.float64(), safe=False)
+        if numbers is None:
+            raise DataError(f"column {name!r} holds {column.type}; it must be numeric")
+        return numbers.to_numpy()
+    codes, texts = _texts(column)
+    distinct = np.asarray(pd.to_numeric(texts.to_pandas(), errors="coerce"), dtype=np.float64)
+    bad = (np.append(np.isnan(distinct), False))[codes]
+    if bad.any():
+        row = int(bad.argmax())
+        found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a number{_more(bad)}"
+        on_fault(DataError(f"{found}; correct it or leave the cell empty"))
+    return np.append(distinct, np.nan)[codes]
+
+
+def _constants(
+    static: np.ndarray, series: np.ndarray, ids: np.ndarray, names: tuple[str, ...], on_fault: OnFault
+) -> np.ndarray:
+    """[N, S] the one value each series has in each static column."""
+    first = np.zeros(len(ids), dtype=np.int64)
+    first[series[::-1]] = np.arange(len(series))[::-1]  # the last write is the first row
+    own = static[first][series]
+    differs = (static != own) & ~(np.isnan(static) & np.isnan(own))
+    for index in np.flatnonzero(differs.any(axis=0)):
+        row = int(differs[:, index].argmax())
+        found = (
+            f"series '{ids[series[row]]}': {names[index]} changes from {own[row, index]:g} to {static[row, index]:g}"
+        )
+        on_fault(DataError(f"{found}; a static column has one value per series, give it as known_cols (--known-cols)"))
+    return static[first]
+
+
+# ---- text ----
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(matches(kind) for matches in kinds)
+
+
+def _texts(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """The distinct texts of a column, and for each row which it is, -1 where the cell is empty."""
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = column.unify_dictionaries().combine_chunks()
+    codes, texts = _codes(whole), pc.utf8_trim_whitespace(whole.dictionary.cast(pa.string()))
+    full = pc.invert(pc.is_in(texts, pa.array([*EMPTY, None], pa.string()))).to_numpy(zero_copy_only=False)
+    rank = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)
+    return rank[codes], texts.filter(pa.array(full))
+
+
+def _codes(encoded: pa.DictionaryArray) -> np.ndarray:
+    """[rows] int64, -1 where null."""
+    return np.array(encoded.indices.cast(pa.int64()).fill_null(-1), dtype=np.int64)

@@ -1,0 +1,148 @@
+"""Forecasts as rows: one frame with the column names of Nixtla's tools, so that their metrics and plots work unchanged.
+
+    unique_id, ds, [target,] <model>, <model>-lo-80, <model>-hi-80, <model>_ql0.1
+
+`<model>` is the median, `-lo-80` and `-hi-80` bound the central 80 % interval, `_ql0.1` is the quantile 0.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from limosa.errors import UsageError
+from limosa.files import check_writable, write_beside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limosa.core import Forecast
+    from limosa.data.panel import Panel
+
+SUFFIXES = (".csv", ".parquet")  # of tables that can be written
+TARGET = "target"  # the column that tells several target columns apart
+_SUFFIX = re.compile(r"-(?P<side>lo|hi)-(?P<level>\d+(\.\d+)?)$|_ql(?P<quantile>0?\.\d+)$")
+
+
+def forecast_table(
+    panel: Panel,
+    stamps: np.ndarray,
+    forecast: Forecast,
+    *,
+    name: str,
+    level: Sequence[float] = (),
+    quantiles: Sequence[float] = (),
+    series: slice = slice(None),
+) -> pd.DataFrame:
+    """A forecast as a frame, ordered by series, target column and time.
+
+    Args:
+        stamps: [n, H] int64, as `panel.future_stamps` gives them.
+        forecast: of n series, [n, Q, H, C].
+        name: of the column that holds the median, and the beginning of the others' names.
+        level: central intervals in percent, each in (0, 100).
+        quantiles: single quantiles, each in (0, 1).
+        series: which series of the panel the n are.
+
+    Raises: UsageError if a level or quantile is out of range.
+    """
+    n, H = stamps.shape
+    C = forecast.values.shape[3]
+    ids, targets = panel.ids[series], panel.columns.targets
+    columns = {
+        panel.columns.id: np.repeat(ids, C * H),
+        panel.columns.time: panel.times(np.repeat(stamps, C, axis=0).reshape(-1)),
+    }
+    if C > 1:
+        columns[TARGET] = np.tile(np.repeat(np.asarray(targets, dtype=object), H), n)
+    return pd.DataFrame(columns | forecast_columns(forecast, name=name, level=level, quantiles=quantiles))
+
+
+def forecast_columns(
+    forecast: Forecast, *, name: str, level: Sequence[float] = (), quantiles: Sequence[float] = ()
+) -> dict[str, np.ndarray]:
+    """The model's columns of the table, each [B * C * H] float64, by name.
+
+    Raises: UsageError if a level or quantile is out of range.
+    """
+    columns = {name: _column(forecast.at(0.5))}
+    for percent in check_level(level):
+        columns[f"{name}-lo-{percent:g}"] = _column(forecast.at(0.5 - percent / 200))
+        columns[f"{name}-hi-{percent:g}"] = _column(forecast.at(0.5 + percent / 200))
+    for quantile in quantiles:
+        columns[f"{name}_ql{quantile:g}"] = _column(forecast.at(quantile))
+    return columns
+
+
+def check_level(level: Sequence[float]) -> tuple[float, ...]:
+    """The levels of central intervals in percent, ascending, each once.
+
+    Raises: UsageError if one is not in (0, 100).
+    """
+    if not all(0 < percent < 100 for percent in level):
+        raise UsageError(f"level is {list(level)}; levels are percentages between 0 and 100, such as 80,95")
+    return tuple(sorted({float(percent) for percent in level}))
+
+
+def actual_column(panel: Panel) -> str:
+    """The name of the column of actual values: that of the target, or `y` when there are several."""
+    targets = panel.columns.targets
+    return targets[0] if len(targets) == 1 else "y"
+
+
+class ModelColumns(NamedTuple):
+    """The columns of a table that belong to one model."""
+
+    level: dict[float, tuple[str, str]]  # percent -> names of the lower and the upper bound, narrowest first
+    quantiles: dict[float, str]  # quantile -> name, ascending; the levels and the median unless there are `_ql` columns
+
+
+def model_columns(columns: Iterable[str], known: Iterable[str]) -> dict[str, ModelColumns]:
+    """Models of a table by name, in the order of their columns.
+
+    Args:
+        columns: names of all columns.
+        known: names that are not a model's: ids, times, actual values.
+    """
+    names = [name for name in columns if name not in set(known)]
+    bounds: dict[str, dict[float, dict[str, str]]] = {}
+    single: dict[str, dict[float, str]] = {}
+    plain = []
+    for name in names:
+        found = _SUFFIX.search(name)
+        if not found or name[: found.start()] not in names:
+            plain.append(name)
+        elif found["side"]:
+            bounds.setdefault(name[: found.start()], {}).setdefault(float(found["level"]), {})[found["side"]] = name
+        else:
+            single.setdefault(name[: found.start()], {})[float(found["quantile"])] = name
+    models = {}
+    for model in plain:
+        level = {p: (b["lo"], b["hi"]) for p, b in sorted(bounds.get(model, {}).items()) if len(b) == 2}
+        implied = {0.5: model} | {round(0.5 - p / 200, 9): lo for p, (lo, _) in level.items()}
+        implied |= {round(0.5 + p / 200, 9): hi for p, (_, hi) in level.items()}
+        models[model] = ModelColumns(level, dict(sorted((single.get(model) or implied).items())))
+    return models
+
+
+def _column(values: Tensor) -> np.ndarray:
+    """[B, H, C] -> [B * C * H]."""
+    flat: np.ndarray = values.transpose(1, 2).reshape(-1).double().cpu().numpy()
+    return flat
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write `table` as CSV or Parquet, by suffix; the file is whole or not there.
+
+    Raises: UsageError for another suffix or a missing folder, LimosaError if writing fails.
+    """
+    check_writable(path, SUFFIXES)
+    if path.suffix.lower() == ".csv":
+        write_beside(path, lambda beside: table.to_csv(beside, index=False))
+    else:
+        write_beside(path, lambda beside: table.to_parquet(beside, index=False))

@@ -1,0 +1,124 @@
+"""Forecast residuals: a row is strange if a forecaster did not expect it. Works around any Forecaster.
+
+Each row is forecast one step ahead from the rows before it, each channel by what the forecaster sees of it; squared
+errors are measured by those of normal rows and averaged over several spans (`_residual_scale`). With a pretrained
+forecaster such as limosa-small nothing is trained. It costs one forecast per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limosa import models as registry
+from limosa.core import Card, Forecaster, Scores, Training, Window
+from limosa.errors import UsageError
+from limosa.models.detectors._residual_scale import Calm
+from limosa.models.detectors._sliding import Sliding, pieces, windows
+
+SHARE = 0.01  # of a channel's range, added to its deviation
+SOFT = 10.0  # deviations from which an error counts by its logarithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastConfig:
+    """Options of `ForecastResidual`."""
+
+    forecaster: str = "limosa-small"  # name or folder
+    past: int = 64  # rows that a forecast sees
+    scales: tuple[int, ...] = (2, 10)  # rows over which errors are averaged
+    judged: int = 1000  # newest normal rows on which usual errors are learnt
+    channels: int = 0  # set by fit
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))  # a list where it was read from JSON
+        if self.past < 1 or self.judged < 1 or not self.scales or min(self.scales) < 1:
+            raise UsageError(
+                f"past is {self.past}, judged {self.judged}, scales {self.scales}; they must be at least 1 row each"
+            )
+
+
+class ForecastResidual(Sliding):
+    """The detector of this file; see there. `forecaster` is one that no name stands for."""
+
+    config: ForecastConfig
+
+    def __init__(self, config: ForecastConfig, forecaster: Forecaster | None = None) -> None:
+        super().__init__(config)
+        self.calm = Calm(1, config.channels, config.scales)
+        self._given = (forecaster,)  # in a tuple: a forecaster's weights are not the detector's
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, without the forecaster, which the config names.
+
+        Raises: UsageError if no name stands for the forecaster, LimosaError if the folder cannot be written.
+        """
+        if self._given != (None,):
+            raise UsageError(
+                "no name stands for this detector's forecaster, so that it could not be found again; save the "
+                "forecaster and fit a detector with forecaster=FOLDER"
+            )
+        super().save_pretrained(folder, dtype)
+
+    @cached_property
+    def _forecaster(self) -> tuple[Forecaster]:
+        (given,) = self._given
+        return (given or registry.load(self.config.forecaster),)
+
+    @property
+    def window(self) -> int:
+        """The row itself and those that its forecast sees."""
+        return self.config.past + 1
+
+    @property
+    def span(self) -> int:
+        """The longest span over which errors are averaged."""
+        return max(self.config.scales)
+
+    def fit(self, rows: Tensor, train: Training) -> None:
+        """Learn units from `rows` [T, C], and the usual errors from the newest; there is nothing to train.
+
+        Raises: DataError if there are too few rows, ModelNotFound if there is no such forecaster.
+        """
+        z = self.standardise(rows, share=SHARE)
+        self.calm = Calm(1, self.config.channels, self.config.scales)
+        self._judge(z)
+
+    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
+        """Learn the usual errors of newer `rows` as well; a share `forget` of what was known is forgotten. Units stay.
+
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
+        """
+        self._judge(self._newer(rows, forget), forget=forget)
+
+    @torch.no_grad()
+    def _judge(self, z: Tensor, *, forget: float = 1.0) -> None:
+        newest = z[None, -(self.config.judged + self.config.past) :]
+        self.calm.fit(torch.cat([self.energies(part)[0] for part in pieces(newest, self.window)]), forget=forget)
+
+    def energies(self, past: Tensor) -> Tensor:
+        """Squared errors [B, n, 1, C] of `past` [B, window - 1 + n, C], 0 where nothing was observed or expected."""
+        whole = windows(past, self.window)  # [B, n, C, past + 1]
+        before = whole[..., :-1].mT.flatten(0, 1)  # [B * n, past, C]
+        (forecaster,) = self._forecaster
+        expected = forecaster.forecast(Window(past=before, horizon=1)).at(0.5)[:, 0].view(whole.shape[:3])
+        error = SOFT * ((whole[..., -1] - expected) / SOFT).asinh()
+        return error.square().nan_to_num().float()[:, :, None]
+
+    def scores(self, energies: Tensor) -> Scores:
+        """From squared errors [B, span - 1 + n, 1, C]."""
+        total = self.calm.total(energies)[..., 0]
+        return Scores(values=self.calm.blame(energies[:, self.span - 1 :])[:, :, 0], total=total)
+
+
+CARD = Card(
+    config=ForecastConfig,
+    build=ForecastResidual,
+    tiny=ForecastConfig(forecaster="naive", past=24, scales=(1, 4), judged=100),
+    source="limosa",
+    summary="detector: errors of any forecaster, one step ahead",
+)

@@ -1,0 +1,301 @@
+"""StackVAE-G: a small variational auto-encoder that all channels share, and a graph between them, for anomalies.
+
+Li et al. 2021, "StackVAE-G: An efficient and interpretable model for time series anomaly detection" (arXiv 2105.08397).
+The window of each channel is encoded by the same network, the codes of neighbours in a learnt sparse graph are mixed,
+and the same decoder rebuilds each window. What cannot be rebuilt is strange. A channel more is an embedding more.
+
+`variant="paper"` (see `PAPER`) is that, scored by the squared error of the newest row; the mean of the code is decoded
+instead of the mean of 200 draws, and units come from training rows only: deviations, squashed like log beyond ten of
+them, so that a channel which is usually at rest can still tell strange from very strange. `variant="fused"`, the
+default, differs in:
+
+* A second, linear expert says what each channel should be given its own past and all others (`_gaussian`): its
+  residual is free of the smear of mixed codes, so the blame comes from it, and its partial correlations are the links.
+* Residuals are standardised by those of normal rows, the linear expert's by rows that its fit has not seen.
+* An anomaly may be short or long: residuals are averaged over several spans, and the loudest of them counts.
+* The likelihood is Gaussian with a floor, on what was observed; a channel does not compete with its neighbours.
+
+A total of 1 is as strange as one in a hundred normal rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limosa.core import Card, Scores, Training, Window
+from limosa.data.windows import permuted
+from limosa.errors import DataError, UsageError
+from limosa.models.detectors._channel_graph import SHARPNESS, ChannelGraph
+from limosa.models.detectors._gaussian import Conditional
+from limosa.models.detectors._residual_scale import Calm
+from limosa.models.detectors._sliding import Sliding, carried, pieces, windows
+
+SHARE = 0.01  # of a channel's range, added to its deviation
+SOFT = 10.0  # deviations from which a value counts by its logarithm
+LEAST_SIGMA = 0.1  # of the likelihood, in units of the channel: a window rebuilt better than that is rebuilt
+NETWORK = 1.0 / 3.0  # of the total; the linear expert, whose fit is exact, has the rest
+BATCH = 64  # windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackVaeGConfig:
+    """Options of `StackVaeG`."""
+
+    variant: Literal["fused", "paper"] = "fused"
+    window: int = 20  # rows
+    hidden: int = 64  # width of the encoder's and the decoder's layers
+    code: int = 8  # numbers per channel and window
+    embedding: int = 30  # numbers per channel from which the graph is made
+    neighbours: int = 10  # largest number a channel listens to
+    mixing: float = 0.5  # share of a code that comes from neighbours
+    directed: bool = False  # whether a may listen to b without b listening to a
+    scales: tuple[int, ...] = (2, 10, 40)  # rows over which residuals are averaged; fused only
+    ridge: float = 1.0  # of the linear expert, in variances; fused only
+    seed: int = 0  # of the first weights and the order of windows
+    channels: int = 0  # set by fit
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))  # a list where it was read from JSON
+        for name in ("window", "hidden", "code", "embedding", "neighbours"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.variant not in ("fused", "paper"):
+            raise UsageError(f"variant is {self.variant!r}; choose one of fused, paper")
+        if not 0.0 <= self.mixing <= 1.0 or not self.ridge > 0.0 or not self.scales or min(self.scales) < 1:
+            raise UsageError(
+                f"mixing is {self.mixing}, ridge {self.ridge}, scales {self.scales}; they must lie in [0, 1], above 0, "
+                "and be at least 1 row each"
+            )
+
+
+PAPER = StackVaeGConfig(variant="paper", window=100, hidden=200, code=20)
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+def _layers(first: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(first, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+
+
+class Network(nn.Module):
+    """The auto-encoder of windows [.., C, W], and a Learner of them."""
+
+    def __init__(self, config: StackVaeGConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.encoder = nn.Sequential(*_layers(c.window, c.hidden), nn.Linear(c.hidden, c.code))
+        self.code_mean, self.code_log_var = nn.Linear(c.code, c.code), nn.Linear(c.code, c.code)
+        self.decoder = _layers(c.code, c.hidden)
+        self.mean, self.log_var = nn.Linear(c.hidden, c.window), nn.Linear(c.hidden, c.window)
+        self.graph = ChannelGraph(
+            c.channels, c.embedding, c.neighbours, directed=c.directed, own_edge=c.variant == "paper"
+        )
+
+    def encode(self, x: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the codes [.., C, code], neighbours mixed in."""
+        mixed = self._mixed(x, graph)
+        return self.code_mean(mixed), self.code_log_var(mixed)
+
+    def _mixed(self, x: Tensor, graph: Tensor) -> Tensor:
+        own = self.encoder(x)
+        return torch.lerp(own, graph @ own, self.config.mixing)
+
+    def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the windows [.., C, W]."""
+        last = self.decoder(code)
+        return self.mean(last), self.log_var(last)
+
+    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+        """Windows [.., C, W] as the mean of their codes rebuilds them, codes mixed by `graph` [C, C]."""
+        rebuilt: Tensor = self.mean(self._last(x, graph))
+        return rebuilt
+
+    def newest(self, x: Tensor, graph: Tensor) -> Tensor:
+        """The newest row of what `forward` gives, [.., C]; the others are not computed."""
+        return F.linear(self._last(x, graph), self.mean.weight[-1:], self.mean.bias[-1:])[..., 0]
+
+    def _last(self, x: Tensor, graph: Tensor) -> Tensor:
+        """The decoder's last layer [.., C, hidden] of the mean codes."""
+        last: Tensor = self.decoder(self.code_mean(self._mixed(x, graph)))
+        return last
+
+    def loss(self, batch: Window) -> Tensor:
+        """Error of the rebuilt windows, divergence of the codes, and how badly neighbours predict a channel. A scalar.
+
+        `batch.past` is [B, W, C] in units of the channels, NaN = not observed, which does not count.
+        """
+        whole = batch.past.mT  # [B, C, W]
+        x, seen = carried(whole), whole.isfinite()
+        graph = self.graph()
+        center, log_spread = self.encode(x, graph)
+        code = center + torch.randn_like(center) * (0.5 * log_spread).exp()
+        mean, log_var = self.decode(code)
+        if self.config.variant == "paper":
+            error = (mean + torch.randn_like(mean) * (0.5 * log_var).exp() - x).square()
+        else:
+            variance = log_var.exp() + LEAST_SIGMA**2
+            error = 0.5 * ((mean - x).square() / variance + variance.log())
+        divergence = 0.5 * (center.square() + log_spread.exp() - 1.0 - log_spread).sum((1, 2)).mean()
+        predicted = (x - graph @ x).square()
+        size = x[0].numel()
+        total = size * (_mean(error, seen) + _mean(predicted, seen)) + divergence
+        return total if self.config.variant == "paper" else total / size
+
+
+def _mean(values: Tensor, seen: Tensor) -> Tensor:
+    return torch.where(seen, values, 0.0).sum() / seen.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class NormalWindows:
+    """All windows of normal rows [T, C] as training batches: each once an epoch, in a seeded order."""
+
+    rows: Tensor
+    width: int
+    seed: int
+
+    def batch(self, step: int) -> Window:
+        """The batch of step `step`."""
+        import numpy as np
+
+        count = len(self.rows) - self.width + 1
+        epoch, within = divmod(step, max(1, count // BATCH))
+        index = (within * BATCH + np.arange(min(BATCH, count))) % count
+        first = torch.from_numpy(permuted(index, count, (self.seed, epoch)))
+        return Window(past=self.rows[first[:, None] + torch.arange(self.width)], horizon=1)
+
+
+# -- the detector ------------------------------------------------------------------------------------------------------
+
+
+class StackVaeG(Sliding):
+    """The detector of this file; see there. `fit` trains the `Network`, which is the Learner."""
+
+    config: StackVaeGConfig
+    mixing: Tensor  # [C, C] what the network's graph says, kept so that it need not be asked at each row
+
+    def __init__(self, config: StackVaeGConfig) -> None:
+        super().__init__(config)
+        self._build()
+
+    def _build(self) -> None:
+        """New parts for the channels of the config."""
+        c = self.config
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(c.seed)
+            self.network = Network(c)
+        self.register_buffer("mixing", torch.zeros(c.channels, c.channels))
+        if self._fused:
+            self.linear = Conditional(c.window, c.channels, c.ridge)
+            self.calm = Calm(2, c.channels, c.scales)
+
+    @property
+    def _fused(self) -> bool:
+        return self.config.variant == "fused"
+
+    @property
+    def window(self) -> int:
+        """Rows of a window."""
+        return self.config.window
+
+    @property
+    def span(self) -> int:
+        """The longest span over which residuals are averaged."""
+        return max(self.config.scales) if self._fused else 1
+
+    # -- fitting --------------------------------------------------------------------------------------------------
+
+    def fit(self, rows: Tensor, train: Training) -> None:
+        """Learn from `rows` [T, C]: units and the linear expert in closed form, the network by `train`.
+
+        Raises: DataError if there are too few rows, UsageError if there are too many channels for the window.
+        """
+        z = self.standardise(rows, share=SHARE)
+        self._build()
+        self._learn(z, train, forget=1.0)
+
+    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
+        """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten. Units stay.
+
+        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
+        """
+        self._learn(self._newer(rows, forget), train, forget=forget)
+
+    def extend(self, rows: Tensor) -> None:
+        """Take in further channels from `rows` [T, more than C], the known ones first; nothing is trained.
+
+        Each further channel gets a row of the graph's embeddings. Units and the linear expert are learnt from `rows`.
+
+        Raises: DataError if there are no further channels or too few rows.
+        """
+        self._check_fitted()
+        if rows.ndim != 2 or rows.shape[1] <= self.config.channels:
+            raise DataError(
+                f"rows have shape {tuple(rows.shape)}; give the {self.config.channels} known channels and, after them, "
+                "further ones"
+            )
+        z = self.standardise(rows, share=SHARE)
+        network = self.network
+        self._build()
+        network.graph.grow(self.config.channels)
+        self.network = network
+        self._learn(z, lambda learner, batches: None, forget=1.0)
+
+    def _learn(self, z: Tensor, train: Training, *, forget: float) -> None:
+        train(self.network, NormalWindows(z, self.config.window, self.config.seed))
+        self.eval()
+        with torch.no_grad():
+            self.mixing.copy_(self.network.graph())
+            if self._fused:
+                unseen = self.linear.fit(z, forget=forget)  # [T - window + 1, C]
+                energies = torch.cat([self.energies(part)[0] for part in pieces(z[None], self.window)])
+                energies[:, 0] = unseen.square()
+                self.calm.fit(energies, forget=forget)
+
+    def _units(self, values: Tensor) -> Tensor:
+        """Squashed: beyond `SOFT` deviations a value counts by its logarithm."""
+        return SOFT * (super()._units(values) / SOFT).asinh()
+
+    # -- scores ---------------------------------------------------------------------------------------------------
+
+    def energies(self, past: Tensor) -> Tensor:
+        """Squared residuals [B, n, experts, C] of `past` [B, window - 1 + n, C], 0 where not observed."""
+        x = carried(windows(past, self.window)).contiguous()  # [B, n, C, W]
+        rebuilt = x[..., -1] - self.network.newest(x, self.mixing)
+        experts = [self.linear.residuals(x), rebuilt] if self._fused else [rebuilt]
+        missing = past[:, self.window - 1 :, None].isnan()  # [B, n, 1, C]
+        return torch.stack(experts, dim=2).square().masked_fill(missing, 0.0)
+
+    def scores(self, energies: Tensor) -> Scores:
+        """From squared residuals [B, span - 1 + n, experts, C]: the experts' totals joined, blame by the linear one."""
+        if not self._fused:
+            return Scores(values=energies[:, :, 0], total=energies[:, :, 0].mean(-1))
+        linear, network = self.calm.total(energies).unbind(-1)
+        blame = self.calm.blame(energies[:, self.span - 1 :])[:, :, 0]
+        return Scores(values=blame, total=torch.lerp(linear, network, NETWORK))
+
+    def edges(self) -> Tensor:
+        """[C, C] from 0 to 1, how strongly each channel (row) depends on each other one (column); 0 with itself.
+
+        Of the fused variant these are partial correlations over the window, of the paper's the learnt graph.
+        """
+        self._check_fitted()
+        if self._fused:
+            return self.linear.links
+        strengths = self.network.graph.strengths().detach() / SHARPNESS
+        return strengths * (1.0 - torch.eye(len(strengths)))
+
+
+CARD = Card(
+    config=StackVaeGConfig,
+    build=StackVaeG,
+    tiny=StackVaeGConfig(window=8, hidden=16, code=4, embedding=6, neighbours=2, scales=(1, 6)),
+    source="Li et al. 2021, StackVAE-G",
+    summary="detector: shared auto-encoder and graph of channels, fused with a linear expert",
+)

@@ -1,0 +1,256 @@
+"""Pretraining from a recipe: a TOML file that names the model, the diet and the schedule of one run.
+
+The diet is synthetic series plus a corpus of real ones. The corpus mixes sampling rates, so its time is a row count.
+"""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from limosa import models as registry
+from limosa.core import OnProgress, configured
+from limosa.errors import DataError, UsageError
+from limosa.files import check_writable
+from limosa.tasks import train as training
+from limosa.tasks._shared import PICTURES
+from limosa.training.distributed import ranks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from limosa.core import Window
+    from limosa.data.panel import Panel
+    from limosa.training.loop import Progress, Result
+    from limosa.training.strategy import Strategy
+
+log = logging.getLogger("limosa")
+
+VALIDATION_BATCHES = 8
+KEYS = {  # that a recipe has to name; those of [model] and [train] depend on the model and have defaults
+    "mixture": {"contexts", "horizons", "blend"},
+    "synthetic": {"rows"},
+    "corpus": {"rows", "file", "exclude", "resample", "validation"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The tables of a recipe file, as they stand there."""
+
+    model: dict[str, Any]  # name, and options of its config
+    train: dict[str, Any]  # fields of TrainConfig
+    mixture: dict[str, Any]  # contexts, horizons, blend
+    synthetic: dict[str, Any]  # rows
+    corpus: dict[str, Any]  # rows, file, exclude, resample, validation
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in `path`.
+
+    Raises: UsageError if it cannot be read, or a table or one of its keys is missing or unknown.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read recipe {path}: {error}") from error
+    expected = {field.name for field in fields(Recipe)}
+    if set(tables) != expected:
+        raise UsageError(f"recipe {path} has tables {sorted(tables)}; it needs {sorted(expected)}")
+    for table, keys in KEYS.items():
+        if set(tables[table]) != keys:
+            raise UsageError(f"[{table}] of recipe {path} has {sorted(tables[table])}; it needs {sorted(keys)}")
+    if "name" not in tables["model"]:
+        raise UsageError(f"[model] of recipe {path} names no model; add a line like name = 'patched'")
+    return Recipe(**tables)
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    strategy: Strategy | None = None,
+    device: training.Device = "auto",
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
+
+    The rows of a batch are shared out among the processes that train together by `strategy`.
+
+    Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
+    stops being finite.
+    """
+    import torch
+
+    from limosa.data.mixture import Mixture
+    from limosa.data.synthetic import Synthetic
+    from limosa.training.loop import TrainConfig, fit
+
+    here = ranks.here()
+    config = configured(TrainConfig, recipe.train, "[train] of the recipe")
+    checkpoints, others = training.checkpoints(out, resume)
+    contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
+    context, horizon = max(contexts), max(horizons)
+    real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
+    generated, drawn = (_own(table["rows"], here.world) for table in (recipe.synthetic, recipe.corpus))
+    sources = [
+        Synthetic(batch_size=generated, context=context, horizon=horizon, seed=config.seed, rank=here.rank),
+        _drawn(real, drawn, context, horizon, config.seed + 1),
+    ]
+    batches = Mixture(
+        sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
+    )
+    torch.manual_seed(config.seed)
+    options = dict(recipe.model)
+    learner = training.placed(registry.build(options.pop("name"), **options), device)
+    result = fit(
+        learner,
+        batches,
+        config,
+        validation=_validation(
+            kept,
+            recipe.corpus["validation"],
+            context=min(1024, context),
+            horizon=min(64, horizon),
+            seed=config.seed + 3,
+        ),
+        strategy=strategy,
+        folder=checkpoints,
+        resume=resume,
+        others=others,
+        on_progress=on_progress,
+    )
+    if here.rank == 0:
+        learner.save_pretrained(out, torch.float16)  # half the size; the rounding is far below the noise
+    return result
+
+
+def read_corpus(path: Path, options: dict[str, Any], horizon: int) -> tuple[Panel, Panel]:
+    """The corpus as two panels over row counts: what is learnt from, and the whole series for validation.
+
+    Each series' last `validation` share is cut from the first panel, which also holds the means over each `resample`
+    number of steps. Series end in `horizon` missing rows, so that short ones have windows too.
+
+    Raises: DataError if the corpus is missing, is no table of `unique_id` and `y`, or all of it is excluded.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        raise DataError(f"there is no corpus at {path}; name its folder with --data")
+    try:
+        frame = pd.read_csv(path, usecols=["unique_id", "y"], dtype={"unique_id": str, "y": float})
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read corpus {path}: {error}; it needs columns unique_id and y, a number") from error
+    left_out = frame["unique_id"].str.startswith(tuple(options["exclude"]))
+    series = {str(name): rows.to_numpy(float) for name, rows in frame[~left_out].groupby("unique_id")["y"]}
+    if not series:
+        raise DataError(f"the recipe excludes every series of {path}; shorten its list `exclude`")
+    learnt: dict[str, np.ndarray] = {}
+    for name, values in series.items():
+        early = values[: int(len(values) * (1.0 - options["validation"]))]
+        learnt[name] = early
+        for k in options["resample"]:
+            if len(early) // k >= 200:
+                learnt[f"{name}/{k}"] = early[len(early) % k :].reshape(-1, k).mean(1)
+    return _panel(learnt, horizon), _panel(series, 0)
+
+
+def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
+    import numpy as np
+
+    from limosa.data.panel import Panel
+
+    values = [np.concatenate([rows, np.full(empty, np.nan)]) for rows in series.values()]
+    lengths = [len(rows) for rows in values]
+    columns = {
+        "unique_id": np.repeat(np.array(list(series)), lengths),
+        "ds": np.concatenate([np.arange(n) for n in lengths]),
+        "y": np.concatenate(values),
+    }
+    return Panel.from_frame(columns, freq=1)
+
+
+def _own(rows: int, world: int) -> int:
+    """This process's share of the rows of a batch."""
+    if rows % world:
+        raise UsageError(
+            f"{world} processes cannot share {rows} rows of each batch out; start a number that divides it"
+        )
+    return rows // world
+
+
+def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> Any:
+    """Windows of `panel`, a series drawn by the root of its length, so that the long ones do not drown the others."""
+    from limosa.data.windows import Windows
+
+    weights: Sequence[float] = (panel.lengths**0.5).tolist()
+    here = ranks.here()
+    return Windows(
+        panel,
+        context=context,
+        horizon=horizon,
+        batch_size=rows,
+        seed=seed,
+        rank=here.rank,
+        world=here.world,
+        min_context=8,
+        weights=weights,
+    )
+
+
+def _validation(panel: Panel, share: float, *, context: int, horizon: int, seed: int) -> list[Window]:
+    """Batches whose answers lie in the last `share` of series drawn by the root of their length."""
+    import numpy as np
+    import torch
+
+    chance = np.random.default_rng(seed)
+    weight = panel.lengths**0.5
+    batches = []
+    for _ in range(VALIDATION_BATCHES):
+        series = chance.choice(len(panel), 64, p=weight / weight.sum())
+        first, last = ((panel.lengths[series] * part).astype(int) for part in (1.0 - share, 1.0))
+        cutoff = chance.integers(first, np.maximum(first + 1, last - horizon // 2))
+        batches.append(panel.window(series, cutoff, context=context, horizon=horizon, dtype=torch.float32))
+    return batches
+
+
+@ranks.joined()
+def pretrain(
+    recipe: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path,
+    strategy: str = "data-parallel",
+    strategy_options: Mapping[str, Any] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    plot: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Train a model from scratch as a recipe file says, on synthetic series and the corpus in the folder `data`.
+
+    Several processes share the rows of each batch out among themselves. The rest is as for `train`.
+
+    Raises: as `train`.
+    """
+    if plot is not None:
+        check_writable(plot, PICTURES)
+    with training.resumable(Path(out)):
+        result = run_recipe(
+            read_recipe(recipe),
+            data=Path(data),
+            out=Path(out),
+            strategy=training.choose_strategy(strategy, strategy_options or {}, Path(out)),
+            device=device,
+            resume=resume or ranks.restarts() > 0,
+            on_progress=training.logging_steps(Path(out), training.telling(on_progress) if on_progress else None),
+        )
+    if plot is not None and ranks.here().rank == 0:
+        training.draw(Path(out), plot)
+    log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")

@@ -1,0 +1,374 @@
+"""Train a model on a table: settings, strategy, folders, the model, the held-back rows, the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from limosa import models as registry
+from limosa.core import Learner, OnProgress, Window
+from limosa.errors import DataError, Interrupted, LimosaError, UsageError
+from limosa.files import check_writable
+from limosa.tasks._shared import PICTURES, count_of, parameter_count, read
+from limosa.training.distributed import ranks
+
+if TYPE_CHECKING:
+    from limosa.data.panel import Panel
+    from limosa.data.read import Layout
+    from limosa.training.loop import Progress, TrainConfig
+    from limosa.training.strategy import Strategy
+
+ROUNDS = "rounds.jsonl"  # one line per round of CO2
+STEPS = "steps.jsonl"  # a line every few steps
+LINES = 500  # of a whole run
+
+Device = Literal["auto", "cpu", "cuda"]
+
+log = logging.getLogger("limosa")
+
+
+def config(*, steps: int, **chosen: Any) -> TrainConfig:
+    """The settings of a run of `steps`: warm-up, validations and checkpoints in proportion.
+
+    Raises: UsageError if one is out of range.
+    """
+    from limosa.training.loop import TrainConfig
+
+    return TrainConfig(
+        steps=steps,
+        warmup=min(100, steps // 10),
+        validate_every=max(1, min(200, steps // 10)),
+        checkpoint_every=max(1, min(500, steps // 5)),
+        **chosen,
+    )
+
+
+def scaled(rate: float, meant_for: int | None, batch: int) -> float:
+    """The rate for steps of `batch` windows, where `rate` is meant for steps of `meant_for`; None leaves it alone.
+
+    Raises: UsageError if `meant_for` is not a number of windows.
+    """
+    from limosa.training.optim import linear_scaled
+
+    if meant_for is None:
+        return rate
+    if meant_for < 1:
+        raise UsageError(f"rate_batch is {meant_for}; it must be at least 1 window")
+    changed = linear_scaled(rate, batch=batch, base=meant_for)
+    log.info(f"rate {changed:g} for {batch:,} windows per step ({rate:g} for {meant_for:,})")
+    return changed
+
+
+def choose_strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | None:
+    """How the processes of this run stay one model; None for a single process, which needs nothing.
+
+    Rank 0 leaves a line per round of CO2 in `out`.
+
+    Raises: UsageError if there is no such strategy or option.
+    """
+    from limosa.training.distributed.local_sgd import CO2
+    from limosa.training.strategy import choose
+
+    plan, here = choose(name, options), ranks.here()
+    if here.world == 1:
+        if name != "data-parallel" or options:
+            log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
+        return None
+    log.info(
+        f"{here.world} processes, {here.machine} on this machine, {name}; "
+        f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
+    )
+    if isinstance(plan, CO2) and here.rank == 0:
+        plan.on_round = lambda one: _add_line(out / ROUNDS, {**dataclasses.asdict(one), "hidden": one.hidden})
+    return plan
+
+
+def placed(learner: Any, device: Device) -> Any:
+    """`learner` on the device that it is trained on; `auto` is a GPU where each process of this machine has one.
+
+    Raises: UsageError if GPUs are asked for and there are too few.
+    """
+    import torch
+
+    here, gpus = ranks.here(), torch.cuda.device_count()
+    if device == "cuda" and gpus < here.machine:
+        raise UsageError(
+            f"{here.machine} processes on this machine need a GPU each and torch finds {gpus}; "
+            "start fewer processes, or train on the CPU by --device cpu"
+        )
+    if device == "cpu" or gpus < here.machine:
+        return learner
+    torch.cuda.set_device(here.local)
+    log.info(f"training on {torch.cuda.get_device_name(here.local)}")
+    return learner.to(torch.device("cuda", here.local))
+
+
+def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
+    """An `on_progress` by which rank 0 leaves a line of JSON in `out` every few steps, before it calls `then`."""
+    if ranks.here().rank:
+        return then
+    began = time.monotonic()
+
+    def told(at: Progress) -> None:
+        if at.step == at.steps or at.step % max(1, at.steps // LINES) == 0:
+            gone = {"seconds": round(time.monotonic() - began, 3)}
+            _add_line(out / STEPS, dataclasses.asdict(at) | gone)
+        if then is not None:
+            then(at)
+
+    return told
+
+
+def draw(out: Path, picture: Path) -> None:
+    """Draw the loss and, of a run of CO2, the hidden share of each exchange, from the lines that the run left."""
+    from limosa.plots.training import learning_curves
+
+    learning_curves(_lines(out / STEPS), _lines(out / ROUNDS), picture)
+
+
+def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder of this rank's checkpoints under `out`, and what to go on from instead of those in it.
+
+    That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
+
+    Raises: UsageError if a run is there already that is not to be gone on with, or one that is not all here.
+    """
+    from limosa.training import checkpoint
+
+    root, here = out / "checkpoints", ranks.here()
+    if not resume:
+        check_unused(out)
+    own = root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
+    reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
+    for world, folders in _runs(out).items():
+        found = checkpoint.shards(folders)
+        if world != here.world and not found and reached < 0:
+            raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
+        if world != here.world and found and checkpoint.step_of(found[0]) > reached:
+            log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
+            return own, folders
+    return own, []
+
+
+def check_unused(out: Path) -> None:
+    """Make sure that no run is overwritten.
+
+    Raises: UsageError if `out` holds one.
+    """
+    if _runs(out):
+        raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
+
+
+def _runs(out: Path) -> dict[int, list[Path]]:
+    """The runs that left checkpoints in `out`: the number of processes, and the folder of each."""
+    root = out / "checkpoints"
+    return {len(folders): folders for folders in map(_shards, [root, *root.glob("of-*")]) if folders}
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The folders of all ranks of the run whose checkpoints are in `folder`; empty if there is none."""
+    if folder.name.startswith("of-"):
+        return [folder / f"rank-{rank}" for rank in range(int(folder.name.removeprefix("of-")))]
+    return [folder] if any(folder.glob("step-*")) else []
+
+
+def lengths(learner: Any, model: str | Path, panel: Panel) -> tuple[int, int]:
+    """The context and horizon that `learner` is trained with.
+
+    Raises: DataError if no series is long enough for both to learn and to validate.
+    """
+    horizon = learner.horizon
+    if (longest := int(panel.lengths.max())) <= 2 * horizon:
+        raise DataError(
+            f"the longest series has {longest} rows; {model} answers {horizon} steps at once and needs more than twice "
+            "as many to learn and to validate: give longer series, or a model with a shorter horizon (--horizon)"
+        )
+    return learner.context, horizon
+
+
+def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: int) -> Any:
+    """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has.
+
+    A new model that looks at several channels or at covariates is told how many the panel has.
+
+    Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    if str(model) in registry.names():
+        sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
+        fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
+        built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
+    else:
+        built = registry.load(model)
+        if options:
+            raise UsageError(f"{model} is trained already; its options {', '.join(options)} cannot change")
+    if not isinstance(built, Learner):
+        raise UsageError(f"{model} has nothing to learn; forecast with it at once")
+    return built
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Inside, Ctrl-C ends the run in `out` by saying how to go on.
+
+    Raises: Interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
+
+
+def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
+    """The last `horizon` rows of each series as answers to the `context` rows before them, in batches."""
+    import numpy as np
+    import torch
+
+    long = np.flatnonzero(panel.lengths > horizon)
+    batches = np.split(long, range(batch_size, len(long), batch_size))
+    cut = panel.lengths - horizon
+    return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
+
+
+def _add_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Add a line of JSON; what is not finite, such as the norm of a step that overflowed, is null.
+
+    Raises: LimosaError if it cannot be written.
+    """
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as lines:
+            lines.write(json.dumps(finite) + "\n")
+    except OSError as error:
+        raise LimosaError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, steps ascending; what a kill cut short is left out.
+
+    A run that goes on from a checkpoint, or begins anew, tells steps again: what was told of those before is dropped.
+    """
+    kept: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        while kept and kept[-1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+@ranks.joined()
+def train(
+    source: Any,
+    out: str | Path,
+    *,
+    model: str | Path = "patched",
+    options: Mapping[str, Any] | None = None,
+    horizon: int | None = None,
+    context: int | None = None,
+    steps: int = 1000,
+    rate: float = 1e-3,
+    rate_batch: int | None = None,
+    batch_size: int = 64,
+    accumulate: int = 1,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw",
+    schedule: Literal["cosine", "polynomial"] = "cosine",
+    strategy: str = "data-parallel",
+    strategy_options: Mapping[str, Any] | None = None,
+    patience: int = 5,
+    seed: int = 0,
+    resume: bool = False,
+    plot: Path | None = None,
+    on_progress: OnProgress | None = None,
+    **layout: Unpack[Layout],
+) -> Any:
+    """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
+
+    `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
+    pretrained model, trained further. The last `horizon` steps of each series are held back and choose the best
+    weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
+    goes on from its last checkpoint in `out`, also that of another number of processes, and so it does when a launcher
+    starts it anew. Rank 0 leaves `steps.jsonl`, and of co2 `rounds.jsonl`, in `out`; `plot` draws them.
+
+    A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
+    `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
+    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is where: `auto` is
+    a GPU where each process of this machine has one. The model is returned on the CPU.
+
+    Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
+    """
+    from limosa.data.windows import Windows
+    from limosa.training.loop import fit
+
+    here = ranks.here()
+    if plot is not None:
+        check_writable(plot, PICTURES)
+    settings = config(
+        steps=steps,
+        rate=scaled(rate, rate_batch, batch_size * accumulate * here.world),
+        accumulate=accumulate,
+        precision=precision,
+        optimizer=optimizer,
+        schedule=schedule,
+        patience=patience,
+        seed=seed,
+    )
+    plan = choose_strategy(strategy, strategy_options or {}, Path(out))
+    resume = resume or ranks.restarts() > 0
+    folder, others = checkpoints(Path(out), resume)
+    if here.world > 1 and source == "-":
+        raise UsageError("several processes cannot share the standard input; write it to a file first")
+    panel = read(source, **layout)
+    chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
+    learner = placed(build_learner(model, chosen, panel, seed), device)
+    L, H = lengths(learner, model, panel)
+    past, _ = panel.split(steps=H)
+    log.info(
+        f"training {model} with {parameter_count(learner):,} parameters on {count_of(len(panel))}, {steps:,} steps"
+    )
+    with resumable(Path(out)):
+        result = fit(
+            learner,
+            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed, rank=here.rank, world=here.world),
+            settings,
+            validation=held_back(panel, L, H, batch_size),
+            strategy=plan,
+            folder=folder,
+            resume=resume,
+            others=others,
+            on_progress=logging_steps(Path(out), telling(on_progress) if on_progress else None),
+        )
+    learner = learner.cpu()
+    if here.rank == 0:
+        learner.save_pretrained(out)
+        if plot is not None:
+            draw(Path(out), plot)
+    waited = f"{result.waited:.0%} of the time went by waiting for batches"
+    log.info(
+        f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; {waited}; saved in {out}"
+    )
+    return learner
+
+
+def telling(on_progress: OnProgress) -> Callable[[Progress], None]:
+    """Report training steps through `on_progress`."""
+    return lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

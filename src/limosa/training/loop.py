@@ -1,0 +1,392 @@
+"""The train loop. It knows a Learner and Batches, not models; techniques plug in as strategy, precision, optimizer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from limosa.core import Batches, Learner, Window
+from limosa.errors import DataError, LimosaError, UsageError
+from limosa.training import checkpoint, optim
+from limosa.training.distributed import ranks
+from limosa.training.distributed.local_sgd import landed
+from limosa.training.precision import FORMATS, NotFinite, Precision
+from limosa.training.precision import Kind as Format
+from limosa.training.prefetch import Ahead
+from limosa.training.strategy import Alone, Strategy
+
+RANK_STRIDE = 1_000_003  # between the seeds of ranks, which drop out differently
+
+FORMAT = 2  # of what a checkpoint holds
+
+log = logging.getLogger("limosa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how fast to learn."""
+
+    steps: int = 1000  # optimizer steps
+    optimizer: optim.Kind = "adamw"
+    schedule: optim.Schedule = "cosine"  # how the rate falls after the warm-up
+    rate: float = 1e-3  # peak learning rate
+    warmup: int = 100  # steps of linear warm-up
+    decay: float = 0.01  # weight decay of matrices
+    clip: float = 1.0  # largest joint norm of the gradients
+    average: float = 0.999  # decay of the moving average of the weights; 0 turns it off
+    accumulate: int = 1  # micro-batches per step
+    precision: Format = "fp32"
+    validate_every: int = 200  # steps
+    patience: int = 0  # validations without improvement before stopping; 0 = never stop early
+    checkpoint_every: int = 500  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("rate", "clip"):
+            if not getattr(self, name) > 0.0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for name in ("warmup", "decay", "patience"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0.0 <= self.average < 1.0:
+            raise UsageError(f"average is {self.average}; it must lie in [0, 1)")
+        choices = {"precision": FORMATS, "optimizer": get_args(optim.Kind), "schedule": get_args(optim.Schedule)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands, handed to `on_progress` after every step."""
+
+    step: int  # steps done
+    steps: int
+    loss: float  # moving average of the training loss
+    norm: float  # of the last gradients, before clipping
+    validation: float | None  # last validation loss
+    seconds_left: float  # at the present speed
+    waited: float  # share of the time so far that went by waiting for batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    step: int  # steps done
+    loss: float
+    best_step: int | None  # step of the weights the learner now carries, where validation chose them
+    best_validation: float | None
+    waited: float = field(default=0.0, compare=False)  # share of the time that went by waiting for batches
+
+
+def fit(
+    learner: Learner,
+    batches: Batches,
+    config: TrainConfig,
+    *,
+    validation: Sequence[Window] = (),
+    strategy: Strategy | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    others: Sequence[Path] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
+
+    With `folder`, one for each rank, the run leaves checkpoints there; with `resume` it goes on from the newest that
+    every rank has and ends bitwise as if it had never stopped (same machine, same number of threads and processes).
+    Or it goes on from `others`, the folders of all ranks of a run with another number of processes: what those agree
+    on is taken over, other weights and moments are averaged, and the data goes on at the same step.
+
+    Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
+    UsageError if a checkpoint does not fit.
+    """
+    torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
+    run = Run(learner, config, strategy or Alone())
+    if resume:
+        _take_up(run, folder, others)
+    clock = _Clock(run.step)
+    with ExitStack() as stack:
+        ahead = stack.enter_context(
+            Ahead(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
+        )
+        writer = stack.enter_context(checkpoint.Writer(folder)) if folder is not None else None
+        while run.step < config.steps and not run.exhausted:
+            norm = run.advance(ahead)
+            done = run.step == config.steps
+            if validation and (done or run.step % config.validate_every == 0):
+                run.validate(validation)
+            if writer is not None and (done or run.step % config.checkpoint_every == 0):
+                writer.save(run.step, run.state_dict())
+            if on_progress is not None:
+                on_progress(run.progress(norm, clock, ahead.share))
+        waited = ahead.share
+    return replace(run.finish(), waited=waited)
+
+
+def _take_up(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
+    """Load the checkpoint that `fit` goes on from, if there is one.
+
+    Raises: UsageError if the ranks would go on from different steps.
+    """
+    shards, own = checkpoint.shards(others), checkpoint.common(folder) if folder is not None else None
+    if shards:
+        run.load_state_dict(joined(shards))
+    elif own is not None:
+        run.load_state_dict(checkpoint.load(own))
+    least, most = ranks.lowest(run.step), -ranks.lowest(-run.step)
+    if least != most:
+        raise UsageError(
+            f"some ranks would go on from step {least:,}, others from {most:,}; bring the checkpoints of all ranks to "
+            "every machine, or start anew in another folder"
+        )
+
+
+def joined(shards: Sequence[Path]) -> dict[str, Any]:
+    """One state of the checkpoints of all ranks of a run, for ranks of another number."""
+    states = [checkpoint.load(shard) for shard in shards]
+    here = ranks.here()
+    state: dict[str, Any] = checkpoint.joined_states(states)
+    if here.world == 1:
+        state["parameters"] = landed(state["parameters"], state["strategy"])
+    # A rank that there was before goes on with its random numbers; a new one keeps those it was seeded with.
+    state["random"] = states[here.rank]["random"] if here.rank < len(states) else None
+    return state
+
+
+class Run:
+    """A run between two steps: the learner, its optimizer, and all that a checkpoint holds."""
+
+    def __init__(self, learner: Learner, config: TrainConfig, strategy: Strategy) -> None:
+        self.learner, self.config, self.strategy = learner, config, strategy
+        self.parameters = [p for p in learner.parameters() if p.requires_grad]
+        self.buffers = list(learner.buffers()) if isinstance(learner, nn.Module) else []  # running statistics
+        self.precision = Precision(config.precision, self.parameters[0].device)
+        moved = strategy.share(self.parameters)
+        self.optimizer = optim.build(config.optimizer, moved, rate=config.rate, decay=config.decay)
+        log.info("; ".join(optim.described(self.optimizer)))
+        strategy.attach(learner, config.accumulate)
+        self.average = optim.Average(self.parameters, config.average)
+        self.step = 0
+        self.loss = math.nan
+        self.validation: float | None = None
+        self.best: tuple[int, float] | None = None  # step, validation loss
+        self.best_weights: list[Tensor] = []
+
+    def advance(self, batches: Ahead) -> float:
+        """One optimizer step; returns the norm of the gradients."""
+        config = self.config
+        self._train_mode(True)
+        share = optim.share(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate * share
+        total = 0.0
+        for micro in range(config.accumulate):
+            batch = batches.take()
+            with self.precision.forward():
+                loss = self.learner.loss(batch)
+            if not math.isfinite(value := float(loss.detach())):
+                raise LimosaError(self._explosion(value, loss, batch, self.step * config.accumulate + micro))
+            self.precision.backward(loss / config.accumulate)
+            total += value / config.accumulate
+        self.strategy.before_step()
+        try:
+            norm = self.precision.step(self.optimizer, self.parameters, config.clip)
+        except NotFinite as error:
+            raise LimosaError(f"step {self.step}: {error}; largest: {self._largest()}") from error
+        self.strategy.after_step(self.step)
+        self.average.update(self.step)
+        self.step += 1
+        self.loss = total if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * total
+        return norm
+
+    def _explosion(self, value: float, loss: Tensor, batch: Window, number: int) -> str:
+        """What to say of a loss that is not finite: where it was, which rows of the batch, which gradients."""
+        self._train_mode(False)  # a row alone has no statistics, and nothing is to be dropped out
+        with torch.no_grad(), self.precision.forward():
+            alone = [float(self.learner.loss(batch.rows(slice(row, row + 1)))) for row in range(len(batch))]
+        bad = [row for row, one in enumerate(alone) if not math.isfinite(one)]
+        rows = f"rows {', '.join(map(str, bad[:5]))}{' and more' if len(bad) > 5 else ''}" if bad else "no single row"
+        for parameter, gradient in zip(self.parameters, self._gradients(loss), strict=True):
+            parameter.grad = gradient
+        return (
+            f"the loss of step {self.step} is {value} (batch {number}, {rows}); largest gradients: {self._largest()}; "
+            f"lower the rate {self.config.rate}, clip earlier, or look into the batch"
+        )
+
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Gradients of `loss` without the hooks of a strategy: the other ranks do not take part."""
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True)
+
+    def _largest(self, number: int = 3) -> str:
+        """The names of the weights with the largest gradients, what is not finite first."""
+        named = self.learner.named_parameters() if isinstance(self.learner, nn.Module) else ()
+        names = {id(parameter): name for name, parameter in named}
+        norms = [
+            (float(p.grad.norm()), names.get(id(p), f"weight {i}"))
+            for i, p in enumerate(self.parameters)
+            if p.grad is not None
+        ]
+        ordered = sorted(norms, key=lambda one: one[0] if math.isfinite(one[0]) else math.inf, reverse=True)
+        return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:number])
+
+    def validate(self, windows: Sequence[Window]) -> None:
+        """Mean loss of the averaged weights over the rows of `windows`; the best weights are kept aside.
+
+        Raises: LimosaError if it is not finite.
+        """
+        self._train_mode(False)
+        with self.average.swapped_in(), torch.no_grad(), self.precision.forward():
+            losses = [len(one) * float(self.learner.loss(one.to(self.precision.device))) for one in windows]
+        mean = torch.tensor(sum(losses) / sum(map(len, windows)), dtype=torch.float64)
+        self.strategy.agree([mean])  # all ranks have to choose the same weights, and stop at the same step
+        self.validation = float(mean)
+        if not math.isfinite(self.validation):
+            raise LimosaError(f"the validation loss at step {self.step} is {self.validation}; look for it in the data")
+        if self.best is None or self.validation < self.best[1]:
+            self.best = (self.step, self.validation)
+            self.best_weights = [value.clone() for value in (*self.average.mean, *self.buffers)]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether validation has not improved for longer than the patience."""
+        waited = 0 if self.best is None else (self.step - self.best[0]) // self.config.validate_every
+        return 0 < self.config.patience <= waited
+
+    def finish(self) -> Result:
+        """Give the learner its final weights."""
+        self.strategy.finish()
+        final = self.best_weights or [*self.average.mean, *self.buffers]
+        self.strategy.agree([value for value in final if value.is_floating_point()])
+        with torch.no_grad():
+            for target, value in zip([*self.parameters, *self.buffers], final, strict=True):
+                target.copy_(value)
+        self._train_mode(False)
+        step, score = self.best or (None, None)
+        return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score)
+
+    def progress(self, norm: float, clock: _Clock, waited: float) -> Progress:
+        """Where the run stands."""
+        left = clock.seconds_left(self.step, self.config.steps)
+        return Progress(
+            step=self.step,
+            steps=self.config.steps,
+            loss=self.loss,
+            norm=norm,
+            validation=self.validation,
+            seconds_left=left,
+            waited=waited,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs; the position in the data is the step itself."""
+        return {
+            "format": FORMAT,
+            "made_by": self._makers(),
+            "step": self.step,
+            "loss": self.loss,
+            "validation": self.validation,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average.kept,
+            "buffers": self.buffers,
+            "optimizer": self._moments(),
+            "moves": dict.fromkeys(self._moved(), True),  # a dict, so that those of all ranks can be joined
+            "precision": self.precision.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "random": [state.get_state() for state in self._generators()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises: DataError if the checkpoint is of another model or version; UsageError if it is of a run with another
+        optimizer, or of several processes with another strategy.
+        """
+        if state.get("format") != FORMAT:
+            raise DataError("the checkpoint is of another version of limosa; start anew in another folder")
+        shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
+        if shapes[0] != shapes[1]:
+            raise DataError("the checkpoint is of a model with other options; start anew in another folder")
+        for own, its in zip(self._makers(), state.get("made_by", self._makers()), strict=True):
+            if own != its and "Alone" not in (own, its):  # one process has nothing that a strategy could miss
+                raise UsageError(f"the checkpoint is of a run with {its}, not {own}; name the same, or start anew")
+        self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.best_weights = state["best_weights"]
+        with torch.no_grad():
+            for mine, saved in (
+                (self.parameters, "parameters"),
+                (self.average.kept, "average"),
+                (self.buffers, "buffers"),
+            ):
+                for target, value in zip(mine, state[saved], strict=True):
+                    target.copy_(value)
+        if lacking := set(self._moved()) - set(state.get("moves", self._moved())):
+            raise UsageError(
+                f"the checkpoint of this process lacks the optimizer's state of {len(lacking)} weights that others "
+                "moved; keep the group and zero as they were, or start anew in another folder"
+            )
+        self._take_moments(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        self.strategy.load_state_dict(state["strategy"])
+        for generator, saved in zip(self._generators(), state["random"] or (), strict=bool(state["random"])):
+            generator.set_state(saved)
+
+    def _makers(self) -> list[str]:
+        """Whose state a checkpoint holds."""
+        return [type(self.strategy).__name__, self.config.optimizer]
+
+    def _moments(self) -> dict[int, Any]:
+        """The optimizer's state of each weight that this rank moves, by the weight's place among all."""
+        return {i: self.optimizer.state[p] for i, p in enumerate(self.parameters) if p in self.optimizer.state}
+
+    def _take_moments(self, saved: Mapping[int, Any]) -> None:
+        """Go on from `_moments`, of this rank's weights. Rates and decays are those of the config."""
+        own = self.optimizer.state_dict()
+        own["state"] = {k: saved[place] for k, place in enumerate(self._moved()) if place in saved}
+        self.optimizer.load_state_dict(own)
+
+    def _moved(self) -> list[int]:
+        """The places, among all weights, of those that this rank's optimizer moves, in its order."""
+        place = {id(p): i for i, p in enumerate(self.parameters)}
+        return [place[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _generators(self) -> list[torch.Generator]:
+        """The default random generators that the learner may draw from: the CPU's, and its GPU's."""
+        device = self.precision.device
+        gpu = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+        return [torch.default_generator, *gpu]
+
+    def _train_mode(self, on: bool) -> None:
+        if isinstance(self.learner, nn.Module):
+            self.learner.train(on)
+
+
+class _Clock:
+    """Time left, from the speed of the last steps rather than of the whole run."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.time, self.pace = step, time.monotonic(), math.nan
+
+    def seconds_left(self, step: int, steps: int) -> float:
+        now = time.monotonic()
+        if step > self.step:
+            pace = (now - self.time) / (step - self.step)
+            self.pace = pace if math.isnan(self.pace) else 0.9 * self.pace + 0.1 * pace
+            self.step, self.time = step, now
+        return self.pace * (steps - step)

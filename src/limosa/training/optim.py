@@ -1,0 +1,125 @@
+"""Optimizers by name, their parameter groups, schedules of the rate, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limosa.training.lars_lamb import LAMB, LARS
+
+Kind = Literal["adamw", "sgd", "lars", "lamb"]
+Schedule = Literal["cosine", "polynomial"]
+
+FLOOR = 0.02  # share of the peak rate at which the cosine ends
+
+
+def build(kind: Kind, parameters: Iterable[nn.Parameter], *, rate: float, decay: float) -> torch.optim.Optimizer:
+    """The optimizer called `kind`, over the groups of `groups`.
+
+    adamw: Loshchilov and Hutter 2019, betas 0.9 and 0.98. sgd: momentum 0.9. lars, lamb: see `large_batch`.
+    """
+    parts: list[dict[str, Any]] = groups(parameters, decay=decay)
+    if kind == "lars":
+        return LARS(parts, rate=rate)
+    if kind == "lamb":
+        return LAMB(parts, rate=rate)
+    for part in parts:
+        part.pop("adapt")
+    if kind == "sgd":
+        return torch.optim.SGD(parts, lr=rate, momentum=0.9)
+    return torch.optim.AdamW(parts, lr=rate, betas=(0.9, 0.98))
+
+
+def groups(parameters: Iterable[nn.Parameter], *, decay: float) -> list[dict[str, Any]]:
+    """What is trained, as groups by rule: matrices decay and have their rate adapted; biases, norms and other vectors
+    do neither (Jia et al. 2018, section 3.2)."""
+    trained = [p for p in parameters if p.requires_grad]
+    found = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay, "adapt": True},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "adapt": False},
+    ]
+    return [group for group in found if group["params"]]
+
+
+def described(optimizer: torch.optim.Optimizer) -> list[str]:
+    """One line for each parameter group, in words."""
+    lines = []
+    for group in optimizer.param_groups:
+        what = "matrices" if group["params"][0].ndim >= 2 else "biases, norms and other vectors"
+        size = sum(p.numel() for p in group["params"])
+        adapted = ", rate adapted" if group.get("adapt") else ""
+        decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
+        lines.append(f"{type(optimizer).__name__}: {len(group['params'])} {what} ({size:,} numbers), {decay}{adapted}")
+    return lines
+
+
+def share(schedule: Schedule, step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then down by `schedule`."""
+    if schedule == "polynomial":
+        return warmup_polynomial(step, steps=steps, warmup=warmup)
+    return warmup_cosine(step, steps=steps, warmup=warmup)
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then half a cosine down to `FLOOR`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def warmup_polynomial(step: int, *, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then the square of what is left."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return (1.0 - min(1.0, done)) ** 2
+
+
+def linear_scaled(rate: float, *, batch: int, base: int) -> float:
+    """The rate for `batch` rows per step where `rate` is right for `base` (Goyal et al. 2017)."""
+    return rate * batch / base
+
+
+class Average:
+    """Exponential moving average of the parameters; short-sighted at first, so that early steps are forgotten.
+
+    With `decay` 0 it is the parameters themselves and takes no memory.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.live = [p for p in parameters if p.requires_grad]
+        self.mean = [p.detach().clone() if decay else p.detach() for p in self.live]
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """What a checkpoint needs beside the parameters: the mean, unless it is the parameters themselves."""
+        return self.mean if self.decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters after `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1.0 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The model carries the averaged weights inside this context."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for live, mean in zip(self.live, self.mean, strict=True):
+            kept: Tensor = live.detach().clone()
+            live.copy_(mean)
+            mean.copy_(kept)

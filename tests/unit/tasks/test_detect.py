@@ -1,0 +1,295 @@
+"""`limosa detect` and `limosa.detect` on whole tables: what is found, what is written, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import limosa
+from limosa.alerts.incidents import AlertConfig
+from limosa.app.cli import main
+from limosa.data.wide import read_rows
+from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.tasks.detect import Trained, stability
+
+EVENT = slice(400, 430)
+
+
+def table(rows, seed, *, event=None):
+    """A wide table of three channels by the minute, one of them constant."""
+    dice = np.random.default_rng(seed)
+    wave = np.sin(np.arange(rows) / 9.0)
+    frame = pd.DataFrame(
+        {
+            "time": pd.date_range("2024-05-01", periods=rows, freq="min"),
+            "cpu": wave + 0.1 * dice.standard_normal(rows),
+            "disk": 50.0 + 5.0 * wave + dice.standard_normal(rows),
+            "version": 3.0,
+        }
+    )
+    if event is not None:
+        frame.loc[event.start : event.stop - 1, "disk"] += 40.0
+    return frame
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a normal table, one with an event, and a fitted detector."""
+    folder = tmp_path_factory.mktemp("detect")
+    table(2000, 0).to_csv(folder / "normal.csv", index=False)
+    table(700, 1, event=EVENT).to_csv(folder / "now.csv", index=False)
+    limosa.detect(table(300, 3), model="z2", train=table(2000, 0), save=folder / "saved")
+    return folder
+
+
+def lines(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_event_is_found_with_its_time_channel_and_confidence(place):
+    found = limosa.detect(place / "now.csv", train=place / "normal.csv", model="z2")
+    event = max(found.events, key=lambda one: one.score)
+    assert event.start == pd.Timestamp("2024-05-01 06:40")
+    assert event.end == pd.Timestamp("2024-05-01 07:09")
+    assert event.start <= event.peak <= event.end
+    assert event.channels[0].channel == "disk"
+    assert event.channels[0].share > 0.9
+    assert event.confidence > 0.9
+    assert found.alarm[EVENT].all()
+    assert found.alarm.sum() <= 33
+    scores = found.scores_frame()
+    assert list(scores.columns[:4]) == ["time", "score", "threshold", "alarm"]
+    assert (scores["score"] > scores["threshold"]).equals(scores["alarm"])
+    assert {"cpu-blame", "disk-blame", "version-blame"} <= set(scores.columns)
+
+
+def test_the_command_line_finds_what_python_finds(place, tmp_path, capsys):
+    python = limosa.detect(place / "now.csv", model=place / "saved")
+    command = ["detect", str(place / "now.csv"), "-m", str(place / "saved"), "-q"]
+    assert main([*command, "--json"]) == 0
+    events = lines(capsys)
+    assert [event["start"] for event in events] == [str(event.start) for event in python.events]
+    assert events[0]["channels"][0] == {"channel": "disk", "share": pytest.approx(python.events[0].channels[0].share)}
+    out, scores, plot = tmp_path / "events.csv", tmp_path / "scores.parquet", tmp_path / "events.png"
+    assert main([*command, "-o", str(out), "--scores", str(scores), "--plot", str(plot)]) == 0
+    assert list(pd.read_csv(out)["start"]) == [str(event.start) for event in python.events]
+    pd.testing.assert_frame_equal(pd.read_parquet(scores), python.scores_frame(), check_dtype=False)
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    assert capsys.readouterr().out == ""
+    assert main(command) == 0
+    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == len(python.events)
+
+
+def test_a_lower_risk_raises_fewer_alarms(place):
+    counts = [
+        limosa.detect(place / "normal.csv", model=place / "saved", alerts=AlertConfig(risk=risk)).alarm.sum()
+        for risk in (0.05, 1e-2, 1e-4)
+    ]
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_every_kind_of_table_gives_the_same_rows(place, tmp_path):
+    frame = table(700, 1, event=EVENT)
+    frame.to_parquet(tmp_path / "now.parquet")
+    long = frame.melt(id_vars="time", var_name="unique_id", value_name="y").rename(columns={"time": "ds"})
+    kinds = [place / "now.csv", frame, pl.from_pandas(frame), tmp_path / "now.parquet", frame.to_dict("list"), long]
+    wanted = limosa.detect(frame, model=place / "saved")
+    for kind in kinds:
+        rows = read_rows(kind)
+        assert rows.channels == ("cpu", "disk", "version")
+        np.testing.assert_allclose(rows.values, frame.iloc[:, 1:].to_numpy(), rtol=1e-12)
+        assert [event.start for event in limosa.detect(kind, model=place / "saved").events] == [
+            event.start for event in wanted.events
+        ]
+
+
+def test_the_column_of_time_is_guessed_named_or_counted():
+    frame = table(50, 0)
+    assert read_rows(frame.rename(columns={"time": "when"})).time == "when"
+    assert read_rows(frame.assign(time=np.arange(50)).rename(columns={"time": "n"}), time_col="n").time == "n"
+    counted = read_rows(frame.drop(columns="time"))
+    assert counted.time == ""
+    assert counted.times[:3].tolist() == [0, 1, 2]
+    assert read_rows(frame, target_col=("disk", "cpu")).channels == ("disk", "cpu")
+
+
+def test_the_time_in_the_index_of_a_frame_is_its_time():
+    rows = read_rows(table(50, 0).set_index("time"))
+    assert rows.channels == ("cpu", "disk", "version")
+    assert rows.time == "ds"
+    assert rows.times[1] == pd.Timestamp("2024-05-01 00:01")
+
+
+@pytest.mark.parametrize("target", [("cpu", "disk"), ()])
+def test_each_target_of_each_series_of_a_long_table_is_a_channel(target):
+    ones = [table(50, seed).drop(columns="version").assign(unique_id=name) for seed, name in enumerate("ab")]
+    rows = read_rows(pd.concat([ones[0], ones[1].iloc[10:]]), **({"target_col": target} if target else {}))
+    assert rows.channels == ("a/cpu", "a/disk", "b/cpu", "b/disk")
+    assert rows.values.shape == (50, 4)
+    np.testing.assert_allclose(rows.values[:, 1], ones[0]["disk"])
+    np.testing.assert_allclose(rows.values[10:, 2], ones[1]["cpu"][10:])
+    assert np.isnan(rows.values[:10, 2:]).all()
+
+
+def test_a_table_that_cannot_be_read_says_why(tmp_path):
+    (tmp_path / "a.parquet").write_text("no")
+    (tmp_path / "a.csv.gz").write_text("no")
+    (tmp_path / "a.csv").write_text("")
+    for source, said in [
+        (tmp_path / "a.parquet", "cannot be read as Parquet"),
+        (tmp_path / "a.csv.gz", "cannot be read"),
+        (tmp_path / "a.csv", "is empty"),
+        ({}, "is empty"),
+        (table(5, 0)[["time"]], "no channel beside the time"),
+        (pd.DataFrame(np.zeros((5, 2))), "no text; rename it"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            read_rows(source)
+
+
+def test_other_columns_than_in_training_are_said(place, caplog):
+    frame = table(100, 2)
+    with pytest.raises(DataError, match="channels disk are lacking"):
+        limosa.detect(frame.drop(columns="disk"), model=place / "saved")
+    shuffled = frame[["time", "version", "disk", "cpu"]].assign(fan=1.0)
+    with caplog.at_level("WARNING", logger="limosa"):
+        found = limosa.detect(shuffled, model=place / "saved")
+    assert "left out, for the detector did not learn them: fan" in caplog.text
+    np.testing.assert_array_equal(found.score, limosa.detect(frame, model=place / "saved").score)
+
+
+@pytest.mark.parametrize("model", ["z2", "stackvae_g"])
+def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_said(model, caplog):
+    normal, now = table(1500, 0), table(600, 1, event=EVENT)
+    normal["dead"] = np.nan
+    now["dead"] = np.nan
+    now.loc[100:150, "cpu"] = np.nan
+    now = now.drop(index=range(200, 203))
+    with caplog.at_level("WARNING", logger="limosa"):
+        found = limosa.detect(now, train=normal, model=model, steps=5)
+    assert "nothing was observed of dead" in caplog.text
+    assert np.isfinite(found.score).all()
+    assert not found.alarm[100:160].any()
+    assert not found.alarm[200:215].any()
+    assert found.alarm[EVENT].any()
+    assert max(found.events, key=lambda one: one.score).channels[0].channel == "disk"
+
+
+def test_a_constant_that_moves_is_an_event(place):
+    now = table(300, 1)
+    now.loc[250:, "version"] = 4.0
+    event = limosa.detect(now, model=place / "saved").events[-1]
+    assert event.start == now["time"][250]
+    assert event.channels[0].channel == "version"
+    assert event.state == "open"
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_table_shorter_than_the_window_has_scores(rows):
+    trained = limosa.detect(table(50, 1), train=table(1500, 0), model="pca").detector
+    assert np.isfinite(limosa.detect(table(50, 1).head(rows), model=trained, freq="min").score).all()
+
+
+def test_a_detector_comes_back_from_its_folder(place):
+    again = Trained.load(place / "saved")
+    with pytest.raises(UsageError, match="has learnt already"):
+        limosa.detect(table(300, 3), model=again, train=table(300, 0))
+    fitted = limosa.detect(table(300, 3), model="z2", train=table(2000, 0)).detector
+    assert (again.channels, again.time, again.tails) == (fitted.channels, fitted.time, fitted.tails)
+    assert type(limosa.load(place / "saved")).__name__ == "Z2"
+
+
+def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, caplog):
+    with caplog.at_level("WARNING", logger="limosa"):
+        found = limosa.detect(place / "now.csv", model="z2")
+    assert "taken for normal" in caplog.text
+    assert len(found.score) == 700
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere.csv", "-m", "z2"], 3, "does not exist"),
+        (["now.csv", "-m", "naive"], 2, "detects nothing"),
+        (["now.csv", "-m", "zz2"], 5, "z2"),
+        (["now.csv", "-m", "z2", "--train", "nowhere.csv"], 3, "does not exist"),
+        (["now.csv", "-m", "FOLDER", "--train", "normal.csv"], 2, "has learnt already"),
+        (["now.csv", "-m", "z2", "--risk", "0.7"], 2, "risk is 0.7"),
+        (["now.csv", "-m", "z2", "--option", "depth=3"], 2, "no such option"),
+        (["now.csv", "-m", "z2", "--plot", "a.pdf"], 2, ".png or .svg"),
+        (["now.csv", "-m", "z2", "--graph", "a.png"], 2, "has no graph"),
+        (["now.csv", "-m", "z2", "--target-col", "fan"], 3, "no column 'fan'"),
+        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--state", "state"], 2, "--state keeps the state of a stream"),
+        (["-", "-m", "z2"], 2, "learn what is normal first"),
+        (["-", "-m", "FOLDER", "-o", "a.csv"], 2, "a stream has no end"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_an_exit_code(arguments, code, said, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["detect", *(str(place / "saved") if word == "FOLDER" else word for word in arguments), "-q"]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_events_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, capsys):
+    command = ["detect", str(place / "now.csv"), "-m", str(place / "saved"), "-q", "--json"]
+    assert main([*command, "--graph", str(tmp_path / "graph.png")]) == 2
+    assert len(lines(capsys)) >= 1
+
+
+def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
+    fitted = Trained.load(place / "saved").detector
+    fitted.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFound, match="limosa detect --save"):
+        limosa.detect(table(50, 1), model=tmp_path)
+    about = json.loads((place / "saved" / "detection.json").read_text())
+    for content in ({}, about | {"tails": about["tails"][:1]}, about | {"channels": ["cpu"]}):
+        (tmp_path / "detection.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match="save it again"):
+            limosa.detect(table(50, 1), model=tmp_path)
+
+
+def test_a_save_that_is_cut_short_leaves_no_detector_with_the_heights_of_another(place, tmp_path, monkeypatch):
+    known = Trained.load(place / "saved")
+    known.save(tmp_path)
+
+    def stopped(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(known.detector, "save_pretrained", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        known.save(tmp_path)
+    with pytest.raises(ModelNotFound, match="save the detector again"):
+        Trained.load(tmp_path)
+
+
+def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):
+    frame = table(1200, 0)
+    frame["copy"] = frame["disk"] + 0.1 * np.random.default_rng(5).standard_normal(len(frame))
+    frame.to_csv(tmp_path / "normal.csv", index=False)
+    command = ["detect", str(tmp_path / "normal.csv"), "--train", str(tmp_path / "normal.csv"), "--steps", "5"]
+    command += ["--option", "window=5", "--option", "hidden=8"]
+    assert main([*command, "--graph", str(tmp_path / "graph.png"), "-q"]) == 0
+    assert (tmp_path / "graph.png").read_bytes()[:4] == b"\x89PNG"
+    rows = read_rows(frame)
+    fitted = limosa.detect(frame, train=frame, steps=5).detector
+    steady = stability(fitted, rows, refits=3, steps=1)
+    disk, copy = rows.channels.index("disk"), rows.channels.index("copy")
+    assert steady[disk, copy] == 1.0
+    assert steady.min() < 1.0
+    with pytest.raises(UsageError, match="no graph"):
+        stability(limosa.detect(frame, train=frame, model="z2").detector, rows)
+
+
+def test_a_source_that_is_no_table_is_refused():
+    with pytest.raises(UsageError, match="cannot read a int"):
+        limosa.detect(3, model="z2")

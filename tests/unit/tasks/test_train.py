@@ -1,0 +1,256 @@
+"""What is prepared for the train loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import limosa
+from limosa.app.cli import main
+from limosa.errors import DataError, Interrupted, LimosaError, UsageError
+from limosa.tasks import pretrain as recipe
+from limosa.tasks import train as training
+from limosa.tasks.pretrain import pretrain
+from limosa.training import checkpoint
+from limosa.training.distributed import ranks
+from limosa.training.distributed.local_sgd import CO2, Round
+from limosa.training.loop import Progress
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """This process as the second of two."""
+    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2, local=1))
+    monkeypatch.setattr(ranks, "lowest", lambda number: number)
+
+
+def test_the_rate_is_scaled_to_what_a_step_takes():
+    assert training.scaled(0.1, None, 4096) == 0.1
+    assert training.scaled(0.1, 256, 4096) == pytest.approx(1.6)
+    with pytest.raises(UsageError, match="rate_batch is 0"):
+        training.scaled(0.1, 0, 4096)
+
+
+def test_a_single_process_has_no_strategy_and_is_told_that_one_was_left_out(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "limosa"):
+        assert training.choose_strategy("data-parallel", {}, tmp_path) is None
+        assert not caplog.records
+        assert training.choose_strategy("co2", {}, tmp_path) is None
+    assert "co2 is left out" in caplog.text
+    with pytest.raises(UsageError, match="gossip"):
+        training.choose_strategy("gossip", {}, tmp_path)
+
+
+def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
+    learner, asked = torch.nn.Linear(2, 1), []
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # of two processes
+    assert training.placed(learner, "auto") is learner
+    with pytest.raises(UsageError, match="2 processes on this machine need a GPU each and torch finds 1"):
+        training.placed(learner, "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert training.placed(learner, "cpu") is learner
+    assert training.placed(learner, "auto") == torch.device("cuda", 1)
+    assert asked == [1]
+
+
+def test_rank_0_leaves_a_line_per_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=0, world=2, machine=2))
+    plan = training.choose_strategy("co2", {"tau": 5}, tmp_path / "new")
+    assert isinstance(plan, CO2)
+    assert plan.on_round is not None
+    for step in (10, 15):
+        plan.on_round(Round(step=step, tau=5, computing=2.0, travelling=1.0, waiting=0.25))
+    lines = [json.loads(line) for line in (tmp_path / "new" / training.ROUNDS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 15]
+    assert lines[0]["hidden"] == 0.75
+
+
+def test_other_ranks_leave_no_lines(tmp_path, two):
+    plan = training.choose_strategy("co2", {}, tmp_path)
+    assert isinstance(plan, CO2)
+    assert plan.on_round is None
+
+
+def test_every_rank_has_its_own_checkpoints(tmp_path, two):
+    assert training.checkpoints(tmp_path, resume=False) == (tmp_path / "checkpoints" / "of-2" / "rank-1", [])
+
+
+def left(folder, *steps):
+    """Checkpoints as a run leaves them."""
+    for step in steps:
+        checkpoint.save(folder, step, {"step": step})
+
+
+def test_a_run_is_gone_on_with_only_when_asked(tmp_path):
+    alone, _ = training.checkpoints(tmp_path, resume=False)
+    left(alone, 5)
+    with pytest.raises(UsageError, match="--resume"):
+        training.checkpoints(tmp_path, resume=False)
+    assert training.checkpoints(tmp_path, resume=True) == (alone, [])
+
+
+def test_a_run_of_another_number_of_processes_is_gone_on_with_from_where_it_came_furthest(tmp_path, two):
+    root = tmp_path / "checkpoints"
+    own = root / "of-2" / "rank-1"
+    three = [root / "of-3" / f"rank-{rank}" for rank in range(3)]
+    left(root, 5)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [root])
+    left(own, 5)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [])  # came as far
+    for folder in three:
+        left(folder, 5, 10)
+    assert training.checkpoints(tmp_path, resume=True) == (own, three)
+    left(own, 15)
+    assert training.checkpoints(tmp_path, resume=True) == (own, [])
+
+
+def test_a_run_whose_ranks_are_not_all_here_is_not_gone_on_with_by_another_number(tmp_path, two):
+    left(tmp_path / "checkpoints" / "of-3" / "rank-0", 5)
+    with pytest.raises(UsageError, match="parts of a run of 3 processes"):
+        training.checkpoints(tmp_path, resume=True)
+
+
+def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
+    told = []
+    log = training.logging_steps(tmp_path, told.append)
+    assert log is not None
+    steps = [
+        Progress(step=s, steps=1000, loss=1 / s, norm=math.inf, validation=None, seconds_left=0.0, waited=0.25)
+        for s in range(1, 1001)
+    ]
+    for at in [*steps, *steps[900:]]:  # went on from a checkpoint
+        log(at)
+    assert len(told) == 1100
+    lines = training._lines(tmp_path / training.STEPS)
+    assert [line["step"] for line in lines] == list(range(2, 1001, 2))
+    assert (lines[0]["norm"], lines[0]["waited"]) == (None, 0.25)
+    for with_rounds in (False, True):
+        if with_rounds:
+            training._add_line(tmp_path / training.ROUNDS, {"step": 10, "hidden": 0.5})
+        picture = tmp_path / f"{with_rounds}.png"
+        training.draw(tmp_path, picture)
+        assert picture.stat().st_size > 10_000
+    with pytest.raises(DataError, match="nothing to draw"):
+        training.draw(tmp_path / "nowhere", picture)
+
+
+def test_other_ranks_leave_no_lines_of_steps(tmp_path, two):
+    assert training.logging_steps(tmp_path, None) is None
+
+
+def test_more_processes_run_the_same_command_and_their_exit_code_is_the_commands(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 3)
+    command = ["train", "sales.csv", "-o", "joint", "--nproc", "2", "--strategy", "co2", "--max-restarts", "4"]
+    assert main(command) == 3
+    assert seen == [(2, command, 4)]
+
+
+def test_the_standard_input_is_for_one_process(tmp_path, two):
+    with pytest.raises(UsageError, match="standard input"):
+        limosa.train("-", tmp_path)
+
+
+def test_processes_share_the_rows_of_a_recipe_out_evenly():
+    assert recipe._own(44, 4) == 11
+    with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
+        recipe._own(44, 3)
+
+
+RECIPE = (Path(__file__).parents[3] / "recipes" / "limosa-small.toml").read_text()
+
+
+def test_lines_that_were_told_again_are_drawn_once_and_those_cut_short_not_at_all(tmp_path):
+    path = tmp_path / training.STEPS
+    for step in (100, 200, 300):  # a run that left no checkpoint, and then another one
+        training._add_line(path, {"step": step, "loss": 9.0})
+    for step in (2, 4, 6, 4, 6):
+        training._add_line(path, {"step": step, "loss": 1.0})
+    with path.open("a") as lines:
+        lines.write('{"step": 8, "lo')
+    assert training._lines(path) == [{"step": step, "loss": 1.0} for step in (2, 4, 6)]
+
+
+def test_lines_that_cannot_be_written_are_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(LimosaError, match=r"cannot write .*rounds\.jsonl.*choose another folder"):
+        training._add_line(tmp_path / "out" / training.ROUNDS, {"step": 1})
+
+
+def test_a_run_that_is_there_is_refused_before_processes_start_that_would_resume_it(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 0)
+    left(tmp_path / "checkpoints" / "of-2" / "rank-0", 5)
+    command = ["train", "sales.csv", "-o", str(tmp_path), "--nproc", "2", "--max-restarts", "3"]
+    assert main(command) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert len(seen) == 1
+
+
+def test_a_single_process_begins_anew_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ranks, "launch", lambda *asked: seen.append(asked) or 0)
+    command = ["train", "sales.csv", "-o", "alone", "--max-restarts", "2"]
+    assert main(command) == 0
+    assert seen == [(1, command, 2)]
+
+
+def test_an_option_that_a_recipe_would_overrule_is_refused(tmp_path, capsys):
+    assert main(["train", "a.toml", "-o", str(tmp_path), "--steps", "5", "--batch-size", "8", "--quiet"]) == 2
+    assert "what --steps, --batch-size would" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "a.toml"), "-o", str(tmp_path), "--quiet"]) == 2
+    assert "cannot read recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("rows = 44", "lines = 44", r"\[synthetic\].*lines.*needs.*rows"),
+        ("validation = 0.1", "", r"\[corpus\].*needs.*validation"),
+        ('name = "patched"', "", r"\[model\].*names no model"),
+        ("warmup = 200", "warm_up = 200", r"\[train\].*warm_up"),
+        ("[train]", "colour = 1\n[train]", r"patched has no such option.*colour"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named_by_table_and_key(tmp_path, old, new, found):
+    assert old in RECIPE
+    path = tmp_path / "own.toml"
+    path.write_text(RECIPE.replace(old, new, 1).replace("corpus/corpus.csv.gz", "corpus.csv"))
+    rows = "".join(f"a,{step % 7}\n" for step in range(900))
+    (tmp_path / "corpus.csv").write_text(f"unique_id,y\n{rows}")
+    with pytest.raises(UsageError, match=found):
+        pretrain(path, tmp_path / "out", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "found"),
+    [
+        ("unique_id,value\na,1\n", "expected but not found.*'y'"),
+        ("unique_id,y\na,much\n", "much.*a number"),
+        ("unique_id,y\nbikes/1,1\n", "excludes every series"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_a_data_error(tmp_path, corpus, found):
+    path = tmp_path / "corpus.csv"
+    path.write_text(corpus)
+    with pytest.raises(DataError, match=found):
+        recipe.read_corpus(path, tomllib.loads(RECIPE)["corpus"], 8)
+
+
+def test_an_interrupted_recipe_says_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "read_recipe", stopped)
+    with pytest.raises(Interrupted, match=r"out, the same command with --resume"):
+        pretrain("a.toml", tmp_path / "out", data=tmp_path)
