@@ -39,7 +39,7 @@ def test_the_page_of_results_is_not_stale():
 def test_the_page_says_everything_a_record_holds(tmp_path):
     _save(tmp_path)
     page = report.page(tmp_path)
-    said = ["speed.py", "0, 1", "abc1234", "2026-01-02", "an abacus", "swiftness", "0.333333", "1000000", "no score"]
+    said = ["speed.py", "0, 1", "abc1234", "2026-01-02", "an abacus", "swiftness", "0.3333", "1000000", "no score"]
     assert [word for word in said if word not in page] == []
 
 
@@ -76,3 +76,31 @@ def test_the_order_of_saving_does_not_change_the_page(tmp_path):
 def test_a_row_without_a_column_has_an_empty_cell():
     lines = report.markdown([{"model": "a", "score": 0.5}, {"model": "b"}]).splitlines()
     assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == ["b", ""]
+
+
+def test_the_summary_shows_the_headline_figures_that_were_measured(tmp_path):
+    _save(tmp_path)
+    assert "## Summary" not in report.page(tmp_path)
+    _save(tmp_path, name="adapt", metrics={"mean_mse_change": -0.0619}, table=[])
+    assert "| memory adapter, squared error, mean of 24 cells | -6.2 %" in report.page(tmp_path)
+
+
+def test_every_headline_is_a_metric_that_was_saved():
+    records = {path.stem: json.loads(path.read_text()) for path in report.RESULTS.glob("*.json")}
+    assert [one for one in report.HEADLINES if one.metric not in records[one.part]["metrics"]] == []
+
+
+def test_no_table_is_wider_than_the_page_or_has_a_column_with_holes():
+    for path in report.RESULTS.glob("*.json"):
+        lines = report.narrow(json.loads(path.read_text())["table"]).splitlines()
+        table = [line for line in lines if line.startswith("|")]
+        assert max(map(len, table), default=0) <= report.WIDTH + 2, path.name
+        assert not [line for line in table if any(not cell.strip() for cell in line.strip("|").split("|"))], path.name
+
+
+def test_what_all_rows_share_is_said_once_above_their_table():
+    page = report.narrow(
+        [{"commit": "abc", "model": "a", "score": 0.5}, {"commit": "abc", "model": "b", "score": 0.25}]
+    )
+    assert page.count("abc") == 1
+    assert "| b     | 0.25  |" in page
