@@ -201,14 +201,16 @@ def a_forecast_never_looks_at_the_future(s: Subject) -> None:
 
 @law(Forecaster)
 def rows_do_not_mix(s: Subject) -> None:
-    model, window = s.make(), s.window(rows=7, channels=2)
-    together = values(model, window)
-    for row in range(len(window)):
-        alone = window.rows(slice(row, row + 1))
-        assert_close(values(model, alone), together[row : row + 1], alone, 1e-5, f"row {row} alone")
-    order = torch.tensor([3, 6, 0, 5, 1, 4, 2])
-    moved = window.rows(order)
-    assert_close(values(model, moved), together[order], moved, 1e-5, "rows in another order")
+    model = s.make()
+    for channels in (1, 2):  # with one channel, a row alone is a batch of one also where channels become rows
+        window = s.window(rows=7, channels=channels)
+        together = values(model, window)
+        for row in range(len(window)):
+            alone = window.rows(slice(row, row + 1))
+            assert_close(values(model, alone), together[row : row + 1], alone, 1e-5, f"row {row} alone")
+        order = torch.tensor([3, 6, 0, 5, 1, 4, 2])
+        moved = window.rows(order)
+        assert_close(values(model, moved), together[order], moved, 1e-5, "rows in another order")
 
 
 @law(Forecaster)
@@ -340,6 +342,12 @@ def trained(model: Any, window: Window, *, steps: int) -> Result:
     return fit(model, Repeated(window), config)
 
 
+def gradients(model: Any, window: Window) -> dict[str, Tensor]:
+    """The gradient of the loss of `window` by each parameter."""
+    model.loss(window).backward()
+    return {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+
+
 @law(Learner)
 def one_batch_is_learnt_by_heart(s: Subject) -> None:
     model, window = s.make(), single(s.window(rows=8))
@@ -361,6 +369,17 @@ def gradients_are_finite_and_reach_every_parameter(s: Subject) -> None:
         assert bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite"
         if s.calendar:  # where time is only counted, weights of calendar marks rest
             assert bool(parameter.grad.any()), f"the gradient of {name} is zero"
+
+
+@law(Learner)
+def a_row_alone_has_the_gradients_of_the_same_row_many_times(s: Subject) -> None:
+    """Losses are means over what was observed. (That a row alone has its forecast, `rows_do_not_mix` says.)"""
+    window = single(with_holes(s.window(rows=3)))
+    for row in range(len(window)):
+        many, alone = (gradients(s.make(), window.rows(torch.full((n,), row))) for n in (4, 1))
+        for name, wanted in many.items():
+            off = (alone[name] - wanted).abs().max().item() / max(g.abs().max().item() for g in many.values())
+            assert off <= 1e-4, f"row {row} alone: the gradient of {name} moved by {off:.2g} of the largest"
 
 
 @law(Learner)

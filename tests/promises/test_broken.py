@@ -22,6 +22,7 @@ THE_LAW_AGAINST = {
     broken.Fragile: "a_forecast_is_finite_where_anything_was_observed",
     broken.Flattens: "short_and_constant_series_work",
     broken.DeadWeight: "gradients_are_finite_and_reach_every_parameter",
+    broken.DividesByOneLess: "a_row_alone_has_the_gradients_of_the_same_row_many_times",
     broken.NeedsPrecision: "bf16_gives_finite_losses_and_gradients",
     broken.CountsCalls: "the_same_seed_trains_the_same_weights",
     broken.Stuck: "one_batch_is_learnt_by_heart",

@@ -350,7 +350,7 @@ def _places(steps: int, width: int, device: torch.device) -> Tensor:
 CARD = Card(
     config=InformerConfig,
     build=Informer,
-    tiny=InformerConfig(context=48, horizon=12, width=16, heads=2, feedforward=32, factor=2),
+    tiny=InformerConfig(context=48, horizon=12, width=16, heads=2, feedforward=32, factor=1),
     source="Zhou et al. 2021, Informer",
     summary="long horizons in one pass: ProbSparse attention, distilling encoder, generative decoder",
 )

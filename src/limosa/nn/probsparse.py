@@ -169,7 +169,8 @@ class SelfAttention(nn.Module):
         beyond = value.view(self.heads, B, count, -1) - mean.view(B, self.heads, 1, -1).transpose(0, 1)
         out_of_head = self.out.weight.view(D, self.heads, -1).permute(1, 2, 0)  # [heads, E, D]
         added = beyond.flatten(1, 2) @ out_of_head  # [heads, B * u, D]
-        base: Tensor = self.out(mean).unsqueeze(1).expand(B, N, D).reshape(B * N, D)
+        # Copied, not expanded: of a batch of one an expanded view would be a single row, added to again and again.
+        base: Tensor = self.out(mean).unsqueeze(1).repeat(1, N, 1).view(B * N, D)
         base.index_put_((_rows(top, N),), added.flatten(0, 1), accumulate=True)
         return base.view(B, N, D)
 

@@ -177,3 +177,24 @@ def test_answers_that_are_missing_do_not_count():
         m.loss(replace(w, future=None))
     with pytest.raises(UsageError, match=f"1 to {H}"):
         m.loss(window(horizon=H + 1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_at_the_published_size_a_series_alone_is_what_it_is_in_a_batch(training):
+    published = InformerConfig(
+        context=96, horizon=24, start=48, width=512, heads=8, feedforward=64, factor=5, dropout=0.0
+    )  # of the size, what decides how attention is computed: width, heads and factor
+    torch.manual_seed(0)
+    m, w = Informer(published).train(training), window(steps=96, horizon=24)
+    found = []
+    for rows in (torch.tensor([1]), torch.tensor([1, 1])):
+        m.zero_grad()
+        torch.manual_seed(1)  # the draw of keys in training
+        m.loss(w.rows(rows)).backward()
+        found.append([p.grad.clone() for p in m.parameters()])
+    for alone, twice in zip(*found, strict=True):
+        torch.testing.assert_close(alone, twice, rtol=1e-3, atol=1e-5)
+    m.eval()
+    together = m.forecast(w).values
+    for row in range(3):
+        torch.testing.assert_close(m.forecast(w.rows(slice(row, row + 1))).values, together[row : row + 1])
