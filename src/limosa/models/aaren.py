@@ -143,7 +143,7 @@ class Causal(nn.Module):
         """[R, N, D] -> [R, N, D]; `seen` [R, N] bool; time is in the positions."""
         N = x.shape[1]
         q, k, v = (m(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
-        turn = rotary(N, q.shape[-1], x.device)
+        turn = rotary(N, q.shape[-1], q)
         itself = torch.eye(N, dtype=torch.bool, device=x.device)
         allowed = torch.ones_like(itself).tril() & seen[:, None, None, :] | itself  # [R, 1, N, N]
         made: Tensor = self.out(attend(rotate(q, turn), rotate(k, turn), v, allowed).transpose(1, 2).flatten(2))

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
+from limosa.nn.attention import position_angles
 from limosa.nn.channels import as_asked, as_read
 from limosa.nn.dropout import FeedForward, dropout
 from limosa.nn.heads import LEVELS, ordered_quantiles
@@ -106,7 +107,7 @@ class Embedding(nn.Module):
     def forward(self, steps: Tensor, marks: Tensor) -> Tensor:
         """[B, N, features], [B, N, MARKS] -> [B, N, D]."""
         near = torch.cat([steps.roll(1, 1), steps, steps.roll(-1, 1), marks], dim=-1)
-        x = self.token(near) + _places(steps.shape[1], self.token.out_features, steps.device)
+        x = self.token(near) + _positions(steps.shape[1], self.token.out_features, steps)
         return dropout(x, self.probability if self.training else 0.0)
 
 
@@ -175,7 +176,7 @@ class DecoderLayer(nn.Module):
             mix=config.mix,
             seed=config.seed,
         )
-        self.cross = CrossAttention(config.width, config.heads)
+        self.cross = CrossAttention(config.width, config.heads, config.dropout)
         self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
         self.probability = config.dropout
@@ -340,10 +341,9 @@ def _centres(like: Tensor) -> Tensor:
     return 2 * torch.arange(like.shape[-1], device=like.device)
 
 
-def _places(steps: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines of the place in the sequence, [N, D] (Vaswani et al. 2017)."""
-    rate = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-    angle = torch.arange(steps, device=device, dtype=torch.float32)[:, None] * rate
+def _positions(steps: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of the position in the sequence, [N, D] (Vaswani et al. 2017)."""
+    angle = position_angles(steps, width, 10_000.0, like)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 

@@ -142,7 +142,7 @@ class Patched(Saved):
         tokens = p.steps.view(CHANNELS, R, N, P).permute(1, 2, 0, 3).flatten(2)  # [R, N, CHANNELS * P]
         x = self.embed(tokens) + self.skip(tokens) + self.facts(p.facts)[:, None]
         x = torch.cat([x[:, :n], x[:, n:] + self.future], dim=1)
-        turn = rotary(N, self.config.width // self.config.heads, x.device, start=-n)
+        turn = rotary(N, self.config.width // self.config.heads, x, start=-n)
         place = torch.arange(N, device=x.device)
         causal = (place[None, :] < n) | (place[None, :] <= place[:, None])  # [N, N]
         present = F.pad(p.observed.view(R, n, P).any(-1), (0, N - n), value=True)  # [R, N]

@@ -10,6 +10,9 @@ How this file differs from the public code:
 * SSMs are kept in controllable form with exact learnt outputs, and both loops are bounded: see `nn.ssm`.
 * All three losses count at every step (closed loop, next value in open loop, next input of the decoder); the public
   code drops the last two after the first epoch. Each is an average over what was observed.
+* The third loss does not move its own targets: the decoder's next inputs are taken as given (detached).
+* The losses in open loop start where the state has filled: at step `state` - 1 as in the public code, but no later
+  than in the middle of the past.
 * Filters work on the series before the mixing layer rather than on copies of it, the moving averages span evenly from 4
   to 64 steps instead of at random, and every channel has its own kernel.
 * Missing values are zeros beside a mask; steps before the first observed one are silent, so padding changes nothing.

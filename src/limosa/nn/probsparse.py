@@ -10,7 +10,8 @@ How this differs from the published code:
 * Choosing is not differentiated: it carries no gradient.
 * Projections are folded where that is cheaper. The chosen queries are few, so the key weights are applied to them and
   not to all keys, the value and output weights to what they saw: the same function, by associativity.
-* Keys have no bias: softmax does not see it, so it would only take random steps.
+* Keys have no bias. Softmax does not see one, but the published choice of queries does: it adds q · b (1 - U / N) to
+  what is compared. No gradient reaches it there, so it would take random steps and make queries along it stand out.
 * Where all queries would be chosen, attention is exact and no key is drawn.
 * The draw is fixed in evaluation, so a forecast is a function of its window.
 """
@@ -104,10 +105,10 @@ class SelfAttention(nn.Module):
         count = kept(N, self.factor)
         if count < N and count < D // self.heads and self.sampling == "shared":
             top, weights = self._folded_weights(x, self._drawn(x), count)
-            if not self.running:
+            if not self.running and not self.mix:
                 return self._spread(x, top, weights)[:, -(last or N) :]
             value = self._split(self.value(x))
-            context = _filled(value, top, weights @ value, running=True)
+            context = _filled(value, top, weights @ value, self.running)
         else:
             query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
             if count == N:
@@ -176,11 +177,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Exact attention of [B, N, D] to a memory [B, M, D]."""
+    """Exact attention of [B, N, D] to a memory [B, M, D], whose weights are dropped with `probability` in training."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, probability: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.probability = heads, probability
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
@@ -190,7 +191,8 @@ class CrossAttention(nn.Module):
         """[B, N, D], [B, M, D] -> [B, N, D]."""
         projected = (self.query(x), self.key(memory), self.value(memory))
         query, key, value = (y.view(*y.shape[:2], self.heads, -1).transpose(1, 2) for y in projected)
-        made: Tensor = self.out(attend(query, key, value).transpose(1, 2).flatten(2))
+        mixed = attend(query, key, value, probability=self.probability if self.training else 0.0)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return made
 
 
@@ -230,7 +232,8 @@ class _BetweenSums(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, top: Tensor, seen: Tensor) -> Tensor:
         ctx.save_for_backward(top)
         ctx.of = value.dtype
-        return value.float().cumsum(2).to(seen.dtype).scatter_(2, _wide(top, value), seen)
+        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 cannot sum
+        return value.to(exact).cumsum(2).to(seen.dtype).scatter_(2, _wide(top, value), seen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:

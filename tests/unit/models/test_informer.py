@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from limosa.core import Window
 from limosa.errors import UsageError
-from limosa.models.informer import CARD, Informer, InformerConfig, _Halved
+from limosa.models.informer import CARD, Informer, InformerConfig, _Halved, _positions
 from limosa.nn.heads import LEVELS
 
 HOUR = 3_600_000_000
@@ -177,6 +178,12 @@ def test_answers_that_are_missing_do_not_count():
         m.loss(replace(w, future=None))
     with pytest.raises(UsageError, match=f"1 to {H}"):
         m.loss(window(horizon=H + 1))
+
+
+def test_positions_are_exact_in_the_type_of_the_network():
+    wanted = [math.sin(700 / 10_000 ** (i / 16)) for i in range(0, 16, 2)]
+    found = _positions(701, 16, torch.ones((), dtype=torch.float64))[700, ::2]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=0.0, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [False, True])
