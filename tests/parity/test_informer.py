@@ -117,7 +117,7 @@ def network(w, past, config):
         x = norm(w, f"{name}.norms.0", x + attention(w, f"{name}.attention", x, config, decoder=True))
         x = norm(w, f"{name}.norms.1", x + cross(w, f"{name}.cross", x, np.concatenate(memory), config))
         x = norm(w, f"{name}.norms.2", x + feed_forward(w, f"{name}.feed_forward", x))
-    out = linear(w, "head", norm(w, "norm", x))[-config.horizon :].reshape(config.horizon, C, len(LEVELS))
+    out = linear(w, "to_quantiles", norm(w, "norm", x))[-config.horizon :].reshape(config.horizon, C, len(LEVELS))
     middle = len(LEVELS) // 2
     gaps = np.log1p(np.exp(out[..., 1:]))
     quantiles = np.repeat(out[..., :1], len(LEVELS), axis=-1)

@@ -27,7 +27,8 @@ THE_LAW_AGAINST = {
     broken.CountsCalls: "the_same_seed_trains_the_same_weights",
     broken.Stuck: "one_batch_is_learnt_by_heart",
     broken.Forgets: "a_saved_model_comes_back_bit_for_bit",
-    broken.DecodesOtherwise: "decoding_the_last_hidden_state_is_the_forecast",
+    broken.ForecastsOtherwise: "the_blocks_one_by_one_give_the_forecast",
+    broken.StartsAgain: "what_replaces_a_hidden_state_moves_the_forecast_and_has_a_gradient",
 }
 # Breaking one promise can break a neighbour as well.
 NEIGHBOURS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limosa import models
-from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window
+from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window, encode
 from limosa.errors import UsageError
 from limosa.models.aaren import Aaren, AarenConfig, Pool, running
 from promises.laws import HOUR, series
@@ -177,10 +177,10 @@ def test_time_between_stamps_fades_the_past_where_an_interval_is_set():
     gap = replace(window, stamps=window.stamps + later)
     model = built()
     with torch.no_grad():
-        model.embed.weight[:, -5:] = 0.0  # no calendar
+        model.to_tokens.weight[:, -5:] = 0.0  # no calendar
     timed = Aaren(replace(TINY, interval=3600.0)).eval()
     timed.load_state_dict(model.state_dict())
-    last = [m.encode(w)[-1][:, -1] for m in (model, timed) for w in (window, gap)]
+    last = [encode(m, w)[-1].hidden[:, -1] for m in (model, timed) for w in (window, gap)]
     assert torch.equal(last[0], last[1]), "without an interval only the count of steps tells time"
     assert not torch.allclose(last[2], last[3], atol=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limosa.core import Window
+from limosa.core import Window, encode, resume
 from limosa.errors import UsageError
 from limosa.models.informer import CARD, Informer, InformerConfig, _Halved, _positions
 from limosa.nn.heads import LEVELS
@@ -122,16 +122,29 @@ def test_short_constant_and_gappy_pasts_have_a_forecast(steps, horizon):
 
 def test_encoders_of_a_stack_see_halves_and_meet_at_one_length():
     stack = model(encoders=(3, 2, 1), context=64)
-    states = stack.encode(window(steps=64))
-    assert [state.shape[1] for state in states] == [64, 32, 16, 32, 16, 16, 48]
-    whole = model(encoders=(3,), context=64, distil=False).encode(window(steps=64))
-    assert [state.shape[1] for state in whole] == [64, 64, 64]
+    states = encode(stack, window(steps=64))
+    assert [state.hidden.shape[1] for state in states] == [64, 64, 32, 16, 32, 16, 16]
+    assert [part.shape[1] for part in states[-1].finished] == [16, 16]
+    whole = encode(model(encoders=(3,), context=64, distil=False), window(steps=64))
+    assert [state.hidden.shape[1] for state in whole] == [64, 64, 64, 64]
+
+
+def test_every_encoder_of_a_stack_counts_and_begins_with_what_replaces_the_tokens():
+    stack, w = model(encoders=(2, 1), context=64), window(steps=64)
+    states = encode(stack, w)
+    before = stack.forecast(w).values
+    for done, state in enumerate(states):  # the first encoder's last state is the memory of its own
+        assert torch.equal(resume(stack, state, w, after=done).values, before)
+        other = state._replace(hidden=-state.hidden)
+        assert not torch.allclose(resume(stack, other, w, after=done).values, before)
+    tokens = stack.blocks[0](states[0]._replace(hidden=2.0 * states[0].hidden)).tokens
+    assert torch.equal(tokens, 2.0 * states[0].hidden)
 
 
 def test_halving_is_the_elu_of_the_largest_of_three_neighbours():
     for steps in (1, 2, 7, 8):
         y = torch.randn(2, 3, steps, dtype=torch.float64, requires_grad=True)
-        assert torch.equal(_Halved.apply(y), F.max_pool1d(F.elu(y), 3, 2, 1).mT)
+        torch.testing.assert_close(_Halved.apply(y), F.max_pool1d(F.elu(y), 3, 2, 1).mT, rtol=0.0, atol=1e-14)
         assert torch.autograd.gradcheck(_Halved.apply, (y,))
 
 
