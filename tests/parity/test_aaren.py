@@ -10,7 +10,7 @@ import torch
 
 from limosa.core import Window
 from limosa.models.aaren import Aaren, AarenConfig
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 CONFIG = AarenConfig(
     context=40, horizon=5, channels=2, kernel=3, width=12, heads=3, layers=2, feedforward=20, latent=4, scaling="none"

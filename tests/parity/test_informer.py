@@ -13,8 +13,8 @@ import torch
 
 from limosa.core import Window
 from limosa.models.informer import Informer, InformerConfig
-from limosa.nn.heads import LEVELS
 from limosa.nn.probsparse import chosen, draw, kept
+from limosa.nn.quantiles import LEVELS
 
 SIZE = {"context": 40, "horizon": 6, "start": 22, "width": 48, "heads": 2, "feedforward": 20, "factor": 2}
 

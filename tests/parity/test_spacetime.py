@@ -11,7 +11,7 @@ import torch
 from limosa import models
 from limosa.core import Window
 from limosa.models.spacetime import SpaceTime
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.ssm import ClosedLoopSSM, companion_kernel
 
 TINY = models.card("spacetime").tiny

@@ -83,8 +83,8 @@ def pretrain(
     """
     import torch
 
-    from limosa.data.mixture import Mixture
     from limosa.data.synthetic import Synthetic
+    from limosa.data.synthetic.mixture import Mixture
     from limosa.train.loop import TrainConfig, fit
 
     here = ranks.here()

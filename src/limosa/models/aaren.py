@@ -33,19 +33,19 @@ from torch.nn import functional as F
 from limosa.core import Card, Forecast, Window, encode, resume
 from limosa.errors import UsageError
 from limosa.nn.attention import attend, rotary, rotate
+from limosa.nn.calendar import MARKS, calendar_marks
 from limosa.nn.channels import split_channels
 from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import rolled
+from limosa.nn.running import RunningScale, scaled_running
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
 LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
 NO_STAMP = -(2**63)
-NOISE = 1e-11  # of the level: what a constant series may seem to move by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,60 +177,6 @@ class Block(nn.Module):
         return carry, x + self.feed_forward(self.norms[1](x))
 
 
-# -- scaling by what has been seen so far ------------------------------------------------------------------------------
-
-
-def running(values: Tensor, memory: float) -> Scaled:
-    """`values` [R, L, C], each step in units of the mean and the mean absolute deviation of the steps up to it.
-
-    Both fade by a factor of e in `memory` steps. The scale returned is that of the last step.
-    """
-    values = values.double()
-    observed = values.isfinite()
-    filled = torch.where(observed, values, 0.0).mT  # [R, C, L]
-    scores = torch.where(observed, 0.0, -torch.inf).mT
-    pace = filled.new_full((1,), 1.0 / memory).expand_as(filled)
-    center = scan(scores, filled[..., None], pace)
-    spread = scan(scores, (filled[..., None] - center).abs(), pace)[..., 0].mT  # [R, L, C]
-    center = center[..., 0].mT
-    scale = _scale(center, spread, observed.cumsum(1))
-    z = torch.where(observed, (values - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
-    return Scaled(z, observed, center[:, -1:], scale[:, -1:])
-
-
-class Level(NamedTuple):
-    """What `running` remembers of a series."""
-
-    center: Carry  # [R, C, 1]
-    spread: Carry  # [R, C, 1]
-    seen: Tensor  # [R, C] how many values were observed
-
-    @staticmethod
-    def empty(*shape: int, device: torch.device) -> Level:
-        """That of no step."""
-        count = torch.zeros(shape, dtype=torch.int64, device=device)
-        return Level(empty(*shape, 1, device=device), empty(*shape, 1, device=device), count)
-
-    def step(self, value: Tensor, memory: float) -> tuple[Level, Scaled]:
-        """One value [R, C] more: the same numbers as `running`, of one step."""
-        value = value.double()
-        observed = value.isfinite()
-        filled, score = torch.where(observed, value, 0.0), torch.where(observed, 0.0, -torch.inf)
-        pace = filled.new_full((1,), 1.0 / memory)
-        after, center = step(self.center, score, filled[..., None], pace)
-        around, spread = step(self.spread, score, (filled[..., None] - center).abs(), pace)
-        level, center = Level(after, around, self.seen + observed), center[..., 0]
-        scale = _scale(center, spread[..., 0], level.seen)
-        z = torch.where(observed, (value - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
-        return level, Scaled(z[:, None], observed[:, None], center[:, None], scale[:, None])
-
-
-def _scale(center: Tensor, spread: Tensor, count: Tensor) -> Tensor:
-    """The unit of a series; 0 where constant. One value alone does not tell how much it moves: its size stands in."""
-    scale = torch.where(1.25 * spread > NOISE * center.abs(), 1.25 * spread, 0.0)
-    return torch.where(count > 1, scale, torch.where(center != 0, center.abs(), 1.0))
-
-
 # -- the model ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +201,7 @@ class Encoding(NamedTuple):
 class State(NamedTuple):
     """What a stream remembers of R rows, whatever their length."""
 
-    level: Level  # [R, C+K] of series and covariates
+    level: RunningScale  # [R, C+K] of series and covariates
     recent: Tensor  # [R, kernel, C] float64, data units; NaN where missing
     tokens: Tensor  # [R, kernel, F]
     layers: tuple[Carry, ...]  # [R, heads, d]
@@ -307,7 +253,7 @@ class Aaren(Saved):
         known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
         stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
         if c.scaling == "running":
-            own, others = _split(running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
+            own, others = _split(scaled_running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
         else:
             own = scaled(past, c.scaling)
             others = scaled(known[:, :L], "none" if c.scaling == "none" else "window")
@@ -406,7 +352,7 @@ class Aaren(Saved):
             raise UsageError(f'{found} needs whole windows; to stream, train with attention="aaren", scaling="running"')
         device = self.direct.weight.device
         return State(
-            level=Level.empty(batch, c.channels + c.known, device=device),
+            level=RunningScale.empty(batch, c.channels + c.known, device=device),
             recent=torch.full((batch, c.kernel, c.channels), torch.nan, dtype=torch.float64, device=device),
             tokens=torch.zeros(batch, c.kernel, self.features, device=device),
             layers=tuple(empty(batch, c.heads, c.width // c.heads, device=device) for _ in self._stack),

@@ -32,12 +32,12 @@ from torch.nn import functional as F
 from limosa.core import Card, Forecast, Window, encode, resume
 from limosa.errors import UsageError
 from limosa.nn.attention import position_angles
+from limosa.nn.calendar import MARKS, calendar_marks
 from limosa.nn.channels import join_channels, split_channels
 from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import rolled
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
-from limosa.nn.heads import LEVELS
 from limosa.nn.lags import lag_errors
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
 
 METHODS = ("seasonal", "drift")

@@ -29,8 +29,8 @@ from limosa.core import Card, Forecast, Window, encode, resume
 from limosa.errors import UsageError
 from limosa.nn.attention import Block, rotary
 from limosa.nn.channels import join_channels
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import pinball
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import rolled
 from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
 from limosa.nn.saving import Saved

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from limosa.core import Card, Forecast, Window, encode, resume
 from limosa.errors import UsageError
+from limosa.nn.calendar import MARKS, calendar_marks
 from limosa.nn.dropout import gelu_dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import widened
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limosa.core import Forecast, Window
 from limosa.errors import UsageError
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 
 def split_channels(window: Window, channels: int) -> Window:

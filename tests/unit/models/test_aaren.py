@@ -11,7 +11,8 @@ from torch import Tensor
 from limosa import models
 from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window, encode
 from limosa.errors import UsageError
-from limosa.models.aaren import Aaren, AarenConfig, Pool, running
+from limosa.models.aaren import Aaren, AarenConfig, Pool
+from limosa.nn.running import scaled_running
 from promises.laws import HOUR, series
 
 TINY: AarenConfig = models.card("aaren").tiny
@@ -208,16 +209,18 @@ def test_the_rival_is_a_forecaster_that_masks_and_learns(scaling):
 
 def test_the_running_scale_of_the_last_step_is_near_that_of_the_window():
     past = 5.0 + 3.0 * torch.randn(8, 500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    made = running(past, memory=1e6)
+    made = scaled_running(past, memory=1e6)
     assert torch.allclose(made.center, past.mean(1, keepdim=True), rtol=1e-3)
     deviation = 1.25 * (past - past.mean(1, keepdim=True)).abs().mean(1, keepdim=True)
     assert torch.allclose(made.scale, deviation, rtol=0.02)
-    assert torch.equal(running(past[:, :100], memory=50.0).z, running(past, memory=50.0).z[:, :100]), "it looks ahead"
+    assert torch.equal(scaled_running(past[:, :100], memory=50.0).z, scaled_running(past, memory=50.0).z[:, :100]), (
+        "it looks ahead"
+    )
 
 
 def test_the_running_scale_follows_a_level_that_moves():
     past = torch.cat([torch.zeros(1, 300, 1), torch.full((1, 300, 1), 100.0)], dim=1).double()
-    assert float(running(past, memory=30.0).center) == pytest.approx(100.0, abs=0.1)
+    assert float(scaled_running(past, memory=30.0).center) == pytest.approx(100.0, abs=0.1)
 
 
 def test_several_channels_are_read_jointly_or_refused():

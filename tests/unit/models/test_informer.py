@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from limosa.core import Window, encode, resume
 from limosa.errors import UsageError
 from limosa.models.informer import CARD, Informer, InformerConfig, _Halved, _positions
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 HOUR = 3_600_000_000
 L, H = CARD.tiny.context, CARD.tiny.horizon

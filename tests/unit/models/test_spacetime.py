@@ -12,7 +12,7 @@ from limosa import models
 from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window, encode
 from limosa.errors import UsageError
 from limosa.models.spacetime import SpaceTime, SpaceTimeConfig
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 TINY: SpaceTimeConfig = models.card("spacetime").tiny
 NATIVE, CONTEXT = TINY.horizon, TINY.context

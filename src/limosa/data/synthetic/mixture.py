@@ -1,4 +1,4 @@
-"""A diet of several sources: every batch joins a share of each, cut to a context and a horizon drawn per step."""
+"""Join the training batches of several sources into one, with a context and a horizon drawn per step."""
 
 from __future__ import annotations
 
