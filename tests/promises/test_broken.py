@@ -33,6 +33,7 @@ THE_LAW_AGAINST = {
 # Breaking one promise can break a neighbour as well.
 NEIGHBOURS = {
     broken.MixesRows: {"a_series_without_values_is_missing_and_disturbs_no_other"},
+    broken.MissingAsZero: {"a_scaled_and_shifted_series_has_a_scaled_and_shifted_forecast"},
     broken.Stuck: {"gradients_are_finite_and_reach_every_parameter"},
     broken.Fragile: {"gradients_are_finite_and_reach_every_parameter", "bf16_gives_finite_losses_and_gradients"},
     broken.Restless: {law.name for law in LAWS},  # comparing two forecasts is what most laws do
@@ -44,6 +45,7 @@ def laws_broken_by(build: type) -> set[str]:
     tried = subject(build.__name__, broken.card(build), calendar=True)
     found = set()
     for law in LAWS:
+        assert law.binds(tried)
         try:
             law.check(tried)
         except AssertionError:
