@@ -1,4 +1,4 @@
-"""Floor 0: the nouns every other file speaks.
+"""Define what all other files share: windows, forecasts, and the protocols of models.
 
 Shape letters, everywhere: B batch, L context steps, H horizon steps, C target channels, K known covariates,
 Q quantile levels, N tokens, D width, S static columns.
@@ -128,7 +128,7 @@ class Forecast:
 class Scores:
     """How strange each step is: larger = stranger, never NaN, also where nothing was observed."""
 
-    values: Tensor  # [B, L, C], each channel's share of the blame
+    values: Tensor  # [B, L, C], each channel's contribution
     total: Tensor  # [B, L], how strange the step is as a whole
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ half the past of the one before, make the paper's InformerStack.
 How this differs from the published code:
 
 * The window is scaled inside the model, so forecasts scale with the series (`scaling="none"` is the paper's protocol on
-  standardised data). Each step also says whether it was observed: missing values and placeholders are told from zeros.
+  standardised data). Each step also says whether it was observed: missing values and placeholders differ from zeros.
 * Beside the point stand quantiles. `point="mean"` learns the point by squared error, as the paper's tables ask.
 * A forecast is a function of its window: keys are drawn from a fixed seed in evaluation, and from the training seed in
   training. `nn.probsparse` says how attention differs.
@@ -107,7 +107,7 @@ class Encoding(NamedTuple):
 
 
 class Embedding(nn.Module):
-    """Steps as tokens: three neighbouring steps (circular, as published), place in the window, calendar marks."""
+    """Steps as tokens: three neighbouring steps (circular, as published), position in the window, calendar marks."""
 
     def __init__(self, features: int, width: int, probability: float) -> None:
         super().__init__()

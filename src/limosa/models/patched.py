@@ -132,14 +132,14 @@ class Patched(Saved):
         z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
         repeats = find_repeats(z, observed, ahead=ahead, longest_lag=self.config.longest_lag)
         rules, errors = apply_rules(repeats)
-        tell = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
-        typical = tell.amin(-1, keepdim=True).sqrt()  # [R, 1]
+        at = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
+        typical = at.amin(-1, keepdim=True).sqrt()  # [R, 1]
         return Prepared(
             center=center,
             scale=scale,
             observed=observed,
             steps=_steps(repeats, rules[:, :1, LAST], typical),
-            facts=_facts(repeats, tell, typical, P),
+            facts=_facts(repeats, at, typical, P),
             rules=rules,
             errors=errors,
             spread=repeats.spread[:, -ahead:],
@@ -153,12 +153,12 @@ class Patched(Saved):
         tokens = self.norm(hidden[:, -ahead // self.config.patch :])
         latent: Tensor = self.to_steps(tokens).view(R, ahead, self.config.latent)
         sigma = p.sigma[..., None]
-        doubt = (p.errors / sigma.square()).log()  # [R, F, RULES], 0 for the best rule
+        log_excess = (p.errors / sigma.square()).log()  # [R, F, RULES] over the best rule, 0 for it
         lead = torch.arange(1, ahead + 1, device=hidden.device, dtype=torch.float32).expand(R, ahead)[..., None]
-        agreed = ((-doubt).softmax(-1) * p.rules).sum(-1, keepdim=True)  # the rules weighted by their precision
+        weighted = ((-log_excess).softmax(-1) * p.rules).sum(-1, keepdim=True)  # the rules weighted by their precision
         local = [
-            torch.asinh((p.rules - agreed) / sigma),
-            doubt,
+            torch.asinh((p.rules - weighted) / sigma),
+            log_excess,
             torch.asinh(p.spread[..., None] / sigma),
             sigma.log(),
             lead.log() / 4.0,
@@ -171,7 +171,7 @@ class Patched(Saved):
             out[..., RULES + 1, None],
             out[..., RULES + 2 :],
         )
-        middle = ((gate - doubt).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
+        middle = ((gate - log_excess).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
         around = ordered_quantiles(torch.zeros_like(middle), steps) * sigma * log_width.clamp(-6.0, 4.0).exp()
         return around + middle.unsqueeze(-1)
 
@@ -233,7 +233,7 @@ def _apply(layer: nn.Module, state: Encoding) -> Encoding:
 
 
 def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
-    """[CHANNELS, R, T] per step: value, whether observed, three copies, and distances in units of the typical error."""
+    """[CHANNELS, R, T] per step: value, whether observed, three past cycles, distances in typical errors."""
     L = r.z.shape[1]
     ahead = r.first.shape[1] - L
     past = torch.where(r.observed, r.z, r.first[:, :L])
@@ -243,13 +243,13 @@ def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
     return torch.asinh(torch.stack([*shown, fresh / typical, (now - last) / typical]))
 
 
-def _facts(r: Repeats, tell: Tensor, typical: Tensor, patch: int) -> Tensor:
-    """[R, FACTS] per series: its periods, how well they and the last value tell, how much of it was observed."""
+def _facts(r: Repeats, at: Tensor, typical: Tensor, patch: int) -> Tensor:
+    """[R, FACTS] per series: its periods, the errors of forecasting by them and by the last value, the share seen."""
     L = r.z.shape[1]
     count = r.observed.sum(-1, keepdim=True).clamp(min=1)
     begun = torch.where(r.observed, torch.arange(L, device=count.device), L).amin(-1, keepdim=True)
     share = count / (L - begun).clamp(min=1)  # padding is not missing
-    relative = (tell / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
+    relative = (at / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
     return torch.cat([(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share], dim=-1).float()
 
 

@@ -1,4 +1,4 @@
-"""SpaceTime: a forecaster made of companion state space models, which runs on by itself.
+"""SpaceTime: forecast any horizon by companion state space models in closed loop.
 
 Zhang et al. 2023, "Effectively Modeling Time Series with Simple Discrete State Spaces", arXiv 2303.09489. Frozen
 differences and moving-average residuals of the scaled series are mixed to `width` channels; `layers` blocks of
@@ -87,7 +87,7 @@ class Prepared(NamedTuple):
     values: Tensor  # [R, channels, N], zero where not observed
     observed: Tensor  # [R, channels, N], 1 or 0
     begun: Tensor  # [R, 1, N], 0 before the first observed step, then 1
-    clock: Tensor  # [R, K, N + H] calendar marks and known covariates
+    exogenous: Tensor  # [R, K, N + H] calendar marks and known covariates
 
 
 class Encoding(NamedTuple):
@@ -141,12 +141,12 @@ class SpaceTime(Saved):
         super().__init__()
         self.config = config
         D, C = config.width, config.channels
-        clock = MARKS * config.calendar + config.known
+        exogenous = MARKS * config.calendar + config.known
         self.filters = FrozenFilters(config.averages, config.longest_average)
-        self.to_tokens = nn.Conv1d(C * (self.filters.count + 1) + clock, D, 1)
+        self.to_tokens = nn.Conv1d(C * (self.filters.count + 1) + exogenous, D, 1)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.decoder = ClosedLoopSSM(D, config.state)
-        self.to_quantiles = nn.Conv1d(D + clock, C * len(LEVELS), 1)
+        self.to_quantiles = nn.Conv1d(D + exogenous, C * len(LEVELS), 1)
 
     @property
     def context(self) -> int:
@@ -170,14 +170,14 @@ class SpaceTime(Saved):
         own = scaled(past, config.scaling)
         values, observed = (self._rows(x.float()) for x in (own.z, own.observed))
         begun = observed.amax(1, keepdim=True).cummax(-1).values
-        clock = self._clock(window, N).repeat_interleave(len(values) // B, dim=0)
-        return Prepared(own, values, observed, begun, clock)
+        exogenous = self._exogenous(window, N).repeat_interleave(len(values) // B, dim=0)
+        return Prepared(own, values, observed, begun, exogenous)
 
     def _rows(self, values: Tensor) -> Tensor:
         """[B, T, C] -> [R, channels, T]."""
         return values.transpose(1, 2).reshape(-1, self.config.channels, values.shape[1])
 
-    def _clock(self, window: Window, steps: int) -> Tensor:
+    def _exogenous(self, window: Window, steps: int) -> Tensor:
         """Marks and known covariates [B, K, steps + H]; covariates in units of their own past."""
         B, T = len(window), steps + window.horizon
         parts = [torch.zeros(B, T, 0, device=window.past.device)]
@@ -192,19 +192,19 @@ class SpaceTime(Saved):
             parts.append(scaled(known[:, :steps]).apply(known).clamp(-FARTHEST, FARTHEST).nan_to_num(0.0))
         return torch.cat(parts, dim=-1).transpose(1, 2)
 
-    def _quantiles(self, y: Tensor, clock: Tensor) -> Tensor:
-        """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and their clock [R, K, T]."""
-        seen = torch.cat([gelu_dropout(y, self._dropout), clock.to(y.dtype)], dim=1)
+    def _quantiles(self, y: Tensor, exogenous: Tensor) -> Tensor:
+        """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and `exogenous` [R, K, T]."""
+        seen = torch.cat([gelu_dropout(y, self._dropout), exogenous.to(y.dtype)], dim=1)
         out = self.to_quantiles(seen).float().view(-1, len(LEVELS), y.shape[-1]).transpose(1, 2)
         return ordered_quantiles(out[..., 0], out[..., 1:])
 
-    def _closed_loop(self, state: Tensor, clock: Tensor, batch: int) -> Tensor:
-        """Scaled quantiles [B, Q, H, C] of the steps of `clock` [R, K, H] from the decoder's state.
+    def _closed_loop(self, state: Tensor, exogenous: Tensor, batch: int) -> Tensor:
+        """Scaled quantiles [B, Q, H, C] of the H steps of `exogenous` [R, K, H] from the decoder's state.
 
         The closed loop goes as far as is asked. What the head knows of its own error ends with the horizon it was
         trained on; from there bands go on as they grew.
         """
-        quantiles = _columns(self._quantiles(self.decoder.ahead(state, clock.shape[-1]), clock), batch)
+        quantiles = _columns(self._quantiles(self.decoder.ahead(state, exogenous.shape[-1]), exogenous), batch)
         native, beyond = quantiles.tensor_split([self.horizon], dim=2)
         return torch.cat([native, widened(beyond, native, self.horizon)], dim=2) if beyond.shape[2] else native
 
@@ -221,7 +221,7 @@ class SpaceTime(Saved):
     def embed(self, batch: Window) -> Encoding:
         """Features of each step of the past; rows are B, or B * C where channels are forecast each by itself."""
         p = self._prepare(batch)
-        seen = torch.cat([self.filters(p.values), p.observed, p.clock[..., : p.values.shape[-1]]], dim=1)
+        seen = torch.cat([self.filters(p.values), p.observed, p.exogenous[..., : p.values.shape[-1]]], dim=1)
         return Encoding((self.to_tokens(seen) * p.begun).mT, p)
 
     @property
@@ -232,7 +232,7 @@ class SpaceTime(Saved):
     def head(self, state: Encoding, batch: Window) -> Forecast:
         """Forecast of any horizon: the decoder's closed loop."""
         p = state.prepared
-        ahead = p.clock[..., p.values.shape[-1] :]
+        ahead = p.exogenous[..., p.values.shape[-1] :]
         quantiles = self._closed_loop(self.decoder.state(state.hidden.mT), ahead, len(batch))
         return Forecast(values=p.scaled.undo(quantiles), levels=LEVELS)
 
@@ -254,7 +254,7 @@ class SpaceTime(Saved):
         """
         hidden, p = encode(self, window)[-1]
         y, _, _ = self.decoder(hidden.mT)
-        quantiles = self._quantiles(y, p.clock[..., 1 : p.values.shape[-1] + 1])
+        quantiles = self._quantiles(y, p.exogenous[..., 1 : p.values.shape[-1] + 1])
         begun = p.scaled.observed.cumsum(1)[:, None] > 0  # [B, 1, N, C]
         return torch.where(begun, p.scaled.undo(_columns(quantiles, len(window))), torch.nan)
 
@@ -277,7 +277,7 @@ class SpaceTime(Saved):
         if self.config.scaling == "window":
             counts = p.scaled.observed.any(1, keepdim=True) & (p.scaled.scale > 0)
             target = torch.where(counts, target.clamp(-FARTHEST, FARTHEST), torch.nan)
-        ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.clock[..., N:])
+        ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.exogenous[..., N:])
         closed = point_and_bands(ahead, target.transpose(1, 2).flatten(0, 1), LEVELS, self.config.point)
 
         if N == 1 or not self.training:  # where N is 1 nothing follows in the past
@@ -285,7 +285,7 @@ class SpaceTime(Saved):
         first = min(self.config.state - 1, N // 2)  # before, an SSM has hardly seen anything
         now, after = slice(first, N - 1), slice(first + 1, N)
         answers = torch.where(p.observed > 0, p.values, torch.nan)[..., after].flatten(0, 1)
-        nexts = self._quantiles(y[..., now], p.clock[..., after])
+        nexts = self._quantiles(y[..., now], p.exogenous[..., after])
         opened = point_and_bands(nexts, answers, LEVELS, self.config.point)
 
         inputs = u[..., after].detach().float()
@@ -355,15 +355,15 @@ class SpaceTime(Saved):
         z = torch.where(observed, own.apply(row), 0.0).float()
         held, filtered = self.filters.step(state.values, self._rows(z)[..., 0])
         begun = torch.maximum(state.begun, self._rows(observed.float()).amax(1, keepdim=True))
-        clock = filtered.new_zeros(len(filtered), self.to_quantiles.in_channels - self.config.width, 1)
-        u = self.to_tokens(torch.cat([filtered[..., None], self._rows(observed.float()), clock], dim=1)) * begun
+        exogenous = filtered.new_zeros(len(filtered), self.to_quantiles.in_channels - self.config.width, 1)
+        u = self.to_tokens(torch.cat([filtered[..., None], self._rows(observed.float()), exogenous], dim=1)) * begun
         blocks = []
         for block, x in zip(self._stack, state.blocks, strict=True):
             x, u = block.step(x, u)
             u = u * begun
             blocks.append(x)
         decoder, y = self.decoder.step(state.decoder, u[..., 0])
-        quantiles = _columns(self._quantiles(y[..., None], clock), len(value))
+        quantiles = _columns(self._quantiles(y[..., None], exogenous), len(value))
         state = state._replace(begun=begun, values=held, blocks=tuple(blocks), decoder=decoder)
         return state, own.undo(quantiles)
 

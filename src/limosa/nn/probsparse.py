@@ -1,7 +1,8 @@
-"""ProbSparse attention of the Informer (Zhou et al. 2021): only the queries that have something to say attend.
+"""ProbSparse attention of the Informer (Zhou et al. 2021): only the queries whose scores are far from even attend.
 
 For each query the largest of its scores over a few drawn keys is compared with their sum. The `factor * ceil(ln N)`
-queries that stand out most attend to all keys; the others get the mean of all values, or in a decoder the running sum.
+queries where they differ most, the active ones, attend to all keys; the others get the mean of all values, or in a
+decoder the running sum.
 
 How this differs from the published code:
 
@@ -30,30 +31,30 @@ Sampling = Literal["shared", "query"]
 _BLOCK = 1 << 22  # scores held at once where each query has its own draw
 
 
-def kept(steps: int, factor: int) -> int:
+def sample_size(steps: int, factor: int) -> int:
     """How many of `steps` queries are chosen, and how many of `steps` keys are drawn; at least 1."""
     return max(1, min(steps, factor * math.ceil(math.log(steps))))
 
 
-def draw(steps: int, factor: int, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+def draw_keys(steps: int, factor: int, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
     """Drawn keys [1 or N, U] of N `steps`, with replacement; from torch's default generator if none is given."""
     rows = steps if sampling == "query" else 1
-    return torch.randint(steps, (rows, kept(steps, factor)), generator=generator)
+    return torch.randint(steps, (rows, sample_size(steps, factor)), generator=generator)
 
 
 @torch.no_grad()
-def chosen(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
-    """The `count` queries that stand out most, [B, heads, count], in no order.
+def active_queries(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
+    """The `count` queries of the largest sparsity measure, [B, heads, count], in no order.
 
     Args:
-        query, key: [B, heads, N, E].   drawn: [1 or N, U] from `draw`.
+        query, key: [B, heads, N, E].   drawn: [1 or N, U] from `draw_keys`.
     """
     B, heads, N, _ = query.shape
     if len(drawn) == 1:
-        return _standing_out(query @ key[:, :, drawn[0]].mT, N).topk(count, sorted=False).indices
+        return _sparsity_measure(query @ key[:, :, drawn[0]].mT, N).topk(count, sorted=False).indices
     rows = max(1, _BLOCK // (B * heads * N))
     parts = [
-        _standing_out((q @ key.mT).gather(-1, own.expand(B, heads, -1, -1)), N)
+        _sparsity_measure((q @ key.mT).gather(-1, own.expand(B, heads, -1, -1)), N)
         for q, own in zip(torch.split(query, rows, dim=2), torch.split(drawn, rows), strict=True)
     ]
     return torch.cat(parts, dim=-1).topk(count, sorted=False).indices
@@ -65,7 +66,7 @@ def prob_sparse(query: Tensor, key: Tensor, value: Tensor, drawn: Tensor, count:
     With `running` an active query sees no later key and the others get the running sum of the values, else their mean.
     (The choice itself looks at all drawn keys, so this is not causal, as in the published code.)
     """
-    top = chosen(query, key, drawn, count)  # [B, heads, u]
+    top = active_queries(query, key, drawn, count)  # [B, heads, u]
     active = query.gather(2, _wide(top, query))  # [B, heads, u, E]
     return _filled(value, top, attend(active, key, value, _earlier(top, key.shape[2]) if running else None), running)
 
@@ -102,7 +103,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         """`x` [B, N, D] -> the `last` steps (all by default) of the attended [B, N, D]."""
         _, N, D = x.shape
-        count = kept(N, self.factor)
+        count = sample_size(N, self.factor)
         if count < N and count < D // self.heads and self.sampling == "shared":
             top, weights = self._folded_weights(x, self._drawn(x), count)
             if not self.running and not self.mix:
@@ -122,7 +123,7 @@ class SelfAttention(nn.Module):
 
     def _drawn(self, x: Tensor) -> Tensor:
         generator = None if self.training else torch.Generator().manual_seed(self.seed)
-        return draw(x.shape[1], self.factor, self.sampling, generator).to(x.device)
+        return draw_keys(x.shape[1], self.factor, self.sampling, generator).to(x.device)
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, heads, N, E]."""
@@ -149,14 +150,14 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def _folded_choice(self, x: Tensor, drawn: Tensor, count: int) -> Tensor:
-        """As `chosen`, [B, heads, u]: the query weights are applied to the drawn keys."""
+        """As `active_queries`, [B, heads, u]: the query weights are applied to the drawn keys."""
         B, N, D = x.shape
         key = self._split(self.key(x[:, drawn[0]])).transpose(0, 1)  # [heads, B, U, E]
         folded = key.flatten(1, 2) @ self._per_head(self.query)  # [heads, B * U, D]
         scores = x @ folded.view(self.heads, B, -1, D).transpose(0, 1).reshape(B, -1, D).mT  # [B, N, heads * U]
         bias = (key * self.query.bias.view(self.heads, 1, 1, -1)).sum(-1).transpose(0, 1)  # [B, heads, U]
         scores = scores.view(B, N, self.heads, -1) + bias[:, None]
-        return _standing_out(scores, N).mT.topk(count, sorted=False).indices
+        return _sparsity_measure(scores, N).mT.topk(count, sorted=False).indices
 
     def _spread(self, x: Tensor, top: Tensor, weights: Tensor) -> Tensor:
         """Output [B, N, D] where most steps only get the mean: it is projected once, and what differs is added."""
@@ -196,7 +197,7 @@ class CrossAttention(nn.Module):
         return made
 
 
-def _standing_out(scores: Tensor, steps: int) -> Tensor:
+def _sparsity_measure(scores: Tensor, steps: int) -> Tensor:
     """Largest score less the sum over `steps`, as published (not the mean of the drawn): [..., U] -> [...]."""
     return scores.amax(-1) - scores.sum(-1) / steps
 

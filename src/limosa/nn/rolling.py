@@ -1,4 +1,4 @@
-"""Horizons longer than a model answers in one pass: go on from the median, without believing it."""
+"""Forecast horizons longer than the native one in several passes, each appending its median to the past."""
 
 from __future__ import annotations
 
