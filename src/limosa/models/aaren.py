@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode, resume
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
 from limosa.nn.attention import attend, rotary, rotate
 from limosa.nn.calendar import MARKS, calendar_marks
@@ -38,9 +38,8 @@ from limosa.nn.channels import split_channels
 from limosa.nn.dropout import FeedForward, dropout
 from limosa.nn.losses import point_and_bands
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
-from limosa.nn.rolling import rolled
+from limosa.nn.rolling import RollingForecaster
 from limosa.nn.running import RunningScale, scaled_running
-from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
@@ -208,7 +207,7 @@ class State(NamedTuple):
     stamp: Tensor  # [R, 1] of the last row; NO_STAMP before
 
 
-class Aaren(Saved):
+class Aaren(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner, Backbone and Streaming."""
 
     config: AarenConfig
@@ -228,16 +227,6 @@ class Aaren(Saved):
         )
         self.direct = nn.Linear(config.kernel, config.horizon, bias=False)
         nn.init.zeros_(self.direct.weight)
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
 
     @property
     def _stack(self) -> list[Block]:
@@ -316,14 +305,6 @@ class Aaren(Saved):
         if self.config.channels == 1:  # [B * C, Q, H, 1]: channels were rows
             rows = rows.view(B, C, *rows.shape[1:3]).permute(0, 2, 3, 1)
         return Forecast(values=rows, levels=LEVELS)
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
-
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(lambda part: resume(self, self.embed(part), part), window, self.horizon)
 
     def loss(self, batch: Window) -> Tensor:
         """Loss of the point and its bands (`point_and_bands`) in units of each series. A scalar.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode, resume
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
 from limosa.nn.attention import position_angles
 from limosa.nn.calendar import MARKS, calendar_marks
@@ -38,8 +38,7 @@ from limosa.nn.dropout import FeedForward, dropout
 from limosa.nn.losses import point_and_bands
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
-from limosa.nn.rolling import rolled
-from limosa.nn.saving import Saved
+from limosa.nn.rolling import RollingForecaster
 from limosa.nn.scaling import Scaled, Units, scaled
 
 LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
@@ -198,7 +197,7 @@ class DecoderLayer(nn.Module):
         return made
 
 
-class Informer(Saved):
+class Informer(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner and Backbone."""
 
     config: InformerConfig
@@ -214,16 +213,6 @@ class Informer(Saved):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
         self.to_quantiles = nn.Linear(config.width, config.channels * len(LEVELS))
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
 
     # -- the parts of one pass ------------------------------------------------------------------------------------
 
@@ -300,14 +289,6 @@ class Informer(Saved):
         """Forecast of up to the native horizon, in data units."""
         values = state.prepared.past.undo(self._quantiles(state).movedim(-1, 1))  # [B, Q, H, C]
         return join_channels(values.permute(0, 3, 2, 1).flatten(0, 1)[:, : batch.horizon], batch)
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
-
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(lambda part: resume(self, self.embed(part), part), window, self.horizon)
 
     def loss(self, batch: Window) -> Tensor:
         """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.

@@ -25,15 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode, resume
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
 from limosa.nn.attention import Block, rotary
 from limosa.nn.channels import join_channels
 from limosa.nn.losses import pinball
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
-from limosa.nn.rolling import rolled
+from limosa.nn.rolling import RollingForecaster
 from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
-from limosa.nn.saving import Saved
 from limosa.nn.scaling import center_and_scale
 
 CHANNELS = 7  # what a step shows the transformer, see `_steps`
@@ -86,7 +85,7 @@ class Prepared(NamedTuple):
     sigma: Tensor  # [R, F] error of the best rule, the unit of the head
 
 
-class Patched(Saved):
+class Patched(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner and Backbone."""
 
     config: PatchedConfig
@@ -106,16 +105,6 @@ class Patched(Saved):
         self.to_quantiles = nn.Sequential(
             nn.Linear(config.latent + LOCAL, hidden), nn.SiLU(), nn.Linear(hidden, RULES + 2 + len(LEVELS) - 1)
         )
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
 
     # -- the parts of one pass ------------------------------------------------------------------------------------
 
@@ -203,14 +192,6 @@ class Patched(Saved):
         quantiles = self._quantiles(state)[:, : batch.horizon].to(p.scale.dtype)  # [R, H, Q]
         values = quantiles * p.scale[:, None, None] + p.center[:, None, None]
         return join_channels(torch.where(p.observed.any(-1)[:, None, None], values, torch.nan), batch)
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
-
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(lambda part: resume(self, self.embed(part), part), window, self.horizon)
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the native horizon, in units of each series' own predictability. A scalar.
