@@ -37,7 +37,7 @@ PACKAGES = {"limosa": sys.executable, "neuralforecast": str(PEER), "transformers
 ATTENTION = """
 import json, sys, time, torch
 from informer_step import peak
-from limosa.nn.probsparse import draw, kept, prob_sparse
+from limosa.nn.probsparse import draw_keys, prob_sparse, sample_size
 which, length, repeats, seed = sys.argv[1], *map(int, sys.argv[2:])
 torch.set_num_threads(1)
 dice = torch.Generator().manual_seed(seed)
@@ -46,7 +46,7 @@ def attend(q, k, v):
     if which == "sdpa":
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
     N = q.shape[2]
-    return prob_sparse(q, k, v, draw(N, 5, "shared", dice), kept(N, 5), running=False)
+    return prob_sparse(q, k, v, draw_keys(N, 5, "shared", dice), sample_size(N, 5), running=False)
 
 def run(n, times):
     parts, grads = torch.randn(3, 1, 8, n, 64, generator=dice), torch.randn(1, 8, n, 64, generator=dice)

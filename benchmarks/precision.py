@@ -48,7 +48,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> scalar."""
-        turn, y = rotary(x.shape[1], WIDTH // HEADS, x.device), x
+        turn, y = rotary(x.shape[1], WIDTH // HEADS, x), x
         for block in self.blocks:
             y = block(y, turn)
         return (y.float() - x).square().mean()

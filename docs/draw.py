@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from limosa.data.kinds import KINDS, SyntheticConfig
 from limosa.data.synthetic import draw
+from limosa.data.synthetic.recipes import KINDS, SyntheticConfig
 
 IMAGES = Path(__file__).parent / "images"
 RESULTS = Path(__file__).parent / "results"

@@ -1,4 +1,4 @@
-"""Floor 0: the nouns every other file speaks.
+"""Define what all other files share: windows, forecasts, and the protocols of models.
 
 Shape letters, everywhere: B batch, L context steps, H horizon steps, C target channels, K known covariates,
 Q quantile levels, N tokens, D width, S static columns.
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 T = TypeVar("T")
+
+
+class Batch(Protocol):
+    """What a `Learner` learns from at a time, and all that the train loop knows of it."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch on another device."""
+
+    def pinned(self) -> Self:
+        """The same batch in memory from which a GPU can copy while it computes."""
+
+    def rows(self, index: slice | Tensor) -> Self:
+        """The rows that `index` selects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +128,7 @@ class Forecast:
 class Scores:
     """How strange each step is: larger = stranger, never NaN, also where nothing was observed."""
 
-    values: Tensor  # [B, L, C], each channel's share of the blame
+    values: Tensor  # [B, L, C], each channel's contribution
     total: Tensor  # [B, L], how strange the step is as a whole
 
     def __post_init__(self) -> None:
@@ -183,13 +199,37 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A forecaster whose hidden states can be reached, for adapters."""
+    """A model whose hidden states can be read and replaced on the way, for adapters and probes.
 
-    def encode(self, window: Window) -> list[Tensor]:
-        """Hidden states, one [B, N, D] per layer, first to last."""
+    A state is a NamedTuple: its field `hidden` [R, N, D] is what the blocks have made so far, R rows of N tokens (or
+    steps), and the others hold what later blocks and the head need. It is never changed in place: `state.hidden` reads
+    it, `state._replace(hidden=...)` is a state to go on from. `encode` and `resume` run the parts.
+    """
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        """Forecast from the last hidden state [B, N, D]; `decode(encode(w)[-1], w)` equals `forecast(w)`."""
+    def embed(self, batch: Any) -> Any:
+        """The state before the first block."""
+
+    @property
+    def blocks(self) -> Sequence[Callable[[Any], Any]]:
+        """The blocks in their order, each from a state to the next."""
+
+    def head(self, state: Any, batch: Any) -> Any:
+        """The model's output from the last state: a forecaster's `Forecast` of up to its native horizon."""
+
+
+def encode(backbone: Backbone, batch: Any) -> list[Any]:
+    """The states of a batch: after the embedding, then after each block."""
+    states = [backbone.embed(batch)]
+    for block in backbone.blocks:
+        states.append(block(states[-1]))
+    return states
+
+
+def resume(backbone: Backbone, state: Any, batch: Any, *, after: int = 0) -> Any:
+    """The model's output from the state after `after` blocks; `resume(b, b.embed(x), x)` is its whole pass."""
+    for block in backbone.blocks[after:]:
+        state = block(state)
+    return backbone.head(state, batch)
 
 
 @runtime_checkable
@@ -207,8 +247,8 @@ class Streaming(Protocol):
 class Learner(Protocol):
     """All that the train loop knows of a model."""
 
-    def loss(self, batch: Window) -> Tensor:
-        """Scalar loss of a batch that carries its answers."""
+    def loss(self, batch: Any) -> Tensor:
+        """Scalar loss of a batch, of the kind that the model learns from, which carries its answers."""
 
     def parameters(self, recurse: bool = True) -> Iterable[nn.Parameter]:
         """What the optimizer may change."""
@@ -220,7 +260,7 @@ class Batches(Protocol):
     The same step gives the same batch, in any order, on any machine with the same data.
     """
 
-    def batch(self, step: int) -> Window:
+    def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step` (from 0)."""
 
 

@@ -118,7 +118,7 @@ CASES = {
     "adapter memory": functools.partial(adapted, "memory"),
     "adapter retrieval": functools.partial(adapted, "retrieval"),
     "training patched": functools.partial(trained, "patched"),
-    "training informer": functools.partial(trained, "informer", dropout=0.0),
+    "training informer": functools.partial(trained, "informer", dropout=0.0, factor=2),
     "training spacetime": functools.partial(trained, "spacetime", dropout=0.25),
     "training aaren": functools.partial(trained, "aaren", dropout=0.1),
 }

@@ -10,7 +10,7 @@ import torch
 
 from limosa.core import Window
 from limosa.models.forecasters.aaren import Aaren, AarenConfig
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 CONFIG = AarenConfig(
     context=40, horizon=5, channels=2, kernel=3, width=12, heads=3, layers=2, feedforward=20, latent=4, scaling="none"
@@ -58,16 +58,16 @@ def network(weights, past, slope):
     L, C = past.shape
     tokens = np.concatenate([past, np.ones((L, C)), np.zeros((L, 5))], axis=1)
     padded = np.concatenate([np.zeros((CONFIG.kernel - 1, tokens.shape[1])), tokens])
-    x = np.stack([np.einsum("dfk,kf->d", weights["embed.weight"], padded[t : t + CONFIG.kernel]) for t in range(L)])
-    x = x + weights["embed.bias"]
+    x = np.stack([np.einsum("dfk,kf->d", weights["to_tokens.weight"], padded[t : t + CONFIG.kernel]) for t in range(L)])
+    x = x + weights["to_tokens.bias"]
     for i in range(CONFIG.layers):
-        block = f"blocks.{i}"
+        block = f"layers.{i}"
         x = x + attention(weights, f"{block}.attention", layer_norm(weights, f"{block}.norms.0", x), slope)
         hidden = gelu(linear(weights, f"{block}.feed_forward.up", layer_norm(weights, f"{block}.norms.1", x)))
         x = x + linear(weights, f"{block}.feed_forward.down", hidden)
     latent = linear(weights, "to_steps", layer_norm(weights, "norm", x[-1])).reshape(CONFIG.horizon, -1)
     local = np.concatenate([latent, np.zeros((CONFIG.horizon, 5))], axis=1)
-    out = linear(weights, "head.2", gelu(linear(weights, "head.0", local)))
+    out = linear(weights, "to_quantiles.2", gelu(linear(weights, "to_quantiles.0", local)))
     out = out.reshape(CONFIG.horizon, C, len(LEVELS))
     median = out[..., 0] + (past[-CONFIG.kernel :].T @ weights["direct.weight"].T).T
     gaps, middle = np.log1p(np.exp(out[..., 1:])), len(LEVELS) // 2

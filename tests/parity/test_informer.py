@@ -13,8 +13,8 @@ import torch
 
 from limosa.core import Window
 from limosa.models.forecasters.informer import Informer, InformerConfig
-from limosa.nn.heads import LEVELS
-from limosa.nn.probsparse import chosen, draw, kept
+from limosa.nn.probsparse import active_queries, draw_keys, sample_size
+from limosa.nn.quantiles import LEVELS
 
 SIZE = {"context": 40, "horizon": 6, "start": 22, "width": 48, "heads": 2, "feedforward": 20, "factor": 2}
 
@@ -32,7 +32,9 @@ def attention(w, name, x, config, decoder):
     N, D = x.shape
     E = D // config.heads
     query, key, value = (linear(w, f"{name}.{part}", x) for part in ("query", "key", "value"))
-    table = draw(N, config.factor, config.sampling, torch.Generator().manual_seed(config.seed)).expand(N, -1).numpy()
+    table = (
+        draw_keys(N, config.factor, config.sampling, torch.Generator().manual_seed(config.seed)).expand(N, -1).numpy()
+    )
     heads = np.zeros((config.heads, N, E))
     for h in range(config.heads):
         q, k, v = (part[:, h * E : (h + 1) * E] for part in (query, key, value))
@@ -117,7 +119,7 @@ def network(w, past, config):
         x = norm(w, f"{name}.norms.0", x + attention(w, f"{name}.attention", x, config, decoder=True))
         x = norm(w, f"{name}.norms.1", x + cross(w, f"{name}.cross", x, np.concatenate(memory), config))
         x = norm(w, f"{name}.norms.2", x + feed_forward(w, f"{name}.feed_forward", x))
-    out = linear(w, "head", norm(w, "norm", x))[-config.horizon :].reshape(config.horizon, C, len(LEVELS))
+    out = linear(w, "to_quantiles", norm(w, "norm", x))[-config.horizon :].reshape(config.horizon, C, len(LEVELS))
     middle = len(LEVELS) // 2
     gaps = np.log1p(np.exp(out[..., 1:]))
     quantiles = np.repeat(out[..., :1], len(LEVELS), axis=-1)
@@ -160,8 +162,8 @@ def test_a_forecast_is_that_of_the_dense_network(options):
 def test_the_chosen_queries_are_those_of_the_published_measure(sampling, steps):
     dice = torch.Generator().manual_seed(steps)
     query, key = torch.randn(2, 3, 2, steps, 8, generator=dice)
-    drawn = draw(steps, 5, sampling, dice)
-    found = chosen(query, key, drawn, kept(steps, 5)).sort(-1).values
+    drawn = draw_keys(steps, 5, sampling, dice)
+    found = active_queries(query, key, drawn, sample_size(steps, 5)).sort(-1).values
     table = drawn.expand(steps, -1).numpy()
     for b in range(3):
         for h in range(2):

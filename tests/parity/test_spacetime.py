@@ -11,7 +11,7 @@ import torch
 from limosa import models
 from limosa.core import Window
 from limosa.models.forecasters.spacetime import SpaceTime
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.ssm import ClosedLoopSSM, companion_kernel
 
 TINY = models.card("spacetime").tiny
@@ -134,7 +134,7 @@ def weights(model):
 
 def quantiles(w, y, clock):
     """[Q, T] from outputs [D, T]."""
-    out = w["head.weight"][..., 0] @ np.concatenate([gelu(y), clock]) + w["head.bias"][:, None]
+    out = w["to_quantiles.weight"][..., 0] @ np.concatenate([gelu(y), clock]) + w["to_quantiles.bias"][:, None]
     gaps = np.log1p(np.exp(out[1:]))
     half = len(LEVELS) // 2
     below, above = -np.cumsum(gaps[:half][::-1], 0)[::-1], np.cumsum(gaps[half:], 0)
@@ -148,11 +148,11 @@ def network(model, z, observed, horizon):
     filters = [[1.0], [1, -1], [1, -2, 1], [1, -3, 3, -1]]
     filters += [np.eye(n)[0] - np.ones(n) / n for n in spans]
     seen = np.stack([np.convolve(z, taps)[:L] for taps in filters] + [observed])
-    clock = np.zeros((model.embed.in_channels - len(seen), L + horizon))
+    clock = np.zeros((model.to_tokens.in_channels - len(seen), L + horizon))
     begun = np.maximum.accumulate(observed)
-    u = (w["embed.weight"][..., 0] @ np.concatenate([seen, clock[:, :L]]) + w["embed.bias"][:, None]) * begun
+    u = (w["to_tokens.weight"][..., 0] @ np.concatenate([seen, clock[:, :L]]) + w["to_tokens.bias"][:, None]) * begun
     for i in range(config.layers):
-        name = f"blocks.{i}"
+        name = f"layers.{i}"
         y = np.stack(
             [walk(a, c, row)[0] for a, c, row in zip(w[f"{name}.ssm.a.row"], w[f"{name}.ssm.c"], u, strict=True)]
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Card, Forecast, Window
+from limosa.core import Card, Forecast, Window, resume
 from limosa.nn.losses import pinball
 from limosa.nn.saving import Saved
 
@@ -19,6 +20,12 @@ class SoundConfig:
 
     context: int = 32  # steps
     horizon: int = 8  # steps
+
+
+class Encoding(NamedTuple):
+    """What goes from block to block."""
+
+    hidden: Tensor  # [B * C, 1, context]
 
 
 class Sound(Saved):
@@ -39,33 +46,40 @@ class Sound(Saved):
     def horizon(self) -> int:
         return self.config.horizon
 
-    def encode(self, window: Window) -> list[Tensor]:
+    def embed(self, batch: Window) -> Encoding:
         """The scaled context, one token, [B * C, 1, context]."""
-        past, mean, scale = self.scaled(window)
+        past, mean, scale = self.scaled(batch)
         missing = self.context - past.shape[1]
         z = ((past - mean) / torch.where(scale > 0, scale, 1.0)).nan_to_num()
         z = nn.functional.pad(z, (0, 0, missing, 0)).transpose(1, 2).flatten(0, 1)  # [B * C, context]
-        return [z.float()[:, None]]
+        return Encoding(z.float()[:, None])
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
+    @property
+    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+        """One that does nothing."""
+        return [lambda state: state]
+
+    def head(self, state: Encoding, batch: Window) -> Forecast:
         """Beyond the native horizon the last step is repeated."""
-        _, mean, scale = self.scaled(window)
-        B, _, C = window.past.shape
-        steps = torch.arange(window.horizon).clamp(max=self.horizon - 1)
-        out = self.network(hidden[:, 0]).view(B, C, 3, self.horizon)[..., steps].permute(2, 0, 3, 1)  # [3, B, H, C]
+        _, mean, scale = self.scaled(batch)
+        B, _, C = batch.past.shape
+        steps = torch.arange(batch.horizon).clamp(max=self.horizon - 1)
+        out = (
+            self.network(state.hidden[:, 0]).view(B, C, 3, self.horizon)[..., steps].permute(2, 0, 3, 1)
+        )  # 3 [B, H, C]
         below, middle, above = out[0].square(), out[1], out[2].square()
         offsets = self.arranged(torch.stack([middle - below, middle, middle + above], dim=1))  # [B, Q, H, C]
         return Forecast(values=mean[:, None] + offsets * scale[:, None], levels=self.levels)
 
     def forecast(self, window: Window) -> Forecast:
         with torch.no_grad():
-            return self.decode(self.encode(window)[-1], window)
+            return resume(self, self.embed(window), window)
 
     def loss(self, batch: Window) -> Tensor:
         assert batch.future is not None
         _, mean, scale = self.scaled(batch)
         unit = torch.where(scale > 0, scale, 1.0)
-        made = self.decode(self.encode(batch)[-1], batch).values
+        made = resume(self, self.embed(batch), batch).values
         target = (batch.future - mean) / unit
         return pinball(((made - mean[:, None]) / unit[:, None]).nan_to_num().movedim(1, -1), target, self.levels)
 
@@ -96,9 +110,9 @@ class Peeks(Sound):
 class MixesRows(Sound):
     """Normalises over the batch."""
 
-    def encode(self, window: Window) -> list[Tensor]:
-        (hidden,) = super().encode(window)
-        return [hidden - hidden.mean(0, keepdim=True)]
+    def embed(self, batch: Window) -> Encoding:
+        (hidden,) = super().embed(batch)
+        return Encoding(hidden - hidden.mean(0, keepdim=True))
 
 
 class MissingAsZero(Sound):
@@ -151,10 +165,10 @@ class CountsPadding(Sound):
 class LooksAtTheHorizon(Sound):
     """Its first steps depend on how many are asked for."""
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        made = super().decode(hidden, window)
-        scale = self.scaled(window)[2]
-        return replace(made, values=made.values + 0.01 * window.horizon * scale[:, None])
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        made = super().head(state, batch)
+        scale = self.scaled(batch)[2]
+        return replace(made, values=made.values + 0.01 * batch.horizon * scale[:, None])
 
 
 class Invents(Sound):
@@ -210,6 +224,13 @@ class NeedsPrecision(Sound):
         return super().loss(batch) * (1.0 + 1e6 * near.abs().detach()).float()
 
 
+class DividesByOneLess(Sound):
+    """Divides its loss by the number of rows less one, where there are several."""
+
+    def loss(self, batch: Window) -> Tensor:
+        return super().loss(batch) * len(batch) / max(1, len(batch) - 1)
+
+
 class CountsCalls(Sound):
     """Learns from a number that outlives the run."""
 
@@ -222,9 +243,6 @@ class CountsCalls(Sound):
 
 class Stuck(Sound):
     """Learns nothing: its network is cut off."""
-
-    def encode(self, window: Window) -> list[Tensor]:
-        return [hidden.detach() for hidden in super().encode(window)]
 
     def loss(self, batch: Window) -> Tensor:
         return super().loss(batch).detach() + 0.0 * sum(p.sum() for p in self.parameters())
@@ -242,12 +260,19 @@ class Forgets(Sound):
         return quantiles + self.shift
 
 
-class DecodesOtherwise(Sound):
-    """Forecasts with something that its decoder does not know."""
+class ForecastsOtherwise(Sound):
+    """Forecasts with something that its head does not know."""
 
     def forecast(self, window: Window) -> Forecast:
         made = super().forecast(window)
         return replace(made, values=made.values + self.scaled(window)[2][:, None])
+
+
+class StartsAgain(Sound):
+    """Its head computes the hidden state anew, whatever it is handed."""
+
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        return super().head(self.embed(batch), batch)
 
 
 def card(build: Any) -> Card:

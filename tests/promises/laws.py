@@ -1,6 +1,7 @@
 """The laws that every model keeps, one plain function each: it takes a `Subject` and raises AssertionError.
 
-A law is run on every model that satisfies the protocol it is about. To add one, write a function under `@law(...)`.
+A law is run on every model that satisfies the protocol it is about; one about scales only where the card says that the
+model keeps the scale law. To add one, write a function under `@law(...)`.
 Laws see models from outside only: protocols, windows and forecasts.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Backbone, Card, Forecaster, Learner, Pretrained, Window
+from limosa.core import Backbone, Card, Forecaster, Learner, Pretrained, Window, encode, resume
 from limosa.training.loop import Result, TrainConfig, fit
 
 HOUR = 3_600_000_000  # microseconds
@@ -50,21 +51,26 @@ class Law:
 
     check: Callable[[Subject], None]
     of: type
+    of_scales: bool  # only for models whose card says `scale_law`
 
     @property
     def name(self) -> str:
         """The function's name: the law as a sentence."""
         return self.check.__name__
 
+    def binds(self, subject: Subject) -> bool:
+        """Whether the subject has to keep this law."""
+        return isinstance(subject.make(), self.of) and (subject.scale_law or not self.of_scales)
+
 
 LAWS: list[Law] = []
 
 
-def law(of: type) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+def law(of: type, *, of_scales: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Enter a function among the laws of all models that satisfy the protocol `of`."""
 
     def enter(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        LAWS.append(Law(check, of))
+        LAWS.append(Law(check, of, of_scales))
         return check
 
     return enter
@@ -92,10 +98,10 @@ def subject(name: str, card: Card, *, calendar: bool, load: Callable[[Path], Any
 
 def series(rows: int, steps: int, channels: int, seed: int) -> Tensor:
     """[rows, steps, channels]: in turn noisy seasons, walks, trends, counts and slow waves, of sizes 0.01 to 10,000."""
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     t = torch.arange(steps, dtype=torch.float64)[None, :, None]
-    noise = torch.randn(rows, steps, channels, generator=dice, dtype=torch.float64)
-    phase = 6.0 * torch.rand(rows, 1, channels, generator=dice, dtype=torch.float64)
+    noise = torch.randn(rows, steps, channels, generator=generator, dtype=torch.float64)
+    phase = 6.0 * torch.rand(rows, 1, channels, generator=generator, dtype=torch.float64)
     season = (2.0 * torch.pi * t / 12.0 + phase).sin()
     kinds = torch.stack(
         [
@@ -107,15 +113,15 @@ def series(rows: int, steps: int, channels: int, seed: int) -> Tensor:
         ]
     )
     row = torch.arange(rows)
-    size = 10.0 ** (6.0 * torch.rand(rows, 1, 1, generator=dice, dtype=torch.float64) - 2.0)
-    level = 5.0 * torch.randn(rows, 1, 1, generator=dice, dtype=torch.float64)
+    size = 10.0 ** (6.0 * torch.rand(rows, 1, 1, generator=generator, dtype=torch.float64) - 2.0)
+    level = 5.0 * torch.randn(rows, 1, 1, generator=generator, dtype=torch.float64)
     return size * (kinds[row % len(kinds), row] + level)
 
 
 def with_holes(window: Window, share: float = 0.2) -> Window:
     """The window with a share of its past, and a stretch of it, not observed; the last value stays."""
-    dice = torch.Generator().manual_seed(3)
-    missing = torch.rand(window.past.shape, generator=dice) < share
+    generator = torch.Generator().manual_seed(3)
+    missing = torch.rand(window.past.shape, generator=generator) < share
     missing[:, window.past.shape[1] // 3 : window.past.shape[1] // 2] = True
     missing[:, -1] = False
     return replace(window, past=window.past.masked_fill(missing, torch.nan))
@@ -201,23 +207,21 @@ def a_forecast_never_looks_at_the_future(s: Subject) -> None:
 
 @law(Forecaster)
 def rows_do_not_mix(s: Subject) -> None:
-    model, window = s.make(), s.window(rows=7, channels=2)
-    together = values(model, window)
-    for row in range(len(window)):
-        alone = window.rows(slice(row, row + 1))
-        assert_close(values(model, alone), together[row : row + 1], alone, 1e-5, f"row {row} alone")
-    order = torch.tensor([3, 6, 0, 5, 1, 4, 2])
-    moved = window.rows(order)
-    assert_close(values(model, moved), together[order], moved, 1e-5, "rows in another order")
+    model = s.make()
+    for channels in (1, 2):  # with one channel, a row alone is a batch of one also where channels become rows
+        window = s.window(rows=7, channels=channels)
+        together = values(model, window)
+        for row in range(len(window)):
+            alone = window.rows(slice(row, row + 1))
+            assert_close(values(model, alone), together[row : row + 1], alone, 1e-5, f"row {row} alone")
+        order = torch.tensor([3, 6, 0, 5, 1, 4, 2])
+        moved = window.rows(order)
+        assert_close(values(model, moved), together[order], moved, 1e-5, "rows in another order")
 
 
 @law(Forecaster)
 def missing_values_are_not_zeros(s: Subject) -> None:
     model, window = s.make(), with_holes(s.window(rows=10))
-    away = 100.0 * unit(window)[:, 0]  # [B, 1, C]
-    shifted = values(model, replace(window, past=window.past + away))
-    if s.scale_law:
-        assert_close(shifted - away[:, None], values(model, window), window, 1e-3, "a shifted series with holes")
     level = replace(window, past=torch.full_like(window.past, 1000.0).where(window.past.isfinite(), torch.nan))
     made = values(model, level)
     assert bool((made >= 900.0).all() and (made <= 1100.0).all()), "a constant 1000 with holes"
@@ -246,17 +250,15 @@ def padding_on_the_left_changes_nothing(s: Subject) -> None:
         assert_close(values(model, padded), values(model, short), short, 1e-4, f"{steps} steps, padded")
 
 
-@law(Forecaster)
+@law(Forecaster, of_scales=True)
 def a_scaled_and_shifted_series_has_a_scaled_and_shifted_forecast(s: Subject) -> None:
-    if not s.scale_law:
-        return
     model = s.make()
-    window = s.window(rows=10)
-    ratio = 1.0 / unit(window)[:, 0]  # [B, 1, C] so that the numbers of the law mean the same for every series
-    plain = replace(window, past=window.past * ratio)
-    for a, b in ((1e3, -5e4), (1e-3, 0.2)):
-        moved = values(model, replace(plain, past=a * plain.past + b))
-        assert_close((moved - b) / a, values(model, plain), plain, 1e-3, f"{a} x + {b}")
+    for window in (s.window(rows=10), with_holes(s.window(rows=10))):
+        ratio = 1.0 / unit(window)[:, 0]  # [B, 1, C] so that the numbers of the law mean the same for every series
+        plain = replace(window, past=window.past * ratio)
+        for a, b in ((1e3, -5e4), (1e-3, 0.2), (1.0, 100.0)):
+            moved = values(model, replace(plain, past=a * plain.past + b))
+            assert_close((moved - b) / a, values(model, plain), plain, 1e-3, f"{a} x + {b}")
 
 
 @law(Forecaster)
@@ -340,6 +342,12 @@ def trained(model: Any, window: Window, *, steps: int) -> Result:
     return fit(model, Repeated(window), config)
 
 
+def gradients(model: Any, window: Window) -> dict[str, Tensor]:
+    """The gradient of the loss of `window` by each parameter."""
+    model.loss(window).backward()
+    return {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+
+
 @law(Learner)
 def one_batch_is_learnt_by_heart(s: Subject) -> None:
     model, window = s.make(), single(s.window(rows=8))
@@ -361,6 +369,18 @@ def gradients_are_finite_and_reach_every_parameter(s: Subject) -> None:
         assert bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite"
         if s.calendar:  # where time is only counted, weights of calendar marks rest
             assert bool(parameter.grad.any()), f"the gradient of {name} is zero"
+
+
+@law(Learner)
+def a_row_alone_has_the_gradients_of_the_same_row_many_times(s: Subject) -> None:
+    """Losses are means over what was observed. (That a row alone has its forecast, `rows_do_not_mix` says.)"""
+    window = single(with_holes(s.window(rows=3)))
+    for row in range(len(window)):
+        many, alone = (gradients(s.make(), window.rows(torch.full((n,), row))) for n in (4, 1))
+        largest = max(gradient.abs().max().item() for gradient in many.values())
+        for name, wanted in many.items():
+            off = (alone[name] - wanted).abs().max().item() / (largest or 1.0)
+            assert off <= 1e-4, f"row {row} alone: the gradient of {name} moved by {off:.2g} of the largest"
 
 
 @law(Learner)
@@ -406,13 +426,34 @@ def a_saved_model_comes_back_bit_for_bit(s: Subject) -> None:
 
 
 @law(Backbone)
-def decoding_the_last_hidden_state_is_the_forecast(s: Subject) -> None:
+def the_blocks_one_by_one_give_the_forecast(s: Subject) -> None:
     model = s.make()
     for horizon in {1, max(1, model.horizon - 3), model.horizon}:
         window = with_holes(s.window(horizon=horizon, channels=2))
-        hidden = model.encode(window)
-        assert all(layer.ndim == 3 and bool(layer.isfinite().all()) for layer in hidden)
-        assert len({(len(layer), layer.shape[2]) for layer in hidden}) == 1, "layers differ in rows or width"
-        decoded = model.decode(hidden[-1], window)
-        assert decoded.levels == model.forecast(window).levels
-        assert_close(decoded.values.detach().double(), values(model, window), window, 1e-6, "decode(encode(...)[-1])")
+        wanted = model.forecast(window)
+        with torch.no_grad():
+            states = encode(model, window)
+            again = [resume(model, state, window, after=done) for done, state in enumerate(states)]
+        assert len(states) == len(model.blocks) + 1
+        hidden = [state.hidden for state in states]
+        assert all(one.ndim == 3 and bool(one.isfinite().all()) for one in hidden)
+        assert len({(len(one), one.shape[2]) for one in hidden}) == 1, "states differ in rows or width"
+        for done, made in enumerate(again):
+            assert made.levels == wanted.levels
+            assert torch.equal(made.values, wanted.values), f"another forecast from the state after {done} blocks"
+
+
+@law(Backbone)
+def what_replaces_a_hidden_state_moves_the_forecast_and_has_a_gradient(s: Subject) -> None:
+    model, window = s.make(), s.window(channels=2)
+    before = model.forecast(window).values
+    with torch.no_grad():
+        states = encode(model, window)
+    generator = torch.Generator().manual_seed(2)
+    for done, state in enumerate(states):
+        hidden = (state.hidden + 0.1 * torch.randn(state.hidden.shape, generator=generator)).requires_grad_()
+        made = resume(model, state._replace(hidden=hidden), window, after=done).values
+        assert not torch.equal(made.detach(), before), f"what replaces the state after {done} blocks is not used"
+        made.sum().backward()
+        assert hidden.grad is not None
+        assert bool(hidden.grad.isfinite().all() and hidden.grad.any()), f"no gradient after {done} blocks"

@@ -22,15 +22,18 @@ THE_LAW_AGAINST = {
     broken.Fragile: "a_forecast_is_finite_where_anything_was_observed",
     broken.Flattens: "short_and_constant_series_work",
     broken.DeadWeight: "gradients_are_finite_and_reach_every_parameter",
+    broken.DividesByOneLess: "a_row_alone_has_the_gradients_of_the_same_row_many_times",
     broken.NeedsPrecision: "bf16_gives_finite_losses_and_gradients",
     broken.CountsCalls: "the_same_seed_trains_the_same_weights",
     broken.Stuck: "one_batch_is_learnt_by_heart",
     broken.Forgets: "a_saved_model_comes_back_bit_for_bit",
-    broken.DecodesOtherwise: "decoding_the_last_hidden_state_is_the_forecast",
+    broken.ForecastsOtherwise: "the_blocks_one_by_one_give_the_forecast",
+    broken.StartsAgain: "what_replaces_a_hidden_state_moves_the_forecast_and_has_a_gradient",
 }
 # Breaking one promise can break a neighbour as well.
 NEIGHBOURS = {
     broken.MixesRows: {"a_series_without_values_is_missing_and_disturbs_no_other"},
+    broken.MissingAsZero: {"a_scaled_and_shifted_series_has_a_scaled_and_shifted_forecast"},
     broken.Stuck: {"gradients_are_finite_and_reach_every_parameter"},
     broken.Fragile: {"gradients_are_finite_and_reach_every_parameter", "bf16_gives_finite_losses_and_gradients"},
     broken.Restless: {law.name for law in LAWS},  # comparing two forecasts is what most laws do
@@ -42,6 +45,7 @@ def laws_broken_by(build: type) -> set[str]:
     tried = subject(build.__name__, broken.card(build), calendar=True)
     found = set()
     for law in LAWS:
+        assert law.binds(tried)
         try:
             law.check(tried)
         except AssertionError:

@@ -30,7 +30,7 @@ def trained(rank: int, *, cut: bool) -> dict[str, float]:
     whole = sum(p.numel() for p in model.parameters())
     if cut:
         formats = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for part in (*model.blocks, model):
+        for part in (*model.layers, model):
             fully_shard(part, mp_policy=formats, reshard_after_forward=True)
         register_fsdp_forward_method(model, "loss")
     batches = Synthetic(batch_size=16, context=96, horizon=16, seed=5, rank=rank)

@@ -21,7 +21,7 @@ import torch
 torch.set_num_threads(1)
 
 from limosa import models
-from limosa.data.mixture import Mixture
+from limosa.data.synthetic.mixture import Mixture
 from limosa.data.synthetic import Synthetic
 from limosa.training.loop import TrainConfig, fit
 

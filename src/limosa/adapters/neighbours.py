@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limosa.adapters.places import Standard, places
-from limosa.core import Backbone, Forecaster, Window
+from limosa.core import Backbone, Forecaster, Window, encode
 from limosa.data.panel import Panel
 from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
@@ -63,8 +63,9 @@ def hidden_of(base: Forecaster) -> Key:
 
     @torch.no_grad()
     def key(past: Tensor) -> Tensor:
-        blocks = [base.encode(Window(past=rows[..., None], horizon=1))[-1][:, -1] for rows in torch.split(past, BLOCK)]
-        return F.normalize(torch.cat(blocks).float().nan_to_num(), dim=-1)
+        windows = (Window(past=rows[..., None], horizon=1) for rows in torch.split(past, BLOCK))
+        last = [encode(base, window)[-1].hidden[:, -1] for window in windows]
+        return F.normalize(torch.cat(last).float().nan_to_num(), dim=-1)
 
     return key
 

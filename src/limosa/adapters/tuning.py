@@ -4,7 +4,7 @@ What is learnt is kept apart from the frozen weights, as a change that is added 
 beginning the change is zero and the forecast is the frozen model's bit for bit, at the end the frozen weights are still
 what they were, and a saved change holds none of them. `lora` follows Hu et al. 2021 (arXiv 2106.09685). The frozen
 model stays in evaluation mode, since running statistics would move it. The head is whatever stands between the last
-hidden state and the forecast: it is found by asking which weights `decode` touches.
+hidden state and the forecast: it is found by asking which weights the head of a `Backbone` touches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from limosa.adapters.lessons import Lesson
-from limosa.core import Backbone, Card, Forecast, Learner, Window
+from limosa.core import Backbone, Card, Forecast, Learner, Window, encode
 from limosa.errors import UsageError
 
 What = Literal["full", "head", "lora"]
@@ -152,8 +152,10 @@ def head(base: Any) -> list[str]:
     for p in own.values():
         p.requires_grad_(True)
     try:
+        with torch.no_grad():
+            state = encode(base, window)[-1]
         with torch.enable_grad():
-            made = base.decode(base.encode(window)[-1].detach(), window).values.sum()
+            made = base.head(state, window).values.sum()
             found = torch.autograd.grad(made, list(own.values()), allow_unused=True)
     finally:
         for p, ask in zip(own.values(), asks, strict=True):

@@ -7,22 +7,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from limosa.nn.dropout import dropout
 
-def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention over [B, heads, N, D]; `allowed` [B or 1, 1, N, N] is True where a key is visible.
 
-    On CPUs the fused kernel's bf16 backward is several times slower than its fp32 one, so bf16 takes the plain form.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, *, probability: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention over [B, heads, N, D].
+
+    Args:
+        allowed: [B or 1, 1, N, N], True where a key is visible; None: everywhere.
+        probability: of dropping a weight, for training.
+
+    On CPUs the fused kernel's bf16 backward is several times slower than its fp32 one, so bf16 takes the plain form; so
+    does dropout, which the fused kernel there lacks.
     """
+    if probability:
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        scores = scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
+        return dropout(scores.softmax(-1), probability).to(value.dtype) @ value
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
 
 
-def rotary(tokens: int, width: int, device: torch.device, *, start: int = 0, base: float = 1000.0) -> Tensor:
+def position_angles(tokens: int, width: int, base: float, like: Tensor, start: int = 0) -> Tensor:
+    """Position times frequency, [N, width // 2], for sines and cosines of positions; in float32 at least.
+
+    `like` gives device and type: a network in float64 is to know its positions as precisely.
+    """
+    kind = torch.promote_types(like.dtype, torch.float32)
+    frequency = base ** (-torch.arange(0, width, 2, device=like.device, dtype=kind) / width)
+    return (torch.arange(tokens, device=like.device, dtype=kind) + start)[:, None] * frequency
+
+
+def rotary(tokens: int, width: int, like: Tensor, *, start: int = 0, base: float = 1000.0) -> Tensor:
     """Cosines and sines [2, N, width // 2] of the rotary position embedding (Su et al. 2021) from position `start`."""
-    rate = base ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-    angle = (torch.arange(tokens, device=device, dtype=torch.float32) + start)[:, None] * rate
+    angle = position_angles(tokens, width, base, like, start)
     return torch.stack([angle.cos(), angle.sin()])
 
 

@@ -1,4 +1,4 @@
-"""Channels read jointly, or each as a row of its own."""
+"""Split the channels of a window into rows for models that forecast each by itself, and join their forecasts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from limosa.core import Forecast, Window
 from limosa.errors import UsageError
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 
-def as_read(window: Window, channels: int) -> Window:
-    """The window as a model of `channels` reads it: as it is, or with one channel each of its C a row, [B * C, L, 1].
+def split_channels(window: Window, channels: int) -> Window:
+    """The window with each of its C channels a row, [B * C, L, 1], for a model of one channel; else as it is.
 
     Raises: UsageError if the model reads several channels jointly and the window has another number.
     """
@@ -32,7 +32,7 @@ def as_read(window: Window, channels: int) -> Window:
     return replace(window, past=alone(window.past), future=future, stamps=each(window.stamps), known=each(window.known))
 
 
-def as_asked(rows: Tensor, window: Window) -> Forecast:
-    """Quantiles [B * C, H, Q] of each channel of `window` as its forecast, [B, Q, H, C]."""
+def join_channels(rows: Tensor, window: Window) -> Forecast:
+    """The forecast of `window`, [B, Q, H, C], from quantiles of each channel, [B * C, H, Q]."""
     B, _, C = window.past.shape
     return Forecast(values=rows.view(B, C, *rows.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)

@@ -1,4 +1,4 @@
-"""Dropout at a quarter of its price, and the transformer's feed-forward built on it.
+"""Dropout that draws 16 bits per element, and the transformer's feed-forward with it.
 
 On a CPU torch's dropout draws one number for each element and takes longer than the GELU beside it. 16 random bits are
 enough to decide, so one 64-bit number serves four elements; the probability is exact to 1/65536. Numbers come from

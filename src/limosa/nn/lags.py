@@ -1,4 +1,4 @@
-"""Repetition in a series: which lags it repeats itself at, and what those lags say comes next.
+"""Find the periods of series, the lags at which they repeat themselves, and read the values one period ago.
 
 The seasonal-difference error e(k) = weighted mean of (z[t+k] - z[t])^2 over observed pairs is computed for all lags at
 once by FFT, O(L log L), with missing values left out. Recent pairs weigh more, because series change their ways. The
@@ -65,7 +65,7 @@ def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
     return torch.stack(found, dim=-1)
 
 
-def copies(z: Tensor, observed: Tensor, lag: Tensor, ahead: int, cycles: int) -> tuple[Tensor, Tensor]:
+def past_cycles(z: Tensor, observed: Tensor, lag: Tensor, ahead: int, cycles: int) -> tuple[Tensor, Tensor]:
     """The series one period ago, two periods ago, …, for every past step and `ahead` future ones.
 
     A future step copies the latest cycles that lie in the past, so nothing is read from the future.

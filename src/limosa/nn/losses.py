@@ -1,4 +1,4 @@
-"""Losses that know that a target may be missing."""
+"""Quantile and squared losses that leave out missing targets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""ProbSparse attention of the Informer (Zhou et al. 2021): only the queries that have something to say attend.
+"""ProbSparse attention of the Informer (Zhou et al. 2021): only the queries whose scores are far from even attend.
 
 For each query the largest of its scores over a few drawn keys is compared with their sum. The `factor * ceil(ln N)`
-queries that stand out most attend to all keys; the others get the mean of all values, or in a decoder the running sum.
+queries where they differ most, the active ones, attend to all keys; the others get the mean of all values, or in a
+decoder the running sum.
 
 How this differs from the published code:
 
@@ -10,7 +11,8 @@ How this differs from the published code:
 * Choosing is not differentiated: it carries no gradient.
 * Projections are folded where that is cheaper. The chosen queries are few, so the key weights are applied to them and
   not to all keys, the value and output weights to what they saw: the same function, by associativity.
-* Keys have no bias: softmax does not see it, so it would only take random steps.
+* Keys have no bias. Softmax does not see one, but the published choice of queries does: it adds q · b (1 - U / N) to
+  what is compared. No gradient reaches it there, so it would take random steps and make queries along it stand out.
 * Where all queries would be chosen, attention is exact and no key is drawn.
 * The draw is fixed in evaluation, so a forecast is a function of its window.
 """
@@ -29,30 +31,30 @@ Sampling = Literal["shared", "query"]
 _BLOCK = 1 << 22  # scores held at once where each query has its own draw
 
 
-def kept(steps: int, factor: int) -> int:
+def sample_size(steps: int, factor: int) -> int:
     """How many of `steps` queries are chosen, and how many of `steps` keys are drawn; at least 1."""
     return max(1, min(steps, factor * math.ceil(math.log(steps))))
 
 
-def draw(steps: int, factor: int, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+def draw_keys(steps: int, factor: int, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
     """Drawn keys [1 or N, U] of N `steps`, with replacement; from torch's default generator if none is given."""
     rows = steps if sampling == "query" else 1
-    return torch.randint(steps, (rows, kept(steps, factor)), generator=generator)
+    return torch.randint(steps, (rows, sample_size(steps, factor)), generator=generator)
 
 
 @torch.no_grad()
-def chosen(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
-    """The `count` queries that stand out most, [B, heads, count], in no order.
+def active_queries(query: Tensor, key: Tensor, drawn: Tensor, count: int) -> Tensor:
+    """The `count` queries of the largest sparsity measure, [B, heads, count], in no order.
 
     Args:
-        query, key: [B, heads, N, E].   drawn: [1 or N, U] from `draw`.
+        query, key: [B, heads, N, E].   drawn: [1 or N, U] from `draw_keys`.
     """
     B, heads, N, _ = query.shape
     if len(drawn) == 1:
-        return _standing_out(query @ key[:, :, drawn[0]].mT, N).topk(count, sorted=False).indices
+        return _sparsity_measure(query @ key[:, :, drawn[0]].mT, N).topk(count, sorted=False).indices
     rows = max(1, _BLOCK // (B * heads * N))
     parts = [
-        _standing_out((q @ key.mT).gather(-1, own.expand(B, heads, -1, -1)), N)
+        _sparsity_measure((q @ key.mT).gather(-1, own.expand(B, heads, -1, -1)), N)
         for q, own in zip(torch.split(query, rows, dim=2), torch.split(drawn, rows), strict=True)
     ]
     return torch.cat(parts, dim=-1).topk(count, sorted=False).indices
@@ -64,7 +66,7 @@ def prob_sparse(query: Tensor, key: Tensor, value: Tensor, drawn: Tensor, count:
     With `running` an active query sees no later key and the others get the running sum of the values, else their mean.
     (The choice itself looks at all drawn keys, so this is not causal, as in the published code.)
     """
-    top = chosen(query, key, drawn, count)  # [B, heads, u]
+    top = active_queries(query, key, drawn, count)  # [B, heads, u]
     active = query.gather(2, _wide(top, query))  # [B, heads, u, E]
     return _filled(value, top, attend(active, key, value, _earlier(top, key.shape[2]) if running else None), running)
 
@@ -101,13 +103,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         """`x` [B, N, D] -> the `last` steps (all by default) of the attended [B, N, D]."""
         _, N, D = x.shape
-        count = kept(N, self.factor)
+        count = sample_size(N, self.factor)
         if count < N and count < D // self.heads and self.sampling == "shared":
             top, weights = self._folded_weights(x, self._drawn(x), count)
-            if not self.running:
+            if not self.running and not self.mix:
                 return self._spread(x, top, weights)[:, -(last or N) :]
             value = self._split(self.value(x))
-            context = _filled(value, top, weights @ value, running=True)
+            context = _filled(value, top, weights @ value, self.running)
         else:
             query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
             if count == N:
@@ -121,7 +123,7 @@ class SelfAttention(nn.Module):
 
     def _drawn(self, x: Tensor) -> Tensor:
         generator = None if self.training else torch.Generator().manual_seed(self.seed)
-        return draw(x.shape[1], self.factor, self.sampling, generator).to(x.device)
+        return draw_keys(x.shape[1], self.factor, self.sampling, generator).to(x.device)
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, heads, N, E]."""
@@ -148,14 +150,14 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def _folded_choice(self, x: Tensor, drawn: Tensor, count: int) -> Tensor:
-        """As `chosen`, [B, heads, u]: the query weights are applied to the drawn keys."""
+        """As `active_queries`, [B, heads, u]: the query weights are applied to the drawn keys."""
         B, N, D = x.shape
         key = self._split(self.key(x[:, drawn[0]])).transpose(0, 1)  # [heads, B, U, E]
         folded = key.flatten(1, 2) @ self._per_head(self.query)  # [heads, B * U, D]
         scores = x @ folded.view(self.heads, B, -1, D).transpose(0, 1).reshape(B, -1, D).mT  # [B, N, heads * U]
         bias = (key * self.query.bias.view(self.heads, 1, 1, -1)).sum(-1).transpose(0, 1)  # [B, heads, U]
         scores = scores.view(B, N, self.heads, -1) + bias[:, None]
-        return _standing_out(scores, N).mT.topk(count, sorted=False).indices
+        return _sparsity_measure(scores, N).mT.topk(count, sorted=False).indices
 
     def _spread(self, x: Tensor, top: Tensor, weights: Tensor) -> Tensor:
         """Output [B, N, D] where most steps only get the mean: it is projected once, and what differs is added."""
@@ -169,17 +171,18 @@ class SelfAttention(nn.Module):
         beyond = value.view(self.heads, B, count, -1) - mean.view(B, self.heads, 1, -1).transpose(0, 1)
         out_of_head = self.out.weight.view(D, self.heads, -1).permute(1, 2, 0)  # [heads, E, D]
         added = beyond.flatten(1, 2) @ out_of_head  # [heads, B * u, D]
-        base: Tensor = self.out(mean).unsqueeze(1).expand(B, N, D).reshape(B * N, D)
+        # Copied, not expanded: of a batch of one an expanded view would be a single row, added to again and again.
+        base: Tensor = self.out(mean).unsqueeze(1).repeat(1, N, 1).view(B * N, D)
         base.index_put_((_rows(top, N),), added.flatten(0, 1), accumulate=True)
         return base.view(B, N, D)
 
 
 class CrossAttention(nn.Module):
-    """Exact attention of [B, N, D] to a memory [B, M, D]."""
+    """Exact attention of [B, N, D] to a memory [B, M, D], whose weights are dropped with `probability` in training."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, probability: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.probability = heads, probability
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
@@ -189,11 +192,12 @@ class CrossAttention(nn.Module):
         """[B, N, D], [B, M, D] -> [B, N, D]."""
         projected = (self.query(x), self.key(memory), self.value(memory))
         query, key, value = (y.view(*y.shape[:2], self.heads, -1).transpose(1, 2) for y in projected)
-        made: Tensor = self.out(attend(query, key, value).transpose(1, 2).flatten(2))
+        mixed = attend(query, key, value, probability=self.probability if self.training else 0.0)
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return made
 
 
-def _standing_out(scores: Tensor, steps: int) -> Tensor:
+def _sparsity_measure(scores: Tensor, steps: int) -> Tensor:
     """Largest score less the sum over `steps`, as published (not the mean of the drawn): [..., U] -> [...]."""
     return scores.amax(-1) - scores.sum(-1) / steps
 
@@ -229,7 +233,8 @@ class _BetweenSums(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, top: Tensor, seen: Tensor) -> Tensor:
         ctx.save_for_backward(top)
         ctx.of = value.dtype
-        return value.float().cumsum(2).to(seen.dtype).scatter_(2, _wide(top, value), seen)
+        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 cannot sum
+        return value.to(exact).cumsum(2).to(seen.dtype).scatter_(2, _wide(top, value), seen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:

@@ -1,15 +1,37 @@
-"""Horizons longer than a model answers in one pass: go on from the median, without believing it."""
+"""Forecast horizons longer than the native one in several passes, each appending its median to the past."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from limosa.core import Forecast, Window
+from limosa.core import Forecast, Window, resume
+from limosa.nn.saving import Saved
+
+
+class RollingForecaster(Saved):
+    """Forecast any horizon by a `Backbone` whose config says its context and its native horizon."""
+
+    @property
+    def context(self) -> int:
+        """The longest context that changes the forecast, in steps."""
+        return int(self.config.context)
+
+    @property
+    def horizon(self) -> int:
+        """The native horizon, in steps."""
+        return int(self.config.horizon)
+
+    @torch.no_grad()
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles of any horizon, in data units; NaN for a series with no observed value."""
+        backbone: Any = self
+        return rolled(lambda part: resume(backbone, backbone.embed(part), part), window, self.horizon)
 
 
 def rolled(one_pass: Callable[[Window], Forecast], window: Window, native: int) -> Forecast:

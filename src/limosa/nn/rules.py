@@ -1,7 +1,7 @@
-"""Simple forecasting rules and how wrong each would have been, for every lead at once.
+"""Apply simple forecasting rules and estimate the error of each at every lead from the past.
 
-A series that repeats itself can be forecast by copying a period, one that wanders by holding its last value, one that
-glides by going on. Which rule is right differs by series and by lead, and the series' own past says so: the mean
+A series that repeats itself can be forecast by copying a period, one that wanders by holding its last value, a smooth
+one by going on. Which rule is right differs by series and by lead, and the series' own past says so: the mean
 squared difference e(k) of `nn.lags` at lag k is the error of "hold the last value" k steps ahead.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limosa.nn.lags import best_lags, copies, lag_errors
+from limosa.nn.lags import best_lags, lag_errors, past_cycles
 
 CYCLES = 4  # how many periods back the mean cycle averages
 RECENT = 32  # steps that count as recent
@@ -42,13 +42,13 @@ class Repeats(NamedTuple):
 
 
 def find_repeats(z: Tensor, observed: Tensor, *, ahead: int, longest_lag: int) -> Repeats:
-    """Periods of `z` [R, L] (zero where not observed) and what they say of the past and of `ahead` future steps."""
+    """Periods of `z` [R, L] (zero where not observed) and the values a period ago, `ahead` steps on."""
     L = z.shape[1]
     count = observed.sum(-1).clamp(min=1)
     variance = torch.where(count > 1, z.square().sum(-1) / count, 1.0)
     errors = lag_errors(z, observed, min(longest_lag, L - 1))
     lags = best_lags(errors, count, variance)
-    cycles, seen = copies(z, observed, lags[:, 0], ahead, CYCLES)  # [CYCLES, R, T]
+    cycles, seen = past_cycles(z, observed, lags[:, 0], ahead, CYCLES)  # [CYCLES, R, T]
     share = seen.sum(0).clamp(min=1)
     mean = cycles.sum(0) / share
     return Repeats(
@@ -58,7 +58,7 @@ def find_repeats(z: Tensor, observed: Tensor, *, ahead: int, longest_lag: int) -
         lags=lags,
         errors=torch.where(torch.isfinite(errors), errors, 2.0 * variance[:, None]) + TINY,
         first=torch.where(seen[0], cycles[0], mean),
-        second=copies(z, observed, lags[:, 1], ahead, 1)[0][0],
+        second=past_cycles(z, observed, lags[:, 1], ahead, 1)[0][0],
         mean=mean,
         spread=(((cycles - mean) * seen).square().sum(0) / share).sqrt(),
         twice=observed & seen[0][:, :L],

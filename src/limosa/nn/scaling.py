@@ -1,4 +1,4 @@
-"""Per-window scaling: each series of each window in its own units, and back.
+"""Scale each series of each window to its own units, and forecasts back.
 
 Scaling lives inside a model, so that no scaler object travels and `forecast(a * x + b) = a * forecast(x) + b` holds.
 """

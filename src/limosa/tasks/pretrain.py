@@ -88,8 +88,8 @@ def run_recipe(
     """
     import torch
 
-    from limosa.data.mixture import Mixture
     from limosa.data.synthetic import Synthetic
+    from limosa.data.synthetic.mixture import Mixture
     from limosa.training.loop import TrainConfig, fit
 
     here = ranks.here()

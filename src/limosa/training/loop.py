@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Batches, Learner, Window
+from limosa.core import Batch, Batches, Learner
 from limosa.errors import DataError, LimosaError, UsageError
 from limosa.training import checkpoint, optim
 from limosa.training.distributed import ranks
@@ -97,7 +97,7 @@ def fit(
     batches: Batches,
     config: TrainConfig,
     *,
-    validation: Sequence[Window] = (),
+    validation: Sequence[Batch] = (),
     strategy: Strategy | None = None,
     folder: Path | None = None,
     resume: bool = False,
@@ -213,7 +213,7 @@ class Run:
         self.loss = total if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * total
         return norm
 
-    def _explosion(self, value: float, loss: Tensor, batch: Window, number: int) -> str:
+    def _explosion(self, value: float, loss: Tensor, batch: Batch, number: int) -> str:
         """What to say of a loss that is not finite: where it was, which rows of the batch, which gradients."""
         self._train_mode(False)  # a row alone has no statistics, and nothing is to be dropped out
         with torch.no_grad(), self.precision.forward():
@@ -243,7 +243,7 @@ class Run:
         ordered = sorted(norms, key=lambda one: one[0] if math.isfinite(one[0]) else math.inf, reverse=True)
         return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:number])
 
-    def validate(self, windows: Sequence[Window]) -> None:
+    def validate(self, windows: Sequence[Batch]) -> None:
         """Mean loss of the averaged weights over the rows of `windows`; the best weights are kept aside.
 
         Raises: LimosaError if it is not finite.

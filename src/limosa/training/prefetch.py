@@ -15,7 +15,7 @@ from typing import Self
 
 import torch
 
-from limosa.core import Batches, Window
+from limosa.core import Batch, Batches
 
 AHEAD = 2  # batches prepared beyond the one in use
 
@@ -26,11 +26,11 @@ class Ahead:
     def __init__(self, batches: Batches, first: int, last: int, device: torch.device) -> None:
         self.batches, self.next, self.last, self.device = batches, first, last, device
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.under_way: deque[Future[Window]] = deque()
+        self.under_way: deque[Future[Batch]] = deque()
         self.began: float | None = None  # when the first batch was asked for
         self.waited = 0.0  # seconds, in all
 
-    def take(self) -> Window:
+    def take(self) -> Batch:
         """The next batch; raises what preparing it raised."""
         asked = time.perf_counter()
         self.began = asked if self.began is None else self.began
@@ -54,6 +54,6 @@ class Ahead:
         """Forget what nobody asked for."""
         self.thread.shutdown(cancel_futures=True)
 
-    def _prepared(self, number: int) -> Window:
+    def _prepared(self, number: int) -> Batch:
         batch = self.batches.batch(number)
         return batch.pinned() if self.device.type == "cuda" else batch

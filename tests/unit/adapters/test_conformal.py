@@ -13,7 +13,7 @@ from limosa.adapters.conformal import Conformal, calibrate, finite_sample_rank
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 
 class Normal:

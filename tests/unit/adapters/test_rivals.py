@@ -36,7 +36,7 @@ class Shifted(torch.nn.Module):
 
 def test_the_head_is_what_stands_after_the_last_hidden_state():
     names = head(tiny())
-    assert {name.partition(".")[0] for name in names} == {"norm", "to_steps", "head"}
+    assert {name.partition(".")[0] for name in names} == {"norm", "to_steps", "to_quantiles"}
 
 
 def test_a_low_rank_change_is_smaller_than_the_matrices_it_changes():

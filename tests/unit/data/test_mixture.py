@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from limosa.core import Window
-from limosa.data.mixture import Mixture
+from limosa.data.synthetic.mixture import Mixture
 from limosa.errors import UsageError
 
 NAN = float("nan")

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from limosa.core import Window
-from limosa.data.kinds import KINDS, SyntheticConfig
 from limosa.data.synthetic import Synthetic, draw
+from limosa.data.synthetic.recipes import KINDS, SyntheticConfig
 from limosa.errors import UsageError
 
 PLAIN = SyntheticConfig(missing=0, pooled=0, scale=(1, 1), centred=1)  # no gaps, own units, no offset

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from limosa import models
-from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window
+from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window, encode
 from limosa.errors import UsageError
-from limosa.models.forecasters.aaren import Aaren, AarenConfig, Pool, running
+from limosa.models.forecasters.aaren import Aaren, AarenConfig, Pool
+from limosa.nn.running import scaled_running
 from promises.laws import HOUR, series
 
 TINY: AarenConfig = models.card("aaren").tiny
@@ -177,10 +178,10 @@ def test_time_between_stamps_fades_the_past_where_an_interval_is_set():
     gap = replace(window, stamps=window.stamps + later)
     model = built()
     with torch.no_grad():
-        model.embed.weight[:, -5:] = 0.0  # no calendar
+        model.to_tokens.weight[:, -5:] = 0.0  # no calendar
     timed = Aaren(replace(TINY, interval=3600.0)).eval()
     timed.load_state_dict(model.state_dict())
-    last = [m.encode(w)[-1][:, -1] for m in (model, timed) for w in (window, gap)]
+    last = [encode(m, w)[-1].hidden[:, -1] for m in (model, timed) for w in (window, gap)]
     assert torch.equal(last[0], last[1]), "without an interval only the count of steps tells time"
     assert not torch.allclose(last[2], last[3], atol=1e-3)
 
@@ -208,16 +209,18 @@ def test_the_rival_is_a_forecaster_that_masks_and_learns(scaling):
 
 def test_the_running_scale_of_the_last_step_is_near_that_of_the_window():
     past = 5.0 + 3.0 * torch.randn(8, 500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    made = running(past, memory=1e6)
+    made = scaled_running(past, memory=1e6)
     assert torch.allclose(made.center, past.mean(1, keepdim=True), rtol=1e-3)
     deviation = 1.25 * (past - past.mean(1, keepdim=True)).abs().mean(1, keepdim=True)
     assert torch.allclose(made.scale, deviation, rtol=0.02)
-    assert torch.equal(running(past[:, :100], memory=50.0).z, running(past, memory=50.0).z[:, :100]), "it looks ahead"
+    assert torch.equal(scaled_running(past[:, :100], memory=50.0).z, scaled_running(past, memory=50.0).z[:, :100]), (
+        "it looks ahead"
+    )
 
 
 def test_the_running_scale_follows_a_level_that_moves():
     past = torch.cat([torch.zeros(1, 300, 1), torch.full((1, 300, 1), 100.0)], dim=1).double()
-    assert float(running(past, memory=30.0).center) == pytest.approx(100.0, abs=0.1)
+    assert float(scaled_running(past, memory=30.0).center) == pytest.approx(100.0, abs=0.1)
 
 
 def test_several_channels_are_read_jointly_or_refused():

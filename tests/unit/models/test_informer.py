@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from limosa.core import Window
+from limosa.core import Window, encode, resume
 from limosa.errors import UsageError
-from limosa.models.forecasters.informer import CARD, Informer, InformerConfig, _Halved
-from limosa.nn.heads import LEVELS
+from limosa.models.forecasters.informer import CARD, Informer, InformerConfig, _Halved, _positions
+from limosa.nn.quantiles import LEVELS
 
 HOUR = 3_600_000_000
 L, H = CARD.tiny.context, CARD.tiny.horizon
@@ -121,16 +122,29 @@ def test_short_constant_and_gappy_pasts_have_a_forecast(steps, horizon):
 
 def test_encoders_of_a_stack_see_halves_and_meet_at_one_length():
     stack = model(encoders=(3, 2, 1), context=64)
-    states = stack.encode(window(steps=64))
-    assert [state.shape[1] for state in states] == [64, 32, 16, 32, 16, 16, 48]
-    whole = model(encoders=(3,), context=64, distil=False).encode(window(steps=64))
-    assert [state.shape[1] for state in whole] == [64, 64, 64]
+    states = encode(stack, window(steps=64))
+    assert [state.hidden.shape[1] for state in states] == [64, 64, 32, 16, 32, 16, 16]
+    assert [part.shape[1] for part in states[-1].finished] == [16, 16]
+    whole = encode(model(encoders=(3,), context=64, distil=False), window(steps=64))
+    assert [state.hidden.shape[1] for state in whole] == [64, 64, 64, 64]
+
+
+def test_every_encoder_of_a_stack_counts_and_begins_with_what_replaces_the_tokens():
+    stack, w = model(encoders=(2, 1), context=64), window(steps=64)
+    states = encode(stack, w)
+    before = stack.forecast(w).values
+    for done, state in enumerate(states):  # the first encoder's last state is the memory of its own
+        assert torch.equal(resume(stack, state, w, after=done).values, before)
+        other = state._replace(hidden=-state.hidden)
+        assert not torch.allclose(resume(stack, other, w, after=done).values, before)
+    tokens = stack.blocks[0](states[0]._replace(hidden=2.0 * states[0].hidden)).tokens
+    assert torch.equal(tokens, 2.0 * states[0].hidden)
 
 
 def test_halving_is_the_elu_of_the_largest_of_three_neighbours():
     for steps in (1, 2, 7, 8):
         y = torch.randn(2, 3, steps, dtype=torch.float64, requires_grad=True)
-        assert torch.equal(_Halved.apply(y), F.max_pool1d(F.elu(y), 3, 2, 1).mT)
+        torch.testing.assert_close(_Halved.apply(y), F.max_pool1d(F.elu(y), 3, 2, 1).mT, rtol=0.0, atol=1e-14)
         assert torch.autograd.gradcheck(_Halved.apply, (y,))
 
 
@@ -177,3 +191,30 @@ def test_answers_that_are_missing_do_not_count():
         m.loss(replace(w, future=None))
     with pytest.raises(UsageError, match=f"1 to {H}"):
         m.loss(window(horizon=H + 1))
+
+
+def test_positions_are_exact_in_the_type_of_the_network():
+    wanted = [math.sin(700 / 10_000 ** (i / 16)) for i in range(0, 16, 2)]
+    found = _positions(701, 16, torch.ones((), dtype=torch.float64))[700, ::2]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_at_the_published_size_a_series_alone_is_what_it_is_in_a_batch(training):
+    published = InformerConfig(
+        context=96, horizon=24, start=48, width=512, heads=8, feedforward=64, factor=5, dropout=0.0
+    )  # of the size, what decides how attention is computed: width, heads and factor
+    torch.manual_seed(0)
+    m, w = Informer(published).train(training), window(steps=96, horizon=24)
+    found = []
+    for rows in (torch.tensor([1]), torch.tensor([1, 1])):
+        m.zero_grad()
+        torch.manual_seed(1)  # the draw of keys in training
+        m.loss(w.rows(rows)).backward()
+        found.append([p.grad.clone() for p in m.parameters()])
+    for alone, twice in zip(*found, strict=True):
+        torch.testing.assert_close(alone, twice, rtol=1e-3, atol=1e-5)
+    m.eval()
+    together = m.forecast(w).values
+    for row in range(3):
+        torch.testing.assert_close(m.forecast(w.rows(slice(row, row + 1))).values, together[row : row + 1])

@@ -10,7 +10,7 @@ from limosa import models
 from limosa.core import Window
 from limosa.errors import UsageError
 from limosa.models.forecasters.naive import Naive, NaiveConfig
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 HOUR = 3_600_000_000  # microseconds
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from limosa import models
-from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window
+from limosa.core import Backbone, Forecaster, Learner, Pretrained, Streaming, Window, encode
 from limosa.errors import UsageError
 from limosa.models.forecasters.spacetime import SpaceTime, SpaceTimeConfig
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 
 TINY: SpaceTimeConfig = models.card("spacetime").tiny
 NATIVE, CONTEXT = TINY.horizon, TINY.context
@@ -112,8 +112,8 @@ def test_all_three_losses_count_in_every_step():
     model, past = made().train(), walks()
     hopeless = answered(past, torch.full((4, NATIVE, 1), torch.nan, dtype=torch.float64))  # no closed loop to learn
     model.loss(hopeless).backward()
-    assert model.head.weight.grad is not None
-    assert model.head.weight.grad.any()  # learns from the open loop
+    assert model.to_quantiles.weight.grad is not None
+    assert model.to_quantiles.weight.grad.any()  # learns from the open loop
     assert model.decoder.f.row.grad is not None
     assert model.decoder.f.row.grad.any()  # learns from the next inputs
     opened = model.loss(hopeless).detach()
@@ -198,12 +198,13 @@ def test_the_calendar_counts_only_where_it_is_asked_for():
 def test_features_are_one_per_step_and_know_nothing_of_later_steps():
     model, past = made(scaling="none", calendar=False), standard(channels=2)
     past[0, :5] = torch.nan
-    features = model.encode(Window(past=past, horizon=1))
+    features = [state.hidden for state in encode(model, Window(past=past, horizon=1))]
     assert [tuple(layer.shape) for layer in features] == [(8, CONTEXT, TINY.width)] * (TINY.layers + 1)
     assert not features[-1][0, :5].any()  # nothing was seen yet
     later = past.clone()
     later[:, 30:] = 9.0
-    torch.testing.assert_close(model.encode(Window(past=later, horizon=1))[-1][:, :30], features[-1][:, :30])
+    found = encode(model, Window(past=later, horizon=1))[-1].hidden
+    torch.testing.assert_close(found[:, :30], features[-1][:, :30])
 
 
 # -- one row at a time -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from limosa.nn.lags import MEMORY, best_lags, copies, lag_errors
+from limosa.nn.lags import MEMORY, best_lags, lag_errors, past_cycles
 
 
 def noisy(rows: int, steps: int, missing: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +73,7 @@ def test_a_series_without_a_period_has_period_one():
 def test_copies_equal_direct_indexing():
     z, observed = noisy(3, 20)
     lag = torch.tensor([1, 6, 20])
-    values, seen = copies(z, observed, lag, 15, 3)
+    values, seen = past_cycles(z, observed, lag, 15, 3)
     assert values.shape == seen.shape == (3, 3, 35)
     for row, k in enumerate(lag.tolist()):
         for t in range(35):
@@ -90,9 +90,9 @@ def test_copies_equal_direct_indexing():
 def test_copies_never_read_the_step_itself_or_later_ones():
     z, observed = noisy(2, 30, missing=0.0)
     lag = torch.tensor([4, 7])
-    before, _ = copies(z, observed, lag, 5, 4)
+    before, _ = past_cycles(z, observed, lag, 5, 4)
     changed = z.clone()
     changed[:, 18:] += 100.0
-    after, _ = copies(changed, observed, lag, 5, 4)
+    after, _ = past_cycles(changed, observed, lag, 5, 4)
     assert torch.equal(before[..., :19], after[..., :19])
     assert not torch.equal(before[..., 19:], after[..., 19:])

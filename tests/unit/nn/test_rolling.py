@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limosa.core import Forecast, Window
-from limosa.nn.heads import LEVELS
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.rolling import rolled, widened
 
 NATIVE = 64

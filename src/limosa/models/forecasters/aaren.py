@@ -20,7 +20,9 @@ One channel (`channels=1`) is forecast by itself, and several are batched; `chan
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -28,22 +30,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
 from limosa.nn.attention import attend, rotary, rotate
-from limosa.nn.channels import as_read
+from limosa.nn.calendar import MARKS, calendar_marks
+from limosa.nn.channels import split_channels
 from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
-from limosa.nn.rolling import rolled
-from limosa.nn.saving import Saved
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
+from limosa.nn.rolling import RollingForecaster
+from limosa.nn.running import RunningScale, scaled_running
 from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
 LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
 NO_STAMP = -(2**63)
-NOISE = 1e-11  # of the level: what a constant series may seem to move by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ class Causal(nn.Module):
         """[R, N, D] -> [R, N, D]; `seen` [R, N] bool; time is in the positions."""
         N = x.shape[1]
         q, k, v = (m(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
-        turn = rotary(N, q.shape[-1], x.device)
+        turn = rotary(N, q.shape[-1], q)
         itself = torch.eye(N, dtype=torch.bool, device=x.device)
         allowed = torch.ones_like(itself).tril() & seen[:, None, None, :] | itself  # [R, 1, N, N]
         made: Tensor = self.out(attend(rotate(q, turn), rotate(k, turn), v, allowed).transpose(1, 2).flatten(2))
@@ -175,64 +176,10 @@ class Block(nn.Module):
         return carry, x + self.feed_forward(self.norms[1](x))
 
 
-# -- scaling by what has been seen so far ------------------------------------------------------------------------------
-
-
-def running(values: Tensor, memory: float) -> Scaled:
-    """`values` [R, L, C], each step in units of the mean and the mean absolute deviation of the steps up to it.
-
-    Both fade by a factor of e in `memory` steps. The scale returned is that of the last step.
-    """
-    values = values.double()
-    observed = values.isfinite()
-    filled = torch.where(observed, values, 0.0).mT  # [R, C, L]
-    scores = torch.where(observed, 0.0, -torch.inf).mT
-    pace = filled.new_full((1,), 1.0 / memory).expand_as(filled)
-    center = scan(scores, filled[..., None], pace)
-    spread = scan(scores, (filled[..., None] - center).abs(), pace)[..., 0].mT  # [R, L, C]
-    center = center[..., 0].mT
-    scale = _scale(center, spread, observed.cumsum(1))
-    z = torch.where(observed, (values - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
-    return Scaled(z, observed, center[:, -1:], scale[:, -1:])
-
-
-class Level(NamedTuple):
-    """What `running` remembers of a series."""
-
-    center: Carry  # [R, C, 1]
-    spread: Carry  # [R, C, 1]
-    seen: Tensor  # [R, C] how many values were observed
-
-    @staticmethod
-    def empty(*shape: int, device: torch.device) -> Level:
-        """That of no step."""
-        count = torch.zeros(shape, dtype=torch.int64, device=device)
-        return Level(empty(*shape, 1, device=device), empty(*shape, 1, device=device), count)
-
-    def step(self, value: Tensor, memory: float) -> tuple[Level, Scaled]:
-        """One value [R, C] more: the same numbers as `running`, of one step."""
-        value = value.double()
-        observed = value.isfinite()
-        filled, score = torch.where(observed, value, 0.0), torch.where(observed, 0.0, -torch.inf)
-        pace = filled.new_full((1,), 1.0 / memory)
-        after, center = step(self.center, score, filled[..., None], pace)
-        around, spread = step(self.spread, score, (filled[..., None] - center).abs(), pace)
-        level, center = Level(after, around, self.seen + observed), center[..., 0]
-        scale = _scale(center, spread[..., 0], level.seen)
-        z = torch.where(observed, (value - center) / torch.where(scale > 0, scale, 1.0), 0.0).float()
-        return level, Scaled(z[:, None], observed[:, None], center[:, None], scale[:, None])
-
-
-def _scale(center: Tensor, spread: Tensor, count: Tensor) -> Tensor:
-    """The unit of a series; 0 where constant. One value alone does not tell how much it moves: its size stands in."""
-    scale = torch.where(1.25 * spread > NOISE * center.abs(), 1.25 * spread, 0.0)
-    return torch.where(count > 1, scale, torch.where(center != 0, center.abs(), 1.0))
-
-
 # -- the model ---------------------------------------------------------------------------------------------------------
 
 
-class Framed(NamedTuple):
+class Prepared(NamedTuple):
     """A window in the model's own units: R rows, L steps of the past, H steps ahead, F features."""
 
     past: Scaled  # [R, L, C]
@@ -243,17 +190,24 @@ class Framed(NamedTuple):
     ahead: Tensor  # [R, H, K+MARKS] covariates and marks of the steps ahead
 
 
+class Encoding(NamedTuple):
+    """What goes from block to block."""
+
+    hidden: Tensor  # [R, L, D]
+    prepared: Prepared
+
+
 class State(NamedTuple):
     """What a stream remembers of R rows, whatever their length."""
 
-    level: Level  # [R, C+K] of series and covariates
+    level: RunningScale  # [R, C+K] of series and covariates
     recent: Tensor  # [R, kernel, C] float64, data units; NaN where missing
     tokens: Tensor  # [R, kernel, F]
     layers: tuple[Carry, ...]  # [R, heads, d]
     stamp: Tensor  # [R, 1] of the last row; NO_STAMP before
 
 
-class Aaren(Saved):
+class Aaren(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner, Backbone and Streaming."""
 
     config: AarenConfig
@@ -263,34 +217,24 @@ class Aaren(Saved):
         self.config = config
         C, D = config.channels, config.width
         self.features = 2 * C + config.known + MARKS
-        self.embed = nn.Conv1d(self.features, D, config.kernel)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.to_tokens = nn.Conv1d(self.features, D, config.kernel)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(D)
         self.to_steps = nn.Linear(D, config.horizon * config.latent)
         hidden = 4 * config.latent
-        self.head = nn.Sequential(
+        self.to_quantiles = nn.Sequential(
             nn.Linear(config.latent + config.known + MARKS, hidden), nn.GELU(), nn.Linear(hidden, C * len(LEVELS))
         )
         self.direct = nn.Linear(config.kernel, config.horizon, bias=False)
         nn.init.zeros_(self.direct.weight)
 
     @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
-
-    @property
     def _stack(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
+        return list(self.layers)  # type: ignore[arg-type]
 
     # -- the parts of one pass ------------------------------------------------------------------------------------
 
-    def _frame(self, rows: Window) -> Framed:
+    def _prepare(self, rows: Window) -> Prepared:
         """Cut a window to the model's lengths and bring it into its own units."""
         c = self.config
         end, L, H = rows.past.shape[1], min(rows.past.shape[1], c.context), min(rows.horizon, c.horizon)
@@ -298,7 +242,7 @@ class Aaren(Saved):
         known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
         stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
         if c.scaling == "running":
-            own, others = _split(running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
+            own, others = _split(scaled_running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
         else:
             own = scaled(past, c.scaling)
             others = scaled(known[:, :L], "none" if c.scaling == "none" else "window")
@@ -308,7 +252,7 @@ class Aaren(Saved):
         ahead = torch.cat([_finite(others.apply(known[:, L:])), marks[:, L:]], dim=-1)
         elapsed = self._elapsed(stamps, (len(past), L), past.device)
         recent = _finite(own.apply(past[:, -c.kernel :]))
-        return Framed(own, tokens, own.observed.any(-1), elapsed, recent, ahead)
+        return Prepared(own, tokens, own.observed.any(-1), elapsed, recent, ahead)
 
     def _known(self, known: Tensor | None, rows: int, steps: int) -> Tensor:
         """The covariates [R, T, K] that the model reads; K may be 0.
@@ -331,69 +275,50 @@ class Aaren(Saved):
             elapsed[:, 1:] = (stamps[:, : shape[1]].diff() / (1e6 * self.config.interval)).clamp(min=0.0)
         return elapsed
 
-    def _encode(self, f: Framed) -> list[Tensor]:
-        """Hidden states [R, L, D] after each block."""
-        x = self.embed(F.pad(f.tokens.mT, (self.config.kernel - 1, 0))).mT
-        states = []
-        for block in self._stack:
-            x = block(x, f.seen, f.elapsed)
-            states.append(x)
-        return states
-
-    def _decode(self, last: Tensor, recent: Tensor, ahead: Tensor) -> Tensor:
+    def _quantiles(self, last: Tensor, recent: Tensor, ahead: Tensor) -> Tensor:
         """Quantiles [R, H, C, Q] in scaled units from the last step's hidden state [R, D]."""
         c, H = self.config, ahead.shape[1]
         latent = self.to_steps(self.norm(last)).unflatten(-1, (c.horizon, c.latent))[:, :H]
-        out: Tensor = self.head(torch.cat([latent, ahead.to(latent.dtype)], dim=-1)).float()
+        out: Tensor = self.to_quantiles(torch.cat([latent, ahead.to(latent.dtype)], dim=-1)).float()
         out = out.view(*out.shape[:2], c.channels, len(LEVELS))
         recent = F.pad(recent, (0, 0, c.kernel - recent.shape[1], 0)).mT  # [R, C, kernel]
         middle = out[..., 0] + self.direct(recent).float().mT[:, :H]
         return ordered_quantiles(middle, out[..., 1:])
 
-    def _answer(self, last: Tensor, f: Framed, window: Window) -> Forecast:
-        """Forecast from the last step's hidden state [R, D], in data units."""
-        rows = f.past.undo(self._decode(last, f.recent, f.ahead).movedim(-1, 1))  # [R, Q, H, C or 1]
-        B, _, C = window.past.shape
+    # -- the protocols --------------------------------------------------------------------------------------------
+
+    def embed(self, batch: Window) -> Encoding:
+        """The tokens of the past; rows are B, or B * C where channels are read alone."""
+        f = self._prepare(split_channels(batch, self.config.channels))
+        return Encoding(self.to_tokens(F.pad(f.tokens.mT, (self.config.kernel - 1, 0))).mT, f)
+
+    @property
+    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+        """The layers."""
+        return [functools.partial(_apply, layer) for layer in self._stack]
+
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        """Forecast of up to the native horizon from the last step's hidden state, in data units."""
+        f = state.prepared
+        rows = f.past.undo(self._quantiles(state.hidden[:, -1], f.recent, f.ahead).movedim(-1, 1))  # [R, Q, H, C or 1]
+        B, _, C = batch.past.shape
         if self.config.channels == 1:  # [B * C, Q, H, 1]: channels were rows
             rows = rows.view(B, C, *rows.shape[1:3]).permute(0, 2, 3, 1)
         return Forecast(values=rows, levels=LEVELS)
-
-    # -- the protocols --------------------------------------------------------------------------------------------
-
-    def encode(self, window: Window) -> list[Tensor]:
-        """Hidden states of each block, [B * channels read alone, L, D]."""
-        return self._encode(self._frame(as_read(window, self.config.channels)))
-
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        """Forecast of up to the native horizon from the last hidden state."""
-        return self._answer(hidden[:, -1], self._frame(as_read(window, self.config.channels)), window)
-
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
-
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(self._forecast_once, window, self.horizon)
-
-    def _forecast_once(self, window: Window) -> Forecast:
-        f = self._frame(as_read(window, self.config.channels))
-        return self._answer(self._encode(f)[-1][:, -1], f, window)
 
     def loss(self, batch: Window) -> Tensor:
         """Loss of the point and its bands (`point_and_bands`) in units of each series. A scalar.
 
         Raises: UsageError if the batch has no answers or asks for more than the native horizon.
         """
-        rows = as_read(batch, self.config.channels)
-        if rows.future is None or batch.horizon > self.horizon:
+        future = split_channels(batch, self.config.channels).future
+        if future is None or batch.horizon > self.horizon:
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        f = self._frame(rows)
-        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(rows.future), torch.nan)  # [R, h, C]
+        hidden, f = encode(self, batch)[-1]
+        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(future), torch.nan)  # [R, h, C]
         if self.config.scaling in ("running", "window"):
             target = target.clamp(-LARGEST, LARGEST)
-        quantiles = self._decode(self._encode(f)[-1][:, -1], f.recent, f.ahead)
-        return point_and_bands(quantiles, target, LEVELS, self.config.point)
+        return point_and_bands(self._quantiles(hidden[:, -1], f.recent, f.ahead), target, LEVELS, self.config.point)
 
     # -- one row at a time ----------------------------------------------------------------------------------------
 
@@ -408,7 +333,7 @@ class Aaren(Saved):
             raise UsageError(f'{found} needs whole windows; to stream, train with attention="aaren", scaling="running"')
         device = self.direct.weight.device
         return State(
-            level=Level.empty(batch, c.channels + c.known, device=device),
+            level=RunningScale.empty(batch, c.channels + c.known, device=device),
             recent=torch.full((batch, c.kernel, c.channels), torch.nan, dtype=torch.float64, device=device),
             tokens=torch.zeros(batch, c.kernel, self.features, device=device),
             layers=tuple(empty(batch, c.heads, c.width // c.heads, device=device) for _ in self._stack),
@@ -447,14 +372,18 @@ class Aaren(Saved):
         elapsed = self._elapsed(
             None if stamps is None else torch.cat([before, stamp], dim=1), (len(value), 2), value.device
         )
-        x, layers = self.embed(tokens.mT)[..., 0], []
+        x, layers = self.to_tokens(tokens.mT)[..., 0], []
         for block, carry in zip(self._stack, state.layers, strict=True):
             after, x = block.step(carry, x, own.observed[:, 0].any(-1), elapsed[:, 1])
             layers.append(after)
         ahead = torch.cat([_finite(others.apply(known[:, 1:])), marks[:, 1:]], dim=-1)
-        quantiles = self._decode(x, _finite(own.apply(recent)), ahead)
+        quantiles = self._quantiles(x, _finite(own.apply(recent)), ahead)
         values = own._replace(observed=observed).undo(quantiles.movedim(-1, 1))
         return State(level, recent, tokens, tuple(layers), stamp), values
+
+
+def _apply(layer: Block, state: Encoding) -> Encoding:
+    return state._replace(hidden=layer(state.hidden, state.prepared.seen, state.prepared.elapsed))
 
 
 def _split(whole: Scaled, channels: int) -> tuple[Scaled, Scaled]:

@@ -8,7 +8,7 @@ half the past of the one before, make the paper's InformerStack.
 How this differs from the published code:
 
 * The window is scaled inside the model, so forecasts scale with the series (`scaling="none"` is the paper's protocol on
-  standardised data). Each step also says whether it was observed: missing values and placeholders are told from zeros.
+  standardised data). Each step also says whether it was observed: missing values and placeholders differ from zeros.
 * Beside the point stand quantiles. `point="mean"` learns the point by squared error, as the paper's tables ask.
 * A forecast is a function of its window: keys are drawn from a fixed seed in evaluation, and from the training seed in
   training. `nn.probsparse` says how attention differs.
@@ -20,6 +20,8 @@ One channel (`channels=1`) is forecast by itself, and several are batched; `chan
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -27,16 +29,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
-from limosa.nn.channels import as_asked, as_read
+from limosa.nn.attention import position_angles
+from limosa.nn.calendar import MARKS, calendar_marks
+from limosa.nn.channels import join_channels, split_channels
 from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
-from limosa.nn.rolling import rolled
-from limosa.nn.saving import Saved
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
+from limosa.nn.rolling import RollingForecaster
 from limosa.nn.scaling import Scaled, Units, scaled
 
 LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
@@ -86,7 +88,7 @@ class InformerConfig:
             raise UsageError(f"dropout is {self.dropout}, known {self.known}; they must lie in [0, 1) and from 0")
 
 
-class Framed(NamedTuple):
+class Prepared(NamedTuple):
     """A window in the model's own units and lengths: L = context, H = horizon, both whole."""
 
     past: Scaled  # [B, L, C]
@@ -94,8 +96,17 @@ class Framed(NamedTuple):
     marks: Tensor  # [B, L+H, MARKS]; 0 before a series begins
 
 
+class Encoding(NamedTuple):
+    """What goes from block to block."""
+
+    hidden: Tensor  # [B, N_i, D] of the encoder under way; after the embedding, that of the whole context
+    tokens: Tensor | None  # [B, L, D] with which each encoder begins; None before the first block
+    finished: tuple[Tensor, ...]  # [B, N_i, D] of earlier encoders
+    prepared: Prepared
+
+
 class Embedding(nn.Module):
-    """Steps as tokens: three neighbouring steps (circular, as published), place in the window, calendar marks."""
+    """Steps as tokens: three neighbouring steps (circular, as published), position in the window, calendar marks."""
 
     def __init__(self, features: int, width: int, probability: float) -> None:
         super().__init__()
@@ -106,7 +117,7 @@ class Embedding(nn.Module):
     def forward(self, steps: Tensor, marks: Tensor) -> Tensor:
         """[B, N, features], [B, N, MARKS] -> [B, N, D]."""
         near = torch.cat([steps.roll(1, 1), steps, steps.roll(-1, 1), marks], dim=-1)
-        x = self.token(near) + _places(steps.shape[1], self.token.out_features, steps.device)
+        x = self.token(near) + _positions(steps.shape[1], self.token.out_features, steps)
         return dropout(x, self.probability if self.training else 0.0)
 
 
@@ -152,13 +163,10 @@ class Encoder(nn.Module):
         self.distils = nn.ModuleList(Distil(config.width) for _ in range(layers - 1 if config.distil else 0))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Hidden states [B, N_i, D] after each layer, the last one normed."""
-        states = []
-        for i, layer in enumerate(self.layers):
-            x = layer(self.distils[i - 1](x) if i and self.distils else x)
-            states.append(x)
-        return [*states[:-1], self.norm(x)]
+    def layer(self, number: int, x: Tensor) -> Tensor:
+        """Layer `number`, [B, N, D] -> [B, N or ceil(N / 2), D]."""
+        x = self.layers[number](self.distils[number - 1](x) if number and self.distils else x)
+        return self.norm(x) if number == len(self.layers) - 1 else x
 
 
 class DecoderLayer(nn.Module):
@@ -175,7 +183,7 @@ class DecoderLayer(nn.Module):
             mix=config.mix,
             seed=config.seed,
         )
-        self.cross = CrossAttention(config.width, config.heads)
+        self.cross = CrossAttention(config.width, config.heads, config.dropout)
         self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
         self.probability = config.dropout
@@ -189,7 +197,7 @@ class DecoderLayer(nn.Module):
         return made
 
 
-class Informer(Saved):
+class Informer(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner and Backbone."""
 
     config: InformerConfig
@@ -204,21 +212,11 @@ class Informer(Saved):
         self.encoders = nn.ModuleList(Encoder(config, layers) for layers in config.encoders)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.channels * len(LEVELS))
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
+        self.to_quantiles = nn.Linear(config.width, config.channels * len(LEVELS))
 
     # -- the parts of one pass ------------------------------------------------------------------------------------
 
-    def _frame(self, rows: Window) -> Framed:
+    def _prepare(self, rows: Window) -> Prepared:
         """Cut or fill a window to the model's lengths and bring it into its own units."""
         c = self.config
         past = F.pad(rows.past[:, -c.context :], (0, 0, max(0, c.context - rows.past.shape[1]), 0), value=torch.nan)
@@ -235,7 +233,7 @@ class Informer(Saved):
         begun = own.observed.any(-1, keepdim=True).cummax(1).values  # [B, L, 1]
         stamps = None if rows.stamps is None else self._along(rows, rows.stamps[..., None], 0)[..., 0]
         marks = calendar_marks(stamps, (len(past), c.context + c.horizon), past.device)
-        return Framed(own, torch.cat(steps, dim=-1), marks * F.pad(begun.float(), (0, 0, 0, c.horizon), value=1.0))
+        return Prepared(own, torch.cat(steps, dim=-1), marks * F.pad(begun.float(), (0, 0, 0, c.horizon), value=1.0))
 
     def _along(self, rows: Window, values: Tensor, before: float) -> Tensor:
         """Values [B, l+h, K] of each step, past and ahead, as [B, L+H, K]; steps beyond the end go on evenly (stamps)
@@ -251,65 +249,61 @@ class Informer(Saved):
         past = values[:, max(0, length - c.context) : length]
         return torch.cat([F.pad(past, (0, 0, c.context - past.shape[1], 0), value=before), ahead, more], dim=1)
 
-    def _encode(self, f: Framed) -> list[Tensor]:
-        """Hidden states [B, N_i, D] of the encoders' layers; the last one is what the decoder attends to."""
-        L = self.config.context
-        x = self.embed_past(f.steps[:, :L], f.marks[:, :L])
-        states: list[list[Tensor]] = [encoder(x[:, -(L >> i) :]) for i, encoder in enumerate(self.encoders)]
-        flat = [state for own in states for state in own]
-        return flat if len(states) == 1 else [*flat, torch.cat([own[-1] for own in states], dim=1)]
-
-    def _decode(self, memory: Tensor, f: Framed) -> Tensor:
-        """Quantiles [B, H, C, Q] in scaled units."""
+    def _quantiles(self, state: Encoding) -> Tensor:
+        """Quantiles [B, H, C, Q] in scaled units: the decoder attends to what the encoders have made."""
+        f, memory = state.prepared, torch.cat([*state.finished, state.hidden], dim=1)
         first, H = self.config.context - self.start, self.config.horizon
         x = self.embed_ahead(f.steps[:, first:], f.marks[:, first:])
         for layer in self.decoder:
             x = layer(x, memory, H if layer is self.decoder[-1] else x.shape[1])
-        out = self.head(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
+        out = self.to_quantiles(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
         return ordered_quantiles(out[..., 0], out[..., 1:])
 
     # -- the protocols --------------------------------------------------------------------------------------------
 
-    def encode(self, window: Window) -> list[Tensor]:
-        """Hidden states [B * channels read alone, N_i, D]; the last one is the decoder's memory."""
-        return self._encode(self._frame(as_read(window, self.config.channels)))
+    def embed(self, batch: Window) -> Encoding:
+        """The tokens of the past; rows are B, or B * C where channels are read alone."""
+        f, L = self._prepare(split_channels(batch, self.config.channels)), self.config.context
+        return Encoding(self.embed_past(f.steps[:, :L], f.marks[:, :L]), None, (), f)
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        """Forecast of up to the native horizon from the memory `encode(window)[-1]`."""
-        f = self._frame(as_read(window, self.config.channels))
-        return as_asked(self._answer(hidden, f)[:, : window.horizon], window)
+    @property
+    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+        """The layers of one encoder after the other; the decoder is the head's."""
+        return [
+            functools.partial(self._block, encoder, layer)
+            for encoder, layers in enumerate(self.config.encoders)
+            for layer in range(layers)
+        ]
 
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
+    def _block(self, encoder: int, layer: int, state: Encoding) -> Encoding:
+        x, tokens, finished, f = state
+        if layer == 0:
+            if tokens is None:
+                tokens = x
+            else:
+                finished = (*finished, x)
+            x = tokens[:, -(self.config.context >> encoder) :]
+        return Encoding(self.encoders[encoder].layer(layer, x), tokens, finished, f)  # type: ignore[operator]
 
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(self._forecast_once, window, self.horizon)
-
-    def _forecast_once(self, window: Window) -> Forecast:
-        f = self._frame(as_read(window, self.config.channels))
-        return as_asked(self._answer(self._encode(f)[-1], f)[:, : window.horizon], window)
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        """Forecast of up to the native horizon, in data units."""
+        values = state.prepared.past.undo(self._quantiles(state).movedim(-1, 1))  # [B, Q, H, C]
+        return join_channels(values.permute(0, 3, 2, 1).flatten(0, 1)[:, : batch.horizon], batch)
 
     def loss(self, batch: Window) -> Tensor:
         """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.
 
         Raises: UsageError if the batch has no answers or asks for more than the native horizon.
         """
-        rows = as_read(batch, self.config.channels)
-        if rows.future is None or batch.horizon > self.horizon:
+        future = split_channels(batch, self.config.channels).future
+        if future is None or batch.horizon > self.horizon:
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        f = self._frame(rows)
-        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(rows.future), torch.nan)  # [B, h, C]
+        state: Encoding = encode(self, batch)[-1]
+        past = state.prepared.past
+        target = torch.where(past.observed.any(1, keepdim=True), past.apply(future), torch.nan)  # [B, h, C]
         if self.config.scaling == "window":
             target = target.clamp(-LARGEST, LARGEST)
-        quantiles = self._decode(self._encode(f)[-1], f)[:, : batch.horizon]
-        return point_and_bands(quantiles, target, LEVELS, self.config.point)
-
-    def _answer(self, memory: Tensor, f: Framed) -> Tensor:
-        """Quantiles of the native horizon in data units, [B * C, H, Q]."""
-        values = f.past.undo(self._decode(memory, f).movedim(-1, 1))  # [B, Q, H, C]
-        return values.permute(0, 3, 2, 1).flatten(0, 1)
+        return point_and_bands(self._quantiles(state)[:, : batch.horizon], target, LEVELS, self.config.point)
 
 
 class _Halved(torch.autograd.Function):
@@ -340,17 +334,16 @@ def _centres(like: Tensor) -> Tensor:
     return 2 * torch.arange(like.shape[-1], device=like.device)
 
 
-def _places(steps: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines of the place in the sequence, [N, D] (Vaswani et al. 2017)."""
-    rate = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-    angle = torch.arange(steps, device=device, dtype=torch.float32)[:, None] * rate
+def _positions(steps: int, width: int, like: Tensor) -> Tensor:
+    """Sines and cosines of the position in the sequence, [N, D] (Vaswani et al. 2017)."""
+    angle = position_angles(steps, width, 10_000.0, like)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 CARD = Card(
     config=InformerConfig,
     build=Informer,
-    tiny=InformerConfig(context=48, horizon=12, width=16, heads=2, feedforward=32, factor=2),
+    tiny=InformerConfig(context=48, horizon=12, width=16, heads=2, feedforward=32, factor=1),
     source="Zhou et al. 2021, Informer",
     summary="long horizons in one pass: ProbSparse attention, distilling encoder, generative decoder",
 )

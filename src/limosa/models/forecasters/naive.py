@@ -1,4 +1,4 @@
-"""Naive: the two forecasts every other one has to beat, with honest intervals.
+"""Naive: the seasonal naive and the drift forecast, with intervals from their own past errors.
 
 * `seasonal` repeats the last season: each step takes the last value observed at its phase. Season 1 is the last value.
 * `drift` goes on from the last value along the mean slope of the context.
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from limosa.core import Card, Forecast, Window
 from limosa.errors import UsageError
-from limosa.nn.heads import LEVELS
 from limosa.nn.lags import lag_errors
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
 
 METHODS = ("seasonal", "drift")
@@ -158,8 +158,8 @@ def _growth(differences: Tensor, m: Tensor, cycles: Tensor) -> Tensor:
     squared = differences.gather(1, lag.clamp(max=differences.shape[1]) - 1)
     known = torch.isfinite(squared) & (lag <= differences.shape[1])
     ratio = torch.where(known, (squared + SAME) / (squared[:, :1] + SAME), 1.0).clamp(min=1.0).cummax(1).values
-    told = torch.where(known, k, 1).cummax(1).values  # the furthest k that the context can tell
-    return (ratio * k / told).sqrt().gather(1, cycles - 1)
+    longest = torch.where(known, k, 1).cummax(1).values  # the largest k that the context reaches
+    return (ratio * k / longest).sqrt().gather(1, cycles - 1)
 
 
 # -- the season --------------------------------------------------------------------------------------------------------
@@ -235,10 +235,10 @@ def _offsets(errors: Tensor, fallback: Tensor) -> Tensor:
     n = torch.isfinite(errors).sum(1, keepdim=True).to(errors.dtype)  # [R, 1]
     if errors.shape[1] == 0:
         errors = fallback[:, None]
-    told = torch.minimum(share, n / (n + 1))  # [R, P] the largest share that n errors can vouch for
-    rank = ((n + 1) * told - 1e-9).ceil().long().clamp(min=1)
+    covered = torch.minimum(share, n / (n + 1))  # [R, P] the largest share of which n errors give a quantile
+    rank = ((n + 1) * covered - 1e-9).ceil().long().clamp(min=1)
     ordered = errors.nan_to_num(torch.inf).sort(1).values
-    half = ordered.gather(1, rank - 1) * _normal(share) / _normal(told)
+    half = ordered.gather(1, rank - 1) * _normal(share) / _normal(covered)
     half = torch.where(n >= 2, half, fallback[:, None] * _normal(share))
     return torch.cat([-half.flip(1), torch.zeros_like(half[:, :1]), half], dim=1)
 

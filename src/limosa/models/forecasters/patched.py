@@ -16,6 +16,8 @@ Each channel is forecast by itself; channels are batched.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,15 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window
+from limosa.core import Card, Forecast, Window, encode
 from limosa.errors import UsageError
 from limosa.nn.attention import Block, rotary
-from limosa.nn.channels import as_asked
-from limosa.nn.heads import LEVELS, ordered_quantiles
+from limosa.nn.channels import join_channels
 from limosa.nn.losses import pinball
-from limosa.nn.rolling import rolled
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
+from limosa.nn.rolling import RollingForecaster
 from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
-from limosa.nn.saving import Saved
 from limosa.nn.scaling import center_and_scale
 
 CHANNELS = 7  # what a step shows the transformer, see `_steps`
@@ -61,6 +62,15 @@ class PatchedConfig:
             raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
 
 
+class Encoding(NamedTuple):
+    """What goes from block to block."""
+
+    hidden: Tensor  # [R, N, D] past tokens, then future ones
+    turn: Tensor  # rotary positions, from `rotary`
+    allowed: Tensor  # [R, 1, N, N] which tokens a token sees
+    prepared: Prepared
+
+
 class Prepared(NamedTuple):
     """A window in the model's own units: R = B * C rows, L past and F future steps in whole patches, T = L + F."""
 
@@ -75,7 +85,7 @@ class Prepared(NamedTuple):
     sigma: Tensor  # [R, F] error of the best rule, the unit of the head
 
 
-class Patched(Saved):
+class Patched(RollingForecaster):
     """The network of this file; see there. Satisfies Forecaster, Learner and Backbone."""
 
     config: PatchedConfig
@@ -84,34 +94,25 @@ class Patched(Saved):
         super().__init__()
         self.config = config
         P, D = config.patch, config.width
-        self.embed = nn.Sequential(nn.Linear(CHANNELS * P, D), nn.SiLU(), nn.Linear(D, D))
+        self.to_tokens = nn.Sequential(nn.Linear(CHANNELS * P, D), nn.SiLU(), nn.Linear(D, D))
         self.skip = nn.Linear(CHANNELS * P, D)
         self.facts = nn.Linear(FACTS, D)
         self.future = nn.Parameter(torch.zeros(D))
-        self.blocks = nn.ModuleList(Block(D, config.heads, config.feedforward) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Block(D, config.heads, config.feedforward) for _ in range(config.layers))
         self.norm = nn.RMSNorm(D)
         self.to_steps = nn.Linear(D, P * config.latent)
         hidden = 2 * config.latent
-        self.head = nn.Sequential(
+        self.to_quantiles = nn.Sequential(
             nn.Linear(config.latent + LOCAL, hidden), nn.SiLU(), nn.Linear(hidden, RULES + 2 + len(LEVELS) - 1)
         )
 
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
-
     # -- the parts of one pass ------------------------------------------------------------------------------------
 
-    def _prepare(self, past: Tensor, horizon: int) -> Prepared:
-        """Scale `past` [R, L] robustly, find its periods, apply the rules. Nothing here is learnt or differentiated."""
-        P = self.config.patch
-        past = past[:, -self.config.context :]
+    @torch.no_grad()
+    def _prepare(self, window: Window) -> Prepared:
+        """Scale the past robustly, find its periods, apply the rules. Nothing here is learnt or differentiated."""
+        P, horizon = self.config.patch, min(window.horizon, self.horizon)
+        past = _rows(window.past)[:, -self.config.context :]
         past = F.pad(past, (-past.shape[1] % P, 0), value=torch.nan)
         ahead = P * -(-horizon // P)
         observed = torch.isfinite(past)  # [R, L]
@@ -120,95 +121,77 @@ class Patched(Saved):
         z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
         repeats = find_repeats(z, observed, ahead=ahead, longest_lag=self.config.longest_lag)
         rules, errors = apply_rules(repeats)
-        tell = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
-        typical = tell.amin(-1, keepdim=True).sqrt()  # [R, 1]
+        at = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
+        typical = at.amin(-1, keepdim=True).sqrt()  # [R, 1]
         return Prepared(
             center=center,
             scale=scale,
             observed=observed,
             steps=_steps(repeats, rules[:, :1, LAST], typical),
-            facts=_facts(repeats, tell, typical, P),
+            facts=_facts(repeats, at, typical, P),
             rules=rules,
             errors=errors,
             spread=repeats.spread[:, -ahead:],
             sigma=errors.amin(-1).sqrt(),
         )
 
-    def _encode(self, p: Prepared) -> list[Tensor]:
-        """Hidden states [R, N, D] after each block."""
-        P = self.config.patch
-        _, R, T = p.steps.shape
-        n, N = p.observed.shape[1] // P, T // P
-        tokens = p.steps.view(CHANNELS, R, N, P).permute(1, 2, 0, 3).flatten(2)  # [R, N, CHANNELS * P]
-        x = self.embed(tokens) + self.skip(tokens) + self.facts(p.facts)[:, None]
-        x = torch.cat([x[:, :n], x[:, n:] + self.future], dim=1)
-        turn = rotary(N, self.config.width // self.config.heads, x.device, start=-n)
-        place = torch.arange(N, device=x.device)
-        causal = (place[None, :] < n) | (place[None, :] <= place[:, None])  # [N, N]
-        present = F.pad(p.observed.view(R, n, P).any(-1), (0, N - n), value=True)  # [R, N]
-        allowed = (causal & present[:, None, :]) | torch.eye(N, dtype=torch.bool, device=x.device)
-        states = []
-        for block in self.blocks:
-            x = block(x, turn, allowed[:, None])
-            states.append(x)
-        return states
-
-    def _decode(self, hidden: Tensor, p: Prepared) -> Tensor:
-        """Quantiles [R, F, Q] in scaled units from the last hidden state [R, N, D]."""
+    def _quantiles(self, state: Encoding) -> Tensor:
+        """Quantiles [R, F, Q] in scaled units from the last state."""
+        hidden, p = state.hidden, state.prepared
         R, ahead, _ = p.rules.shape
         tokens = self.norm(hidden[:, -ahead // self.config.patch :])
         latent: Tensor = self.to_steps(tokens).view(R, ahead, self.config.latent)
         sigma = p.sigma[..., None]
-        doubt = (p.errors / sigma.square()).log()  # [R, F, RULES], 0 for the best rule
+        log_excess = (p.errors / sigma.square()).log()  # [R, F, RULES] over the best rule, 0 for it
         lead = torch.arange(1, ahead + 1, device=hidden.device, dtype=torch.float32).expand(R, ahead)[..., None]
-        agreed = ((-doubt).softmax(-1) * p.rules).sum(-1, keepdim=True)  # the rules weighted by their precision
+        weighted = ((-log_excess).softmax(-1) * p.rules).sum(-1, keepdim=True)  # the rules weighted by their precision
         local = [
-            torch.asinh((p.rules - agreed) / sigma),
-            doubt,
+            torch.asinh((p.rules - weighted) / sigma),
+            log_excess,
             torch.asinh(p.spread[..., None] / sigma),
             sigma.log(),
             lead.log() / 4.0,
             lead.sqrt() / 16.0,
         ]
-        out: Tensor = self.head(torch.cat([latent, *(x.to(latent.dtype) for x in local)], dim=-1)).float()
+        out: Tensor = self.to_quantiles(torch.cat([latent, *(x.to(latent.dtype) for x in local)], dim=-1)).float()
         gate, shift, log_width, steps = (
             out[..., :RULES],
             out[..., RULES],
             out[..., RULES + 1, None],
             out[..., RULES + 2 :],
         )
-        middle = ((gate - doubt).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
+        middle = ((gate - log_excess).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
         around = ordered_quantiles(torch.zeros_like(middle), steps) * sigma * log_width.clamp(-6.0, 4.0).exp()
         return around + middle.unsqueeze(-1)
 
     # -- the protocols --------------------------------------------------------------------------------------------
 
-    def encode(self, window: Window) -> list[Tensor]:
-        """Hidden states of each block, [B * C, N, D]: past tokens, then future ones."""
-        return self._encode(self._prepare(_rows(window.past), min(window.horizon, self.horizon)))
+    def embed(self, batch: Window) -> Encoding:
+        """Tokens of a window with up to the native horizon."""
+        p, P = self._prepare(batch), self.config.patch
+        _, R, T = p.steps.shape
+        n, N = p.observed.shape[1] // P, T // P
+        tokens = p.steps.view(CHANNELS, R, N, P).permute(1, 2, 0, 3).flatten(2)  # [R, N, CHANNELS * P]
+        x = self.to_tokens(tokens) + self.skip(tokens) + self.facts(p.facts)[:, None]
+        x = torch.cat([x[:, :n], x[:, n:] + self.future], dim=1)
+        turn = rotary(N, self.config.width // self.config.heads, x, start=-n)
+        place = torch.arange(N, device=x.device)
+        causal = (place[None, :] < n) | (place[None, :] <= place[:, None])  # [N, N]
+        present = F.pad(p.observed.view(R, n, P).any(-1), (0, N - n), value=True)  # [R, N]
+        allowed = (causal & present[:, None, :]) | torch.eye(N, dtype=torch.bool, device=x.device)
+        return Encoding(x, turn, allowed[:, None], p)
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        """Forecast of up to the native horizon from the last hidden state [B * C, N, D]."""
-        return self._answer(hidden, self._prepare(_rows(window.past), min(window.horizon, self.horizon)), window)
+    @property
+    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+        """The transformer's layers."""
+        return [functools.partial(_apply, layer) for layer in self.layers]
 
-    @torch.no_grad()
-    def forecast(self, window: Window) -> Forecast:
-        """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.
-
-        Beyond the native horizon the model goes on from its own median, as `nn.rolling` says.
-        """
-        return rolled(self._forecast_once, window, self.horizon)
-
-    def _forecast_once(self, window: Window) -> Forecast:
-        prepared = self._prepare(_rows(window.past), window.horizon)
-        return self._answer(self._encode(prepared)[-1], prepared, window)
-
-    def _answer(self, hidden: Tensor, p: Prepared, window: Window) -> Forecast:
+    def head(self, state: Encoding, batch: Window) -> Forecast:
         """The forecast in data units; NaN where nothing was ever observed."""
-        quantiles = self._decode(hidden, p)[:, : window.horizon].to(p.scale.dtype)  # [R, H, Q]
+        p = state.prepared
+        quantiles = self._quantiles(state)[:, : batch.horizon].to(p.scale.dtype)  # [R, H, Q]
         values = quantiles * p.scale[:, None, None] + p.center[:, None, None]
-        values = torch.where(p.observed.any(-1)[:, None, None], values, torch.nan)
-        return as_asked(values, window)
+        return join_channels(torch.where(p.observed.any(-1)[:, None, None], values, torch.nan), batch)
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the native horizon, in units of each series' own predictability. A scalar.
@@ -217,17 +200,21 @@ class Patched(Saved):
         """
         if batch.future is None or batch.horizon > self.horizon:
             raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        with torch.no_grad():
-            p = self._prepare(_rows(batch.past), batch.horizon)
-            unit = torch.where(p.scale > 0, p.scale, 1.0)
-            target = ((_rows(batch.future) - p.center[:, None]) / unit[:, None]).float().clamp(-20.0, 20.0)  # [R, H]
-            target = torch.where(p.observed.any(-1, keepdim=True), target, torch.nan)
-        quantiles = self._decode(self._encode(p)[-1], p)[:, : batch.horizon]
+        state = encode(self, batch)[-1]
+        p = state.prepared
+        unit = torch.where(p.scale > 0, p.scale, 1.0)
+        target = ((_rows(batch.future) - p.center[:, None]) / unit[:, None]).float().clamp(-20.0, 20.0)  # [R, H]
+        target = torch.where(p.observed.any(-1, keepdim=True), target, torch.nan)
+        quantiles = self._quantiles(state)[:, : batch.horizon]
         return pinball(quantiles, target, LEVELS, weight=1.0 / (0.1 + p.sigma[:, : batch.horizon]))
 
 
+def _apply(layer: nn.Module, state: Encoding) -> Encoding:
+    return state._replace(hidden=layer(state.hidden, state.turn, state.allowed))
+
+
 def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
-    """[CHANNELS, R, T] per step: value, whether observed, three copies, and distances in units of the typical error."""
+    """[CHANNELS, R, T] per step: value, whether observed, three past cycles, distances in typical errors."""
     L = r.z.shape[1]
     ahead = r.first.shape[1] - L
     past = torch.where(r.observed, r.z, r.first[:, :L])
@@ -237,13 +224,13 @@ def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
     return torch.asinh(torch.stack([*shown, fresh / typical, (now - last) / typical]))
 
 
-def _facts(r: Repeats, tell: Tensor, typical: Tensor, patch: int) -> Tensor:
-    """[R, FACTS] per series: its periods, how well they and the last value tell, how much of it was observed."""
+def _facts(r: Repeats, at: Tensor, typical: Tensor, patch: int) -> Tensor:
+    """[R, FACTS] per series: its periods, the errors of forecasting by them and by the last value, the share seen."""
     L = r.z.shape[1]
     count = r.observed.sum(-1, keepdim=True).clamp(min=1)
     begun = torch.where(r.observed, torch.arange(L, device=count.device), L).amin(-1, keepdim=True)
     share = count / (L - begun).clamp(min=1)  # padding is not missing
-    relative = (tell / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
+    relative = (at / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
     return torch.cat([(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share], dim=-1).float()
 
 

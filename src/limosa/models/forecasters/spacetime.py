@@ -1,4 +1,4 @@
-"""SpaceTime: a forecaster made of companion state space models, which runs on by itself.
+"""SpaceTime: forecast any horizon by companion state space models in closed loop.
 
 Zhang et al. 2023, "Effectively Modeling Time Series with Simple Discrete State Spaces", arXiv 2303.09489. Frozen
 differences and moving-average residuals of the scaled series are mixed to `width` channels; `layers` blocks of
@@ -10,6 +10,9 @@ How this file differs from the public code:
 * SSMs are kept in controllable form with exact learnt outputs, and both loops are bounded: see `nn.ssm`.
 * All three losses count at every step (closed loop, next value in open loop, next input of the decoder); the public
   code drops the last two after the first epoch. Each is an average over what was observed.
+* The third loss does not move its own targets: the decoder's next inputs are taken as given (detached).
+* The losses in open loop start where the state has filled: at step `state` - 1 as in the public code, but no later
+  than in the middle of the past.
 * Filters work on the series before the mixing layer rather than on copies of it, the moving averages span evenly from 4
   to 64 steps instead of at random, and every channel has its own kernel.
 * Missing values are zeros beside a mask; steps before the first observed one are silent, so padding changes nothing.
@@ -21,18 +24,20 @@ One row at a time: `start`, `step` and, from any state, `ahead`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Card, Forecast, Window
+from limosa.core import Card, Forecast, Window, encode, resume
 from limosa.errors import UsageError
+from limosa.nn.calendar import MARKS, calendar_marks
 from limosa.nn.dropout import gelu_dropout
-from limosa.nn.heads import LEVELS, ordered_quantiles
 from limosa.nn.losses import point_and_bands
-from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import widened
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled
@@ -82,7 +87,14 @@ class Prepared(NamedTuple):
     values: Tensor  # [R, channels, N], zero where not observed
     observed: Tensor  # [R, channels, N], 1 or 0
     begun: Tensor  # [R, 1, N], 0 before the first observed step, then 1
-    clock: Tensor  # [R, K, N + H] calendar marks and known covariates
+    exogenous: Tensor  # [R, K, N + H] calendar marks and known covariates
+
+
+class Encoding(NamedTuple):
+    """What goes from block to block."""
+
+    hidden: Tensor  # [R, N, D] features of each step of the past; zero before the first observed one
+    prepared: Prepared
 
 
 class State(NamedTuple):
@@ -129,12 +141,12 @@ class SpaceTime(Saved):
         super().__init__()
         self.config = config
         D, C = config.width, config.channels
-        clock = MARKS * config.calendar + config.known
+        exogenous = MARKS * config.calendar + config.known
         self.filters = FrozenFilters(config.averages, config.longest_average)
-        self.embed = nn.Conv1d(C * (self.filters.count + 1) + clock, D, 1)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.to_tokens = nn.Conv1d(C * (self.filters.count + 1) + exogenous, D, 1)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.decoder = ClosedLoopSSM(D, config.state)
-        self.head = nn.Conv1d(D + clock, C * len(LEVELS), 1)
+        self.to_quantiles = nn.Conv1d(D + exogenous, C * len(LEVELS), 1)
 
     @property
     def context(self) -> int:
@@ -158,14 +170,14 @@ class SpaceTime(Saved):
         own = scaled(past, config.scaling)
         values, observed = (self._rows(x.float()) for x in (own.z, own.observed))
         begun = observed.amax(1, keepdim=True).cummax(-1).values
-        clock = self._clock(window, N).repeat_interleave(len(values) // B, dim=0)
-        return Prepared(own, values, observed, begun, clock)
+        exogenous = self._exogenous(window, N).repeat_interleave(len(values) // B, dim=0)
+        return Prepared(own, values, observed, begun, exogenous)
 
     def _rows(self, values: Tensor) -> Tensor:
         """[B, T, C] -> [R, channels, T]."""
         return values.transpose(1, 2).reshape(-1, self.config.channels, values.shape[1])
 
-    def _clock(self, window: Window, steps: int) -> Tensor:
+    def _exogenous(self, window: Window, steps: int) -> Tensor:
         """Marks and known covariates [B, K, steps + H]; covariates in units of their own past."""
         B, T = len(window), steps + window.horizon
         parts = [torch.zeros(B, T, 0, device=window.past.device)]
@@ -180,33 +192,25 @@ class SpaceTime(Saved):
             parts.append(scaled(known[:, :steps]).apply(known).clamp(-FARTHEST, FARTHEST).nan_to_num(0.0))
         return torch.cat(parts, dim=-1).transpose(1, 2)
 
-    def _encode(self, p: Prepared) -> list[Tensor]:
-        """The embedding and what follows each block, [R, D, N]; zero before the first observed step."""
-        seen = torch.cat([self.filters(p.values), p.observed, p.clock[..., : p.values.shape[-1]]], dim=1)
-        layers = [self.embed(seen) * p.begun]
-        for block in self._stack:
-            layers.append(block(layers[-1]) * p.begun)
-        return layers
-
-    def _quantiles(self, y: Tensor, clock: Tensor) -> Tensor:
-        """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and their clock [R, K, T]."""
-        seen = torch.cat([gelu_dropout(y, self._dropout), clock.to(y.dtype)], dim=1)
-        out = self.head(seen).float().view(-1, len(LEVELS), y.shape[-1]).transpose(1, 2)
+    def _quantiles(self, y: Tensor, exogenous: Tensor) -> Tensor:
+        """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and `exogenous` [R, K, T]."""
+        seen = torch.cat([gelu_dropout(y, self._dropout), exogenous.to(y.dtype)], dim=1)
+        out = self.to_quantiles(seen).float().view(-1, len(LEVELS), y.shape[-1]).transpose(1, 2)
         return ordered_quantiles(out[..., 0], out[..., 1:])
 
-    def _closed_loop(self, state: Tensor, clock: Tensor, batch: int) -> Tensor:
-        """Scaled quantiles [B, Q, H, C] of the steps of `clock` [R, K, H] from the decoder's state.
+    def _closed_loop(self, state: Tensor, exogenous: Tensor, batch: int) -> Tensor:
+        """Scaled quantiles [B, Q, H, C] of the H steps of `exogenous` [R, K, H] from the decoder's state.
 
         The closed loop goes as far as is asked. What the head knows of its own error ends with the horizon it was
         trained on; from there bands go on as they grew.
         """
-        quantiles = _columns(self._quantiles(self.decoder.ahead(state, clock.shape[-1]), clock), batch)
+        quantiles = _columns(self._quantiles(self.decoder.ahead(state, exogenous.shape[-1]), exogenous), batch)
         native, beyond = quantiles.tensor_split([self.horizon], dim=2)
         return torch.cat([native, widened(beyond, native, self.horizon)], dim=2) if beyond.shape[2] else native
 
     @property
     def _stack(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
+        return list(self.layers)  # type: ignore[arg-type]
 
     @property
     def _dropout(self) -> float:
@@ -214,18 +218,22 @@ class SpaceTime(Saved):
 
     # -- the protocols -------------------------------------------------------------------------------------------------
 
-    def encode(self, window: Window) -> list[Tensor]:
-        """Features of each step of the past, [R, N, D]: the embedding, then one per block.
+    def embed(self, batch: Window) -> Encoding:
+        """Features of each step of the past; rows are B, or B * C where channels are forecast each by itself."""
+        p = self._prepare(batch)
+        seen = torch.cat([self.filters(p.values), p.observed, p.exogenous[..., : p.values.shape[-1]]], dim=1)
+        return Encoding((self.to_tokens(seen) * p.begun).mT, p)
 
-        R is B * C where channels are forecast each by itself, else B. Zero before the first observed step.
-        """
-        return [layer.transpose(1, 2) for layer in self._encode(self._prepare(window))]
+    @property
+    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+        """The layers before the decoder."""
+        return [functools.partial(_apply, layer) for layer in self._stack]
 
-    def decode(self, hidden: Tensor, window: Window) -> Forecast:
-        """Forecast of any horizon from the last features [R, N, D]."""
-        p = self._prepare(window)
-        state = self.decoder.state(hidden.transpose(1, 2))
-        quantiles = self._closed_loop(state, p.clock[..., p.values.shape[-1] :], len(window))
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        """Forecast of any horizon: the decoder's closed loop."""
+        p = state.prepared
+        ahead = p.exogenous[..., p.values.shape[-1] :]
+        quantiles = self._closed_loop(self.decoder.state(state.hidden.mT), ahead, len(batch))
         return Forecast(values=p.scaled.undo(quantiles), levels=LEVELS)
 
     @torch.no_grad()
@@ -234,7 +242,8 @@ class SpaceTime(Saved):
 
         Raises: UsageError if the window's channels or known covariates are not those of the model.
         """
-        return self.decode(self.encode(window)[-1], window)
+        made: Forecast = resume(self, self.embed(window), window)
+        return made
 
     @torch.no_grad()
     def following(self, window: Window) -> Tensor:
@@ -243,9 +252,9 @@ class SpaceTime(Saved):
         NaN where a series has no observed value so far.
         With `scaling="none"` this is what `step` answers row by row.
         """
-        p = self._prepare(window)
-        y, _, _ = self.decoder(self._encode(p)[-1])
-        quantiles = self._quantiles(y, p.clock[..., 1 : p.values.shape[-1] + 1])
+        hidden, p = encode(self, window)[-1]
+        y, _, _ = self.decoder(hidden.mT)
+        quantiles = self._quantiles(y, p.exogenous[..., 1 : p.values.shape[-1] + 1])
         begun = p.scaled.observed.cumsum(1)[:, None] > 0  # [B, 1, N, C]
         return torch.where(begun, p.scaled.undo(_columns(quantiles, len(window))), torch.nan)
 
@@ -260,16 +269,15 @@ class SpaceTime(Saved):
         """
         if batch.future is None:
             raise UsageError("training needs answers: windows with a future")
-        p = self._prepare(batch)
-        N = p.values.shape[-1]
-        u = self._encode(p)[-1]
+        hidden, p = encode(self, batch)[-1]
+        N, u = p.values.shape[-1], hidden.mT
         y, following, state = self.decoder(u)
 
         target = p.scaled.apply(batch.future)  # [B, H, C]
         if self.config.scaling == "window":
             counts = p.scaled.observed.any(1, keepdim=True) & (p.scaled.scale > 0)
             target = torch.where(counts, target.clamp(-FARTHEST, FARTHEST), torch.nan)
-        ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.clock[..., N:])
+        ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.exogenous[..., N:])
         closed = point_and_bands(ahead, target.transpose(1, 2).flatten(0, 1), LEVELS, self.config.point)
 
         if N == 1 or not self.training:  # where N is 1 nothing follows in the past
@@ -277,7 +285,7 @@ class SpaceTime(Saved):
         first = min(self.config.state - 1, N // 2)  # before, an SSM has hardly seen anything
         now, after = slice(first, N - 1), slice(first + 1, N)
         answers = torch.where(p.observed > 0, p.values, torch.nan)[..., after].flatten(0, 1)
-        nexts = self._quantiles(y[..., now], p.clock[..., after])
+        nexts = self._quantiles(y[..., now], p.exogenous[..., after])
         opened = point_and_bands(nexts, answers, LEVELS, self.config.point)
 
         inputs = u[..., after].detach().float()
@@ -299,7 +307,7 @@ class SpaceTime(Saved):
             raise UsageError("this model needs known covariates, which a stream of values does not carry")
         if self.config.scaling == "last":
             raise UsageError('scaling="last" needs whole windows; to stream, train with another scaling')
-        config, like = self.config, self.embed.weight
+        config, like = self.config, self.to_tokens.weight
         zeros = like.new_zeros(batch, 1, config.channels, dtype=torch.float64)
         state = like.new_zeros(batch, config.width, config.state)
         return State(
@@ -316,16 +324,16 @@ class SpaceTime(Saved):
     def start_after(self, past: Tensor) -> State:
         """The state after the last `context` rows of `past` [B, L, C], read all at once and in its scale."""
         self.start(0)  # refuses a model that cannot stream
-        p = self._prepare(Window(past=past, horizon=1))
-        layers = self._encode(p)
+        states = encode(self, Window(past=past, horizon=1))
+        p, features = states[0].prepared, [state.hidden.mT for state in states]
         return State(
             seen=p.scaled.observed.sum(1, keepdim=True).double(),
             center=p.scaled.center.double(),
             deviation=p.scaled.scale.double() / 1.25,
             begun=p.begun[..., -1:],
             values=self.filters.state(p.values),
-            blocks=tuple(block.ssm.state(u) for block, u in zip(self._stack, layers[:-1], strict=True)),
-            decoder=self.decoder.state(layers[-1]),
+            blocks=tuple(block.ssm.state(u) for block, u in zip(self._stack, features[:-1], strict=True)),
+            decoder=self.decoder.state(features[-1]),
         )
 
     @torch.no_grad()
@@ -347,22 +355,22 @@ class SpaceTime(Saved):
         z = torch.where(observed, own.apply(row), 0.0).float()
         held, filtered = self.filters.step(state.values, self._rows(z)[..., 0])
         begun = torch.maximum(state.begun, self._rows(observed.float()).amax(1, keepdim=True))
-        clock = filtered.new_zeros(len(filtered), self.head.in_channels - self.config.width, 1)
-        u = self.embed(torch.cat([filtered[..., None], self._rows(observed.float()), clock], dim=1)) * begun
+        exogenous = filtered.new_zeros(len(filtered), self.to_quantiles.in_channels - self.config.width, 1)
+        u = self.to_tokens(torch.cat([filtered[..., None], self._rows(observed.float()), exogenous], dim=1)) * begun
         blocks = []
         for block, x in zip(self._stack, state.blocks, strict=True):
             x, u = block.step(x, u)
             u = u * begun
             blocks.append(x)
         decoder, y = self.decoder.step(state.decoder, u[..., 0])
-        quantiles = _columns(self._quantiles(y[..., None], clock), len(value))
+        quantiles = _columns(self._quantiles(y[..., None], exogenous), len(value))
         state = state._replace(begun=begun, values=held, blocks=tuple(blocks), decoder=decoder)
         return state, own.undo(quantiles)
 
     @torch.no_grad()
     def ahead(self, state: State, horizon: int) -> Forecast:
         """Forecast of the next `horizon` rows from a stream's state."""
-        R, K = len(state.decoder), self.head.in_channels - self.config.width
+        R, K = len(state.decoder), self.to_quantiles.in_channels - self.config.width
         quantiles = self._closed_loop(state.decoder, state.decoder.new_zeros(R, K, horizon), len(state.center))
         return Forecast(values=self._scale(state).undo(quantiles), levels=LEVELS)
 
@@ -385,6 +393,10 @@ class SpaceTime(Saved):
         alone = torch.where(state.center != 0, state.center.abs(), 1.0)
         scale = torch.where(state.seen > 1, 1.25 * state.deviation, alone)
         return Scaled(any_seen, any_seen, state.center, scale)
+
+
+def _apply(layer: Block, state: Encoding) -> Encoding:
+    return state._replace(hidden=(layer(state.hidden.mT) * state.prepared.begun).mT)
 
 
 def _columns(quantiles: Tensor, batch: int) -> Tensor:

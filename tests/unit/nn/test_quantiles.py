@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from limosa.nn.heads import LEVELS, MEDIAN, ordered_quantiles
+from limosa.nn.quantiles import LEVELS, MEDIAN, ordered_quantiles
 
 
 def test_levels_ascend_and_are_symmetric_around_the_median():

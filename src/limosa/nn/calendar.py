@@ -1,4 +1,4 @@
-"""Calendar marks: where in the hour, day, week, month and year a stamp lies, computed from the stamp itself."""
+"""Compute calendar marks (time features) of stamps: their place in the hour, day, week, month and year."""
 
 from __future__ import annotations
 

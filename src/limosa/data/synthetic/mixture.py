@@ -1,22 +1,30 @@
-"""A diet of several sources: every batch joins a share of each, cut to a context and a horizon drawn per step."""
+"""Join the training batches of several sources into one, with a context and a horizon drawn per step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from limosa.core import Batches, Window
+from limosa.core import Window
 from limosa.errors import UsageError
+
+
+class WindowBatches(Protocol):
+    """`core.Batches` whose batches are windows."""
+
+    def batch(self, step: int) -> Window:
+        """The window of `step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
     """Batches that join one batch of each source. All sources give the same context, horizon and channels."""
 
-    sources: Sequence[Batches]
+    sources: Sequence[WindowBatches]
     contexts: Mapping[int, float]  # steps: relative frequency
     horizons: Mapping[int, float]  # steps: relative frequency
     seed: int

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from limosa.nn.marks import MARKS, calendar_marks
+from limosa.nn.calendar import MARKS, calendar_marks
 
 
 @pytest.mark.parametrize("first", ["1899-12-25", "1996-01-01", "2023-12-30"])

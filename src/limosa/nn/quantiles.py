@@ -1,4 +1,4 @@
-"""Quantile heads: from free numbers to quantiles that cannot cross.
+"""Turn free numbers of a network into quantiles that cannot cross.
 
 `LEVELS` are the levels every limosa forecaster answers, so that forecasts of different models line up.
 """

@@ -1,4 +1,4 @@
-"""The kinds of series that `data.synthetic` composes, each a recipe of chances and strengths, and their shares."""
+"""Recipes of synthetic series: for each kind the chances and strengths of its parts, and the share of each kind."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """What the diet is made of."""
+    """Options of synthetic series."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(_WEIGHTS))  # share of each kind, any sum
     scale: Range = (1e-3, 1e5)  # units of the data per standard deviation
