@@ -6,7 +6,6 @@ from which every risk has its threshold. Importing this file imports neither tor
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -22,7 +21,6 @@ from limosa.app.channels import Rows, read_rows
 from limosa.app.progress import OnProgress
 from limosa.core import Batches, Detector, Graphed, Learner, Training, Window
 from limosa.errors import DataError, ModelNotFound, UsageError
-from limosa.files import write_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,10 +90,7 @@ class Trained:
             "time": self.time,
             "tails": [dataclasses.asdict(tail) for tail in self.tails],
         }
-        with contextlib.suppress(OSError):  # a save that is cut short must not leave old heights beside a new detector
-            (Path(folder) / ABOUT).unlink(missing_ok=True)
-        self.detector.save_pretrained(folder)
-        write_beside(Path(folder) / ABOUT, lambda path: _write_json(path, about))
+        self.detector.save_pretrained(folder, more={ABOUT: about})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -126,10 +121,6 @@ def _seen(rows: Rows) -> Any:
     import numpy as np
 
     return np.isfinite(rows.values).any(axis=0)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def scored(detector: Detector, values: Floats) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class SmallConfig:
     """Options of `Small`."""
 
     width: int = 3
+    name: str = "old"
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -47,7 +49,7 @@ def change_config(folder: Path, **options: object) -> None:
 
 def test_a_model_is_two_files_without_pickle(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert read_config(folder) == {"model": "test_saving", "width": 4}
+    assert read_config(folder) == {"model": "test_saving", "width": 4, "name": "old"}
     header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
     assert set(json.loads((folder / "model.safetensors").read_bytes()[8 : 8 + header])) == {
         "__metadata__",
@@ -100,8 +102,38 @@ def test_a_config_that_is_not_one_is_an_error_that_names_it(folder, text):
 @pytest.mark.parametrize("options", [{"width": 5}, {"width": 0}, {"width": "wide"}, {"depth": 2}])
 def test_a_config_that_does_not_fit_the_weights_or_the_model_is_a_data_error(folder, options):
     change_config(folder, **options)
-    with pytest.raises(DataError, match="Small of this version"):
+    with pytest.raises(DataError, match=r"Small of this version|config\.json was not saved together"):
         Small.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_a_save_that_is_killed_between_two_files_leaves_the_old_model_or_is_refused(folder, monkeypatch, files):
+    old = Small.from_pretrained(folder)
+    replace, done = Path.replace, []
+
+    def killed(self, target):
+        if len(done) == files:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        Small(SmallConfig(width=4, name="new")).save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    if files == 1:  # the new weights, which fit the old config
+        with pytest.raises(DataError, match=r"config\.json was not saved together with model\.safetensors.*save"):
+            Small.from_pretrained(folder)
+    else:
+        model = Small.from_pretrained(folder)
+        assert torch.equal(model.layer.weight, old.layer.weight) == (files == 0)
+        assert model.config.name == ("new" if files else "old")
+
+
+def test_weights_without_hashes_are_read_as_they_are(folder):
+    tensors = saving.read_tensors(folder)
+    saving.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(Small.from_pretrained(folder).layer.weight, tensors["layer.weight"])
 
 
 def test_half_a_weights_file_is_a_data_error(folder):
@@ -113,7 +145,7 @@ def test_half_a_weights_file_is_a_data_error(folder):
 
 def test_weights_in_half_precision_are_loaded_in_single(folder):
     path = folder / "model.safetensors"
-    tensors = saving.load_file(path)
+    tensors = saving.read_tensors(folder)
     saving.save_file({name: t.bfloat16() for name, t in tensors.items()}, path)
     model = Small.from_pretrained(folder)
     assert model.layer.weight.dtype == torch.float32
