@@ -277,6 +277,9 @@ def train(
     patience: Annotated[
         int, typer.Option(metavar="NUMBER", help="Stop after so many validations without gain; 0 for never.")
     ] = 5,
+    refit: Annotated[
+        bool, typer.Option(help="Go on from the best weights for as many steps as led to them, on all rows.")
+    ] = True,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     max_restarts: Annotated[
@@ -337,6 +340,7 @@ def train(
             strategy=strategy,
             strategy_options=pairs_of("--strategy-option", strategy_option or ()),
             patience=patience,
+            refit=refit,
             seed=seed,
             resume=resume,
             plot=plot,

@@ -8,6 +8,7 @@ this file imports neither torch nor pandas.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -219,6 +220,7 @@ def train(
     strategy: str = "data-parallel",
     strategy_options: Mapping[str, Any] | None = None,
     patience: int = 5,
+    refit: bool = True,
     seed: int = 0,
     resume: bool = False,
     plot: Path | None = None,
@@ -228,10 +230,12 @@ def train(
     """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
 
     `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
-    pretrained model, trained further. The last `horizon` steps of each series are held back and choose the best
-    weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
-    goes on from its last checkpoint in `out`, also that of another number of processes, and so it does when a launcher
-    starts it anew. Rank 0 leaves `steps.jsonl`, and of co2 `rounds.jsonl`, in `out`; `plot` draws them.
+    pretrained model, trained further. Windows of the newest rows, 64 or more where a fifth of the rows allows, are held
+    back and choose the best weights; `patience` is how many times they may disappoint before training stops, 0 for
+    never. With `refit` training then goes on from the best weights for as many steps as led to them, on all rows, which
+    costs at most as much again. With `resume` a run goes on from its last checkpoint in `out`, also that of another
+    number of processes, and so it does when a launcher starts it anew. Rank 0 leaves `steps.jsonl`, and of co2
+    `rounds.jsonl`, in `out`; `plot` draws them.
 
     A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
     `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
@@ -241,8 +245,6 @@ def train(
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
     from limosa.app import training
-    from limosa.data.windows import Windows
-    from limosa.train.loop import fit
 
     here = ranks.here()
     if plot is not None:
@@ -257,27 +259,28 @@ def train(
         patience=patience,
         seed=seed,
     )
-    plan = training.strategy(strategy, strategy_options or {}, Path(out))
+    plan = functools.cache(functools.partial(training.strategy, strategy, strategy_options or {}, Path(out)))
+    plan(0)  # raises before the work
     resume = resume or ranks.restarts() > 0
-    checkpoints, others = training.checkpoints(Path(out), resume)
+    folders = training.checkpoints(Path(out), resume)
     if here.world > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
     chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
     learner = training.placed(training.learner(model, chosen, panel, seed), device)
-    L, H = training.lengths(learner, model, panel)
-    past, _ = panel.split(steps=H)
+    context, horizon = training.lengths(learner, model, panel)
     log.info(f"training {model} with {_parameters(learner):,} parameters on {_count(len(panel))}, {steps:,} steps")
     with training.resumable(Path(out)):
-        result = fit(
+        result = training.run(
             learner,
-            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed, rank=here.rank, world=here.world),
+            panel,
             config,
-            validation=training.held_back(panel, L, H, batch_size),
+            sizes=(context, horizon, batch_size),
             strategy=plan,
-            folder=checkpoints,
+            out=Path(out),
+            folders=folders,
             resume=resume,
-            others=others,
+            refit=refit,
             on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )
     learner = learner.cpu()

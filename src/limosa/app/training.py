@@ -1,4 +1,4 @@
-"""What `service.train` prepares for the train loop: settings, strategy, folders, the model, the held-back rows."""
+"""What `service.train` does around the train loop: settings, strategy, folders, the model, validation and refit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from limosa.train import ranks
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
-    from limosa.train.loop import Progress, TrainConfig
+    from limosa.train.loop import Progress, Result, TrainConfig
     from limosa.train.strategies import Strategy
 
 ROUNDS = "rounds.jsonl"  # one line per round of CO2
 STEPS = "steps.jsonl"  # a line every few steps
 LINES = 500  # of a whole run
+VALIDATION_WINDOWS = 64  # at least, over all series, where there are rows enough
+VALIDATION_SHARE = 0.2  # of a series, at most, where that is more than one window
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -63,10 +65,10 @@ def scaled(rate: float, meant_for: int | None, batch: int) -> float:
     return changed
 
 
-def strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | None:
+def strategy(name: str, options: Mapping[str, Any], out: Path, done: int = 0) -> Strategy | None:
     """How the processes of this run stay one model; None for a single process, which needs nothing.
 
-    Rank 0 leaves a line per round of CO2 in `out`.
+    Rank 0 leaves a line per round of CO2 in `out`; steps are counted on from `done`.
 
     Raises: UsageError if there is no such strategy or option.
     """
@@ -75,15 +77,18 @@ def strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | Non
 
     plan, here = choose(name, options), ranks.here()
     if here.world == 1:
-        if name != "data-parallel" or options:
+        if not done and (name != "data-parallel" or options):
             log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
         return None
-    log.info(
-        f"{here.world} processes, {here.machine} on this machine, {name}; "
-        f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
-    )
+    if not done:
+        log.info(
+            f"{here.world} processes, {here.machine} on this machine, {name}; "
+            f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
+        )
     if isinstance(plan, CO2) and here.rank == 0:
-        plan.on_round = lambda one: _add_line(out / ROUNDS, {**dataclasses.asdict(one), "hidden": one.hidden})
+        plan.on_round = lambda one: _add_line(
+            out / ROUNDS, {**dataclasses.asdict(one), "step": one.step + done, "hidden": one.hidden}
+        )
     return plan
 
 
@@ -225,15 +230,111 @@ def resumable(out: Path) -> Iterator[None]:
         raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
 
 
-def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
-    """The last `horizon` rows of each series as answers to the `context` rows before them, in batches."""
+def run(
+    learner: Any,
+    panel: Panel,
+    config: TrainConfig,
+    *,
+    sizes: tuple[int, int, int],
+    strategy: Callable[[int], Strategy | None],
+    out: Path,
+    folders: tuple[Path, list[Path]],
+    resume: bool,
+    refit: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> Result:
+    """Train `learner` in place; validation on the newest rows chooses the best step, a refit learns those rows as well.
+
+    The refit goes on from the best weights, for as many steps as led to them, on all rows; so it costs at most as much
+    again. Each part has its own checkpoints, and a run that is resumed in the refit goes on in it.
+
+    Args:
+        sizes: context and horizon in steps, windows per batch.
+        strategy: makes a strategy for a run that begins after so many steps.
+        folders: this rank's checkpoints, and those of other ranks to go on from, as `checkpoints` gives them.
+    """
+    from limosa.data.windows import Windows
+    from limosa.train.loop import fit
+
+    here, (context, horizon, batch_size) = ranks.here(), sizes
+
+    def batches(of: Panel) -> Windows:
+        return Windows(
+            of,
+            context=context,
+            horizon=horizon,
+            batch_size=batch_size,
+            seed=config.seed,
+            rank=here.rank,
+            world=here.world,
+        )
+
+    past, validation = held_back(panel, context, horizon, batch_size)
+    own, others = folders
+    chosen = fit(
+        learner,
+        batches(past),
+        config,
+        validation=validation,
+        strategy=strategy(0),
+        folder=own,
+        resume=resume,
+        others=others,
+        on_progress=on_progress,
+    )
+    if not (refit and chosen.best_step):
+        return chosen
+    steps, done = chosen.best_step, chosen.step
+    log.info(f"best validation loss at step {steps:,}; going on from there for {steps:,} steps on all rows (refit)")
+    own, others = checkpoints(out / "checkpoints" / f"refit-from-{steps}", resume)
+    after = fit(
+        learner,
+        batches(panel),
+        dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), seed=config.seed + 1),
+        strategy=strategy(done),
+        folder=own,
+        resume=resume,
+        others=others,
+        on_progress=None if on_progress is None else lambda at: on_progress(_later(at, done)),
+    )
+    waited = (chosen.waited * done + after.waited * steps) / (done + steps)
+    return dataclasses.replace(chosen, step=done + steps, loss=after.loss, waited=waited)
+
+
+def _later(at: Progress, done: int) -> Progress:
+    """Progress of a part of a run that begins after `done` steps, counted from the beginning of the run."""
+    return dataclasses.replace(at, step=at.step + done, steps=at.steps + done)
+
+
+def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> tuple[Panel, list[Window]]:
+    """The rows to train on, and windows of the newest rows to validate on, in batches.
+
+    There are `VALIDATION_WINDOWS` windows or more, as far as the last `VALIDATION_SHARE` of each series has room for
+    them, where they may overlap; and at least one of each series that is longer than `horizon`. No answer among them
+    is a row that is trained on.
+    """
     import numpy as np
     import torch
 
-    long = np.flatnonzero(panel.lengths > horizon)
-    batches = np.split(long, range(batch_size, len(long), batch_size))
-    cut = panel.lengths - horizon
-    return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
+    from limosa.data.windows import enumerate_windows
+
+    most = (panel.lengths * VALIDATION_SHARE).astype(np.int64)  # [S] rows to hold back, unless one window needs more
+    for each in range(1, VALIDATION_WINDOWS + 1):  # windows of a series
+        rows = np.clip(most, horizon, each * horizon)
+        cut = np.maximum(panel.lengths - rows, 0)
+        stride = np.maximum(1, (rows - horizon) // max(1, each - 1))
+        grid = enumerate_windows(panel.lengths, horizon=horizon, stride=stride, origin=cut, last=each, from_end=True)
+        if len(grid) >= VALIDATION_WINDOWS:
+            break
+    if grid.counts.any():
+        held = rows[grid.counts > 0]
+        span = f"{held.min():,}" if held.min() == held.max() else f"{held.min():,} to {held.max():,}"
+        log.info(f"validating on {len(grid):,} windows of the last {span} rows{' of each series' * (len(panel) > 1)}")
+    batches = [
+        panel.window(part.series, part.cutoff, context=context, horizon=horizon, dtype=torch.float32)
+        for part in grid[:].batches(batch_size)
+    ]
+    return panel.first_rows(cut), batches
 
 
 def _add_line(path: Path, values: Mapping[str, Any]) -> None:

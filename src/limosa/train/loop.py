@@ -128,6 +128,7 @@ def fit(
             done = run.step == config.steps
             if validation and (done or run.step % config.validate_every == 0):
                 run.validate(validation)
+                done = done or run.exhausted
             if writer is not None and (done or run.step % config.checkpoint_every == 0):
                 writer.save(run.step, run.state_dict())
             if on_progress is not None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import limosa
 from limosa.app import recipe, service, training
 from limosa.app.cli import main
 from limosa.errors import DataError, Interrupted, LimosaError, UsageError
-from limosa.train import checkpoint, ranks
+from limosa.train import checkpoint, loop, ranks
 from limosa.train.loop import Progress
 from limosa.train.rounds import CO2, Round
 
@@ -160,6 +163,97 @@ def test_processes_share_the_rows_of_a_recipe_out_evenly():
     assert recipe._own(44, 4) == 11
     with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
         recipe._own(44, 3)
+
+
+def process(rows, seed=0):
+    """One series of an AR(6) process with noise of deviation 1 that swings every 8 rows and ends in zeros, its mean."""
+    coefficients, noise = [1.38, -0.95, 0.05, -0.02, 0.03, -0.02], np.random.default_rng(seed).normal(size=rows + 100)
+    y = np.zeros(rows + 100)
+    for t in range(6, rows + 100):
+        y[t] = y[t - 6 : t][::-1] @ coefficients + noise[t]
+    y[-4:] = 0.0
+    return limosa.Panel.read({"unique_id": np.zeros(rows), "ds": np.arange(rows), "y": y[100:]}, freq=1)
+
+
+SMALL = {"width": 8, "layers": 1, "heads": 2, "patch": 4}
+SIZES = {"horizon": 4, "context": 16, "steps": 20, "batch_size": 16, "rate": 1e-2, "options": SMALL}
+
+
+def squared_error(model, panel):
+    cutoff = np.arange(40, 590, 7)
+    window = panel.window(np.zeros_like(cutoff), cutoff, context=16, horizon=4, dtype=torch.float32)
+    found = model.forecast(dataclasses.replace(window, future=None)).at(0.5)
+    return float((found - window.future).square().mean())
+
+
+def test_one_series_is_validated_on_many_windows_so_that_weights_that_have_learnt_are_kept(tmp_path, caplog):
+    panel = process(600)
+    before = limosa.train(panel, tmp_path / "before", **SIZES | {"rate": 1e-9}, refit=False)
+    with caplog.at_level(logging.INFO, "limosa"):
+        kept = limosa.train(panel, tmp_path / "kept", **SIZES, refit=False)
+        last = limosa.train(panel, tmp_path / "last", **SIZES)
+    assert "validating on 64 windows of the last 120 rows" in caplog.text
+    # The zeros of the last rows suit weights that have not learnt, so that one window there chose those of step 2.
+    assert squared_error(kept, panel) < 0.96 * squared_error(before, panel)
+    assert squared_error(last, panel) < squared_error(kept, panel)
+
+
+@pytest.mark.parametrize("lengths", [[1500], [60], [9, 3, 40, 700], [30] * 70])
+def test_no_answer_of_validation_is_a_row_that_is_trained_on(lengths):
+    series, row = np.repeat(np.arange(len(lengths)), lengths), np.concatenate([np.arange(n) for n in lengths])
+    panel = limosa.Panel.read({"unique_id": series, "ds": row, "y": 10_000.0 * series + row}, freq=1)
+    past, held = training.held_back(panel, 6, 4, 32)
+    answers = torch.cat([window.future for window in held]).flatten()
+    assert answers.isfinite().all()
+    assert not set(answers.tolist()) & set(past.values.ravel().tolist())
+    assert len(answers) // 4 == min(max(64, len(lengths)), sum(max(1, n // 5 - 3) for n in lengths if n > 4))
+    assert {int(v) // 10_000 for v in answers.tolist()} == {i for i, n in enumerate(lengths) if n > 4}
+    assert all(
+        n <= max(0.2 * whole, 4) for n, whole in zip(lengths - past_lengths(past, lengths), lengths, strict=True)
+    )
+
+
+def past_lengths(past, lengths):
+    """Rows that are left of each series of the whole panel."""
+    left = dict(zip(map(int, past.ids), past.lengths, strict=True))
+    return np.array([left.get(i, 0) for i in range(len(lengths))])
+
+
+def test_a_refit_goes_on_for_as_many_steps_as_led_to_the_best_weights_and_sees_the_newest_rows(tmp_path, monkeypatch):
+    panel, seen, told = process(400), [], []
+    real = loop.fit
+
+    def watched(learner, batches, config, **options):
+        seen.append((batches.panel.lengths.tolist(), config.steps))
+        return real(learner, batches, config, **options)
+
+    monkeypatch.setattr(loop, "fit", watched)
+    limosa.train(panel, tmp_path / "a", **SIZES, on_progress=lambda done, total, note="": told.append(done))
+    (early, steps), (whole, more) = seen
+    assert (early, whole, steps) == ([320], [400], 20)
+    assert told == list(range(1, 20 + more + 1))
+    lines = training._lines(tmp_path / "a" / training.STEPS)
+    assert lines[-1]["step"] == 20 + more
+
+
+@pytest.mark.parametrize("at", [13, 22, 26])
+def test_a_run_that_is_stopped_before_or_in_its_refit_goes_on_to_the_same_bits(tmp_path, at):
+    panel, sizes = process(400), SIZES | {"patience": 0}
+    whole = limosa.train(panel, tmp_path / "whole", **sizes)
+
+    def stop(done, total, note=""):
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        limosa.train(panel, tmp_path / "cut", **sizes, on_progress=stop)
+    told = []
+    cut = limosa.train(
+        panel, tmp_path / "cut", **sizes, resume=True, on_progress=lambda done, total, note="": told.append(done)
+    )
+    assert at - 6 < told[0] <= at
+    for mine, other in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 RECIPE = (Path(__file__).parents[3] / "recipes" / "limosa-small.toml").read_text()
