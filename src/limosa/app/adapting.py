@@ -30,6 +30,7 @@ from limosa.app.progress import OnProgress
 from limosa.core import Forecaster, Window
 from limosa.errors import DataError, ModelNotFound, UsageError
 from limosa.train.loop import Progress, TrainConfig, fit
+from limosa.train.randomness import own_randomness
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
@@ -224,8 +225,8 @@ def run(
         made.alpha.copy_(torch.tensor(SHARES)[torch.from_numpy(chosen)])
         errors = tally.errors(chosen)
     else:
-        torch.manual_seed(config.seed)
-        made = Tuned(TuningConfig(what=method), course.base)  # type: ignore[arg-type]
+        with own_randomness(config.seed):
+            made = Tuned(TuningConfig(what=method), course.base)  # type: ignore[arg-type]
         lessons = course.fit.in_batches_of(TUNING_ROWS)
         fit(made, lessons, config, validation=course.held(), folder=folder, resume=resume, on_progress=told)
         errors = course.tally(lambda at: made.forecast(at.asked)).errors()

@@ -146,18 +146,18 @@ def trained(
 
     Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError.
     """
-    import torch
+    from limosa.train.randomness import own_randomness
 
-    torch.manual_seed(seed)
     chosen = dict(options or {})
     if "seed" in (field.name for field in dataclasses.fields(registry.card(str(model)).config)):
         chosen.setdefault("seed", seed)
-    built = registry.build(str(model), **chosen)
-    if not isinstance(built, Detector):
-        raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
-    rows = source if isinstance(source, Rows) else read_rows(source, **layout)
-    log.info(f"{model} learns what is normal from {len(rows.values):,} rows of {len(rows.channels)} channels")
-    return Trained.fit(built, rows, trainer(steps, seed, on_progress))
+    with own_randomness(seed):
+        built = registry.build(str(model), **chosen)
+        if not isinstance(built, Detector):
+            raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
+        rows = source if isinstance(source, Rows) else read_rows(source, **layout)
+        log.info(f"{model} learns what is normal from {len(rows.values):,} rows of {len(rows.channels)} channels")
+        return Trained.fit(built, rows, trainer(steps, seed, on_progress))
 
 
 def trainer(steps: int, seed: int, on_progress: OnProgress | None) -> Training:

@@ -86,6 +86,7 @@ def pretrain(
     from limosa.data.mixture import Mixture
     from limosa.data.synthetic import Synthetic
     from limosa.train.loop import TrainConfig, fit
+    from limosa.train.randomness import own_randomness
 
     here = ranks.here()
     config = configured(TrainConfig, recipe.train, "[train] of the recipe")
@@ -101,9 +102,10 @@ def pretrain(
     batches = Mixture(
         sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
     )
-    torch.manual_seed(config.seed)
     options = dict(recipe.model)
-    learner = training.placed(registry.build(options.pop("name"), **options), device)
+    with own_randomness(config.seed):
+        learner = registry.build(options.pop("name"), **options)
+    learner = training.placed(learner, device)
     result = fit(
         learner,
         batches,

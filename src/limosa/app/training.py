@@ -202,13 +202,13 @@ def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: i
 
     Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound.
     """
-    import torch
+    from limosa.train.randomness import own_randomness
 
-    torch.manual_seed(seed)
     if str(model) in registry.names():
         sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
         fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
-        built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
+        with own_randomness(seed):
+            built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
     else:
         built = registry.load(model)
         if options:

@@ -115,7 +115,8 @@ class Saved(nn.Module):
         try:
             kind = cls.__init__.__annotations__["config"]
             kind = getattr(__import__(cls.__module__, fromlist=[kind]), kind) if isinstance(kind, str) else kind
-            model = cls(kind(**content))
+            with torch.random.fork_rng(devices=()):  # first weights are drawn, and replaced
+                model = cls(kind(**content))
             model.load_state_dict(read_tensors(folder))  # each number in the type of the model's own
         except FileNotFoundError:
             raise ModelNotFound(f"no saved model in {folder}: {folder / WEIGHTS} does not exist") from None

@@ -20,6 +20,7 @@ from limosa.train import checkpoint, optim, ranks
 from limosa.train.ahead import Ahead
 from limosa.train.precision import FORMATS, NotFinite, Precision
 from limosa.train.precision import Kind as Format
+from limosa.train.randomness import own_randomness
 from limosa.train.rounds import landed
 from limosa.train.strategies import Alone, Strategy
 
@@ -113,12 +114,12 @@ def fit(
     Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
     UsageError if a checkpoint does not fit.
     """
-    torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
-    run = Run(learner, config, strategy or Alone())
-    if resume:
-        _take_up(run, folder, others)
-    clock = _Clock(run.step)
     with ExitStack() as stack:
+        stack.enter_context(own_randomness(config.seed + RANK_STRIDE * ranks.here().rank))
+        run = Run(learner, config, strategy or Alone())
+        if resume:
+            _take_up(run, folder, others)
+        clock = _Clock(run.step)
         ahead = stack.enter_context(
             Ahead(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
         )
