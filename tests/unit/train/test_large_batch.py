@@ -104,6 +104,20 @@ def test_a_weight_or_a_gradient_of_nothing_is_no_division_by_zero(kind):
     assert torch.equal(unused, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize(("kind", "update"), [(LARS, 4.0), (LAMB, 1.0)])
+def test_a_layer_that_begins_at_zero_takes_its_first_step_at_the_whole_rate(kind, update):
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimizer = kind([{"params": [weight]}], rate=0.1)
+    weight.grad = torch.full((2, 2), 4.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), -0.1 * update))
+    before = weight.detach().clone()
+    optimizer.step()  # adapted now: the velocity goes on, and 0.001 |w| is added to it
+    moved = (weight.detach() - before).norm()
+    expected = 0.9 * before.norm() + 0.1 * 0.001 * before.norm() if kind is LARS else 0.1 * before.norm()
+    torch.testing.assert_close(moved, expected)
+
+
 @pytest.mark.parametrize("kind", ["lars", "lamb"])
 def test_a_state_comes_back(kind):
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
