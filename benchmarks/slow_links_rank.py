@@ -38,7 +38,7 @@ from limosa.train import ranks
 from limosa.train.parallel import DataParallel
 from limosa.train.reduce import Transfer, plain, sharded
 from limosa.train.rounds import CO2, CO2Config, LocalSGD, LocalSGDConfig, Round
-from limosa.train.strategies import Alone, Strategy
+from limosa.train.strategies import SingleProcess, Strategy
 
 CONTEXT, HORIZON, PATCH = 512, 64, 16  # steps
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 256, 8, 6, 1024
@@ -87,7 +87,7 @@ class Learner(nn.Module):
 class Way:
     """A way to keep replicas together: a strategy of ours, or a wrapper of torch's."""
 
-    strategy: Callable[[], Strategy] = Alone
+    strategy: Callable[[], Strategy] = SingleProcess
     wrap: Callable[[Learner], nn.Module] = lambda learner: learner
 
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from limosa import models
 from limosa.data.synthetic import Synthetic
 from limosa.train.loop import TrainConfig, fit
-from limosa.train.strategies import DataParallel
+from limosa.train.parallel import DataParallel
 
 CONFIG = TrainConfig(steps=30, rate=2e-3, warmup=5, average=0.0, precision="bf16", seed=0)
 

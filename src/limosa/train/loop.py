@@ -22,11 +22,11 @@ from limosa.train.precision import FORMATS, NotFinite, Precision
 from limosa.train.precision import Kind as Format
 from limosa.train.randomness import own_randomness
 from limosa.train.rounds import landed
-from limosa.train.strategies import Alone, Strategy
+from limosa.train.strategies import SingleProcess, Strategy
 
 RANK_STRIDE = 1_000_003  # between the seeds of ranks, which drop out differently
 
-FORMAT = 2  # of what a checkpoint holds
+FORMAT = 3  # of what a checkpoint holds
 
 log = logging.getLogger("limosa")
 
@@ -116,7 +116,7 @@ def fit(
     """
     with ExitStack() as stack:
         stack.enter_context(own_randomness(config.seed + RANK_STRIDE * ranks.here().rank))
-        run = Run(learner, config, strategy or Alone())
+        run = Run(learner, config, strategy or SingleProcess())
         if resume:
             _take_up(run, folder, others)
         clock = _Clock(run.step)
@@ -176,7 +176,7 @@ class Run:
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
         self.buffers = list(learner.buffers()) if isinstance(learner, nn.Module) else []  # running statistics
         self.precision = Precision(config.precision, self.parameters[0].device)
-        moved = strategy.share(self.parameters)
+        moved = strategy.owned_parameters(self.parameters)
         self.optimizer = optim.build(config.optimizer, moved, rate=config.rate, decay=config.decay)
         log.info("; ".join(optim.described(self.optimizer)))
         strategy.attach(learner, config.accumulate)
@@ -324,7 +324,7 @@ class Run:
         if shapes[0] != shapes[1]:
             raise DataError("the checkpoint is of a model with other options; start anew in another folder")
         for own, its in zip(self._makers(), state.get("made_by", self._makers()), strict=True):
-            if own != its and "Alone" not in (own, its):  # one process has nothing that a strategy could miss
+            if own != its and "SingleProcess" not in (own, its):  # one process has nothing that a strategy could miss
                 raise UsageError(f"the checkpoint is of a run with {its}, not {own}; name the same, or start anew")
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
         self.best = tuple(state["best"]) if state["best"] else None

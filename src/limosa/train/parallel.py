@@ -34,6 +34,7 @@ from limosa.train.reduce import (
     replicate,
     sharded,
 )
+from limosa.train.strategies import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +66,11 @@ class HierarchicalConfig(DataParallelConfig):
             raise UsageError(f"form is {self.form!r}; choose sharded, masters or measured")
 
 
-class DataParallel:
+class DataParallel(Strategy):
     """Average the gradients of all ranks, or of those of a process `group`, before every step."""
 
     def __init__(self, config: DataParallelConfig | None = None, group: Any = None) -> None:
         self.config, self.group = config or DataParallelConfig(), group
-
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """All: every rank moves its own replica."""
-        return parameters
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0; `micro_batches` backward passes make one step."""
@@ -97,9 +94,6 @@ class DataParallel:
             bucket.unpack()
         self.sent.clear()
 
-    def after_step(self, step: int) -> None:
-        """Nothing: replicas moved alike."""
-
     def finish(self) -> None:
         """Let go of the parameters; nothing is under way between steps."""
         for hook in self.hooks:
@@ -108,13 +102,6 @@ class DataParallel:
     def agree(self, numbers: Sequence[Tensor]) -> None:
         """Take those of rank 0: replicas are equal, other machines may round otherwise."""
         from_first(numbers)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: replicas are equal and nothing is under way."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
     def _route(self, device: torch.device) -> Route:
         return plain(self.group)
@@ -167,7 +154,7 @@ class ZeRO(DataParallel):
     the optimizer's edges because torch's ZeroRedundancyOptimizer gathers its state through pickle to save it.
     """
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+    def owned_parameters(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
         """The tensors that this rank moves: each tensor in turn, largest first, goes to whom has least.
 
         Raises: UsageError if there are more ranks than tensors.

@@ -45,6 +45,7 @@ from limosa.train import ranks
 from limosa.train.parallel import DataParallel, ZeRO
 from limosa.train.precision import FORMATS
 from limosa.train.reduce import Shard, Transfer, Wire, average, groups, plain, replicate
+from limosa.train.strategies import Strategy
 
 PROBE = 10  # steps after which an automatic tau is chosen
 OUTER = ("anchor", "begun", "momentum", "moved")  # the state of CO2 that a round's end works on
@@ -112,22 +113,15 @@ class Round:
         return 1.0 - min(1.0, self.waiting / self.travelling) if self.travelling else 1.0
 
 
-class LocalSGD:
+class LocalSGD(Strategy):
     """Average the replicas' weights every `tau` steps, and wait for it."""
 
     def __init__(self, config: LocalSGDConfig | None = None) -> None:
         self.config = config or LocalSGDConfig()
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """All: every rank moves its own replica."""
-        return parameters
-
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0."""
         self.parameters = replicate(model)
-
-    def before_step(self) -> None:
-        """Nothing: gradients stay where they are."""
 
     def after_step(self, step: int) -> None:
         """Average at the end of a round."""
@@ -142,15 +136,8 @@ class LocalSGD:
         """Replace numbers of one replica by the mean over all."""
         average(numbers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: a round's end follows from the step."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-
-class CO2:
+class CO2(Strategy):
     """Rounds of local steps whose averages arrive one round late, so that nobody waits (see the head of this file)."""
 
     def __init__(self, config: CO2Config | None = None, on_round: Callable[[Round], None] | None = None) -> None:
@@ -159,10 +146,10 @@ class CO2:
         self.inside: DataParallel | None = None  # what makes the ranks of a group one worker
         self.across: Any = None  # the ranks, one of each worker, that hold the same part as this one
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+    def owned_parameters(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
         """All: every rank moves its own replica; with `zero`, those that this rank moves for its group."""
         self._join()
-        return self.inside.share(parameters) if self.inside else parameters
+        return self.inside.owned_parameters(parameters) if self.inside else parameters
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0. Holds four more copies of the weights, or of this rank's part."""

@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_version_is_a_data_error(tmp_path):
     newest = checkpoint.latest(tmp_path)
     assert newest is not None
     state = newest / "state.json"
-    state.write_text(state.read_text().replace('["format", {"plain": 2}]', '["format", {"plain": 1}]'))
+    state.write_text(state.read_text().replace('["format", {"plain": 3}]', '["format", {"plain": 2}]'))
     with pytest.raises(DataError, match="another version"):
         fit_line(CONFIG, folder=tmp_path, resume=True)
 
