@@ -20,7 +20,7 @@ from limosa.data.synthetic import Synthetic
 from limosa.train.loop import TrainConfig, fit
 from limosa.train.parallel import DataParallel
 
-CONFIG = TrainConfig(steps=30, rate=2e-3, warmup=5, average=0.0, precision="bf16", seed=0)
+CONFIG = TrainConfig(steps=30, learning_rate=2e-3, warmup=5, average=0.0, precision="bf16", seed=0)
 
 
 def trained(rank: int, *, cut: bool) -> dict[str, float]:

@@ -237,9 +237,9 @@ def training(method: str, steps: int, seed: int) -> TrainConfig:
     """The settings of a run of `steps`."""
     return TrainConfig(
         steps=steps,
-        rate=RATES.get(method, 1e-3),
+        learning_rate=RATES.get(method, 1e-3),
         warmup=max(1, steps // 10),
-        decay=0.1,
+        weight_decay=0.1,
         average=0.98,
         validate_every=max(1, steps // 20),
         checkpoint_every=max(1, steps // 5),

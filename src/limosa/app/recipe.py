@@ -88,13 +88,13 @@ def pretrain(
     from limosa.train.loop import TrainConfig, fit
     from limosa.train.randomness import own_randomness
 
-    here = ranks.here()
+    here = ranks.current_rank()
     config = configured(TrainConfig, recipe.train, "[train] of the recipe")
     checkpoints, others = training.checkpoints(out, resume)
     contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
     context, horizon = max(contexts), max(horizons)
     real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
-    generated, drawn = (_own(table["rows"], here.world) for table in (recipe.synthetic, recipe.corpus))
+    generated, drawn = (_own(table["rows"], here.world_size) for table in (recipe.synthetic, recipe.corpus))
     sources = [
         Synthetic(batch_size=generated, context=context, horizon=horizon, seed=config.seed, rank=here.rank),
         _drawn(real, drawn, context, horizon, config.seed + 1),
@@ -187,7 +187,7 @@ def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> An
     from limosa.data.windows import Windows
 
     weights: Sequence[float] = (panel.lengths**0.5).tolist()
-    here = ranks.here()
+    here = ranks.current_rank()
     return Windows(
         panel,
         context=context,
@@ -195,7 +195,7 @@ def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> An
         batch_size=rows,
         seed=seed,
         rank=here.rank,
-        world=here.world,
+        world=here.world_size,
         min_context=8,
         weights=weights,
     )

@@ -209,8 +209,8 @@ def train(
     horizon: int | None = None,
     context: int | None = None,
     steps: int = 1000,
-    rate: float = 1e-3,
-    rate_batch: int | None = None,
+    learning_rate: float = 1e-3,
+    learning_rate_batch: int | None = None,
     batch_size: int = 64,
     accumulate: int = 1,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -237,21 +237,21 @@ def train(
     number of processes, and so it does when a launcher starts it anew. Rank 0 leaves `steps.jsonl`, and of co2
     `rounds.jsonl`, in `out`; `plot` draws them.
 
-    A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
-    `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
-    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is where: `auto` is
-    a GPU where each process of this machine has one. The model is returned on the CPU.
+    A step takes `batch_size` windows `accumulate` times in every process; with `learning_rate_batch`, the number of
+    windows that `learning_rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that
+    `torchrun` started train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is
+    where: `auto` is a GPU where each process of this machine has one. The model is returned on the CPU.
 
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
     from limosa.app import training
 
-    here = ranks.here()
+    here = ranks.current_rank()
     if plot is not None:
         check_writable(plot, PICTURES)
     config = training.config(
         steps=steps,
-        rate=training.scaled(rate, rate_batch, batch_size * accumulate * here.world),
+        learning_rate=training.scaled(learning_rate, learning_rate_batch, batch_size * accumulate * here.world_size),
         accumulate=accumulate,
         precision=precision,
         optimizer=optimizer,
@@ -263,7 +263,7 @@ def train(
     plan(0)  # raises before the work
     resume = resume or ranks.restarts() > 0
     folders = training.checkpoints(Path(out), resume)
-    if here.world > 1 and source == "-":
+    if here.world_size > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
     chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
@@ -401,7 +401,7 @@ def pretrain(
             resume=resume or ranks.restarts() > 0,
             on_progress=training.logging_steps(Path(out), _telling(on_progress) if on_progress else None),
         )
-    if plot is not None and ranks.here().rank == 0:
+    if plot is not None and ranks.current_rank().rank == 0:
         training.draw(Path(out), plot)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
 

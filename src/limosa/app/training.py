@@ -49,40 +49,40 @@ def config(*, steps: int, **chosen: Any) -> TrainConfig:
     )
 
 
-def scaled(rate: float, meant_for: int | None, batch: int) -> float:
-    """The rate for steps of `batch` windows, where `rate` is meant for steps of `meant_for`; None leaves it alone.
+def scaled(learning_rate: float, meant_for: int | None, batch: int) -> float:
+    """`learning_rate`, meant for steps of `meant_for` windows, scaled to steps of `batch`; None leaves it alone.
 
     Raises: UsageError if `meant_for` is not a number of windows.
     """
     from limosa.train.optim import linear_scaled
 
     if meant_for is None:
-        return rate
+        return learning_rate
     if meant_for < 1:
-        raise UsageError(f"rate_batch is {meant_for}; it must be at least 1 window")
-    changed = linear_scaled(rate, batch=batch, base=meant_for)
-    log.info(f"rate {changed:g} for {batch:,} windows per step ({rate:g} for {meant_for:,})")
+        raise UsageError(f"learning_rate_batch is {meant_for}; it must be at least 1 window")
+    changed = linear_scaled(learning_rate, batch=batch, base=meant_for)
+    log.info(f"learning rate {changed:g} for {batch:,} windows per step ({learning_rate:g} for {meant_for:,})")
     return changed
 
 
 def strategy(name: str, options: Mapping[str, Any], out: Path, done: int = 0) -> Strategy | None:
     """How the processes of this run stay one model; None for a single process, which needs nothing.
 
-    Rank 0 leaves a line per round of CO2 in `out`; steps are counted on from `done`.
+    Rank 0 writes a line per round of CO2 into `out`; steps are counted on from `done`.
 
     Raises: UsageError if there is no such strategy or option.
     """
     from limosa.train.rounds import CO2
     from limosa.train.strategies import choose
 
-    plan, here = choose(name, options), ranks.here()
-    if here.world == 1:
+    plan, here = choose(name, options), ranks.current_rank()
+    if here.world_size == 1:
         if not done and (name != "data-parallel" or options):
             log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
         return None
     if not done:
         log.info(
-            f"{here.world} processes, {here.machine} on this machine, {name}; "
+            f"{here.world_size} processes, {here.local_world_size} on this machine, {name}; "
             f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
         )
     if isinstance(plan, CO2) and here.rank == 0:
@@ -99,33 +99,33 @@ def placed(learner: Any, device: Device) -> Any:
     """
     import torch
 
-    here, gpus = ranks.here(), torch.cuda.device_count()
-    if device == "cuda" and gpus < here.machine:
+    here, gpus = ranks.current_rank(), torch.cuda.device_count()
+    if device == "cuda" and gpus < here.local_world_size:
         raise UsageError(
-            f"{here.machine} processes on this machine need a GPU each and torch finds {gpus}; "
+            f"{here.local_world_size} processes on this machine need a GPU each and torch finds {gpus}; "
             "start fewer processes, or train on the CPU by --device cpu"
         )
-    if device == "cpu" or gpus < here.machine:
+    if device == "cpu" or gpus < here.local_world_size:
         return learner
-    torch.cuda.set_device(here.local)
-    log.info(f"training on {torch.cuda.get_device_name(here.local)}")
-    return learner.to(torch.device("cuda", here.local))
+    torch.cuda.set_device(here.local_rank)
+    log.info(f"training on {torch.cuda.get_device_name(here.local_rank)}")
+    return learner.to(torch.device("cuda", here.local_rank))
 
 
 def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
-    """An `on_progress` by which rank 0 leaves a line of JSON in `out` every few steps, before it calls `then`."""
-    if ranks.here().rank:
+    """An `on_progress` by which rank 0 writes a line of JSON into `out` every few steps, before it calls `then`."""
+    if ranks.current_rank().rank:
         return then
     began = time.monotonic()
 
-    def told(at: Progress) -> None:
+    def log_step(at: Progress) -> None:
         if at.step == at.steps or at.step % max(1, at.steps // LINES) == 0:
             gone = {"seconds": round(time.monotonic() - began, 3)}
             _add_line(out / STEPS, dataclasses.asdict(at) | gone)
         if then is not None:
             then(at)
 
-    return told
+    return log_step
 
 
 def draw(out: Path, picture: Path) -> None:
@@ -136,7 +136,7 @@ def draw(out: Path, picture: Path) -> None:
 
 
 def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
-    """The folder of this rank's checkpoints under `out`, and what to go on from instead of those in it.
+    """The folder of this rank's checkpoints under `out`, and what to resume from instead of those in it.
 
     That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
 
@@ -144,16 +144,16 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
     """
     from limosa.train import checkpoint
 
-    root, here = out / "checkpoints", ranks.here()
+    root, here = out / "checkpoints", ranks.current_rank()
     if not resume:
         check_unused(out)
-    own = root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
+    own = root if here.world_size == 1 else root / f"of-{here.world_size}" / f"rank-{here.rank}"
     reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
     for world, folders in _runs(out).items():
         found = checkpoint.shards(folders)
-        if world != here.world and not found and reached < 0:
+        if world != here.world_size and not found and reached < 0:
             raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
-        if world != here.world and found and checkpoint.step_of(found[0]) > reached:
+        if world != here.world_size and found and checkpoint.step_of(found[0]) > reached:
             log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
             return own, folders
     return own, []
@@ -256,7 +256,7 @@ def run(
     from limosa.data.windows import Windows
     from limosa.train.loop import fit
 
-    here, (context, horizon, batch_size) = ranks.here(), sizes
+    here, (context, horizon, batch_size) = ranks.current_rank(), sizes
 
     def batches(of: Panel) -> Windows:
         return Windows(
@@ -266,7 +266,7 @@ def run(
             batch_size=batch_size,
             seed=config.seed,
             rank=here.rank,
-            world=here.world,
+            world=here.world_size,
         )
 
     past, validation = held_back(panel, context, horizon, batch_size)
@@ -354,15 +354,15 @@ def _add_line(path: Path, values: Mapping[str, Any]) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file, steps ascending; what a kill cut short is left out.
 
-    A run that goes on from a checkpoint, or begins anew, tells steps again: what was told of those before is dropped.
+    A run that goes on from a checkpoint, or begins anew, writes steps again: earlier lines of those steps are dropped.
     """
-    kept: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        while kept and kept[-1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append(line)
-    return kept
+        while lines and lines[-1]["step"] >= line["step"]:
+            lines.pop()
+        lines.append(line)
+    return lines

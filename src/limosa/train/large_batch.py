@@ -26,10 +26,12 @@ from torch import Tensor
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
+    """Layer-wise adaptive learning rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
 
-    def __init__(self, groups: Any, *, rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
-        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta})
+    def __init__(self, groups: Any, *, learning_rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
+        super().__init__(
+            groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -57,12 +59,12 @@ class LARS(torch.optim.Optimizer):
 
 
 class LAMB(torch.optim.Optimizer):
-    """Layer-wise adaptive rates over Adam. Groups carry `weight_decay` and `adapt`."""
+    """Layer-wise adaptive learning rates over Adam. Groups carry `weight_decay` and `adapt`."""
 
     def __init__(
-        self, groups: Any, *, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
+        self, groups: Any, *, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
     ) -> None:
-        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
+        super().__init__(groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -25,14 +25,16 @@ from limosa.train.rounds import CO2, Round
 @pytest.fixture
 def two(monkeypatch):
     """This process as the second of two."""
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2, local=1))
+    monkeypatch.setattr(
+        ranks, "current_rank", lambda: ranks.Rank(rank=1, world_size=2, local_world_size=2, local_rank=1)
+    )
     monkeypatch.setattr(ranks, "lowest", lambda number: number)
 
 
 def test_the_rate_is_scaled_to_what_a_step_takes():
     assert training.scaled(0.1, None, 4096) == 0.1
     assert training.scaled(0.1, 256, 4096) == pytest.approx(1.6)
-    with pytest.raises(UsageError, match="rate_batch is 0"):
+    with pytest.raises(UsageError, match="learning_rate_batch is 0"):
         training.scaled(0.1, 0, 4096)
 
 
@@ -62,12 +64,12 @@ def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
 
 
 def test_rank_0_leaves_a_line_per_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=0, world=2, machine=2))
+    monkeypatch.setattr(ranks, "current_rank", lambda: ranks.Rank(rank=0, world_size=2, local_world_size=2))
     plan = training.strategy("co2", {"tau": 5}, tmp_path / "new")
     assert isinstance(plan, CO2)
     assert plan.on_round is not None
     for step in (10, 15):
-        plan.on_round(Round(step=step, tau=5, computing=2.0, travelling=1.0, waiting=0.25))
+        plan.on_round(Round(step=step, tau=5, computing=2.0, communicating=1.0, waiting=0.25))
     lines = [json.loads(line) for line in (tmp_path / "new" / training.ROUNDS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 15]
     assert lines[0]["hidden"] == 0.75
@@ -176,7 +178,7 @@ def process(rows, seed=0):
 
 
 SMALL = {"width": 8, "layers": 1, "heads": 2, "patch": 4}
-SIZES = {"horizon": 4, "context": 16, "steps": 20, "batch_size": 16, "rate": 1e-2, "options": SMALL}
+SIZES = {"horizon": 4, "context": 16, "steps": 20, "batch_size": 16, "learning_rate": 1e-2, "options": SMALL}
 
 
 def squared_error(model, panel):
@@ -188,7 +190,7 @@ def squared_error(model, panel):
 
 def test_one_series_is_validated_on_many_windows_so_that_weights_that_have_learnt_are_kept(tmp_path, caplog):
     panel = process(600)
-    before = limosa.train(panel, tmp_path / "before", **SIZES | {"rate": 1e-9}, refit=False)
+    before = limosa.train(panel, tmp_path / "before", **SIZES | {"learning_rate": 1e-9}, refit=False)
     with caplog.at_level(logging.INFO, "limosa"):
         kept = limosa.train(panel, tmp_path / "kept", **SIZES, refit=False)
         last = limosa.train(panel, tmp_path / "last", **SIZES)

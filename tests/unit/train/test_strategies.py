@@ -53,7 +53,9 @@ class Witness(SingleProcess):
         self.calls.append(("loaded", state["calls"]))
 
 
-CONFIG = TrainConfig(steps=2, accumulate=2, warmup=0, average=0.0, decay=0.0, rate=0.1, checkpoint_every=1)
+CONFIG = TrainConfig(
+    steps=2, accumulate=2, warmup=0, average=0.0, weight_decay=0.0, learning_rate=0.1, checkpoint_every=1
+)
 
 
 def test_a_strategy_sees_each_step_from_both_sides():
