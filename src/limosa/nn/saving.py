@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
@@ -126,10 +126,14 @@ class Saved(nn.Module):
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], hashes: Mapping[str, str]) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt", **hashes})
-    except SafetensorError as error:  # its own kind for a full disk
-        raise OSError(str(error)) from error
+    content = save(tensors, {"format": "pt", **hashes})
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])  # safetensors writes metadata in an order that changes from run to run
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(end - 8)
+    assert len(text) == end - 8
+    with path.open("wb") as file:
+        file.writelines((content[:8], text, memoryview(content)[end:]))
 
 
 def _hash(content: bytes) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
@@ -63,6 +64,13 @@ def test_a_loaded_model_is_equal_and_in_evaluation_mode(folder):
     assert first.config == SmallConfig(width=4)
     assert not first.training
     assert torch.equal(first.layer.weight, second.layer.weight)
+
+
+def test_the_same_model_is_saved_to_the_same_bytes(folder, tmp_path):
+    model = Small.from_pretrained(folder)
+    for number in range(8):
+        model.save_pretrained(tmp_path / str(number), more={"a.json": {}, "b.json": {}})
+    assert len({(tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(8)}) == 1
 
 
 def test_saving_again_replaces_what_was_there(folder):
@@ -132,7 +140,7 @@ def test_a_save_that_is_killed_between_two_files_leaves_the_old_model_or_is_refu
 
 def test_weights_without_hashes_are_read_as_they_are(folder):
     tensors = saving.read_tensors(folder)
-    saving.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert torch.equal(Small.from_pretrained(folder).layer.weight, tensors["layer.weight"])
 
 
@@ -146,7 +154,7 @@ def test_half_a_weights_file_is_a_data_error(folder):
 def test_weights_in_half_precision_are_loaded_in_single(folder):
     path = folder / "model.safetensors"
     tensors = saving.read_tensors(folder)
-    saving.save_file({name: t.bfloat16() for name, t in tensors.items()}, path)
+    save_file({name: t.bfloat16() for name, t in tensors.items()}, path)
     model = Small.from_pretrained(folder)
     assert model.layer.weight.dtype == torch.float32
     torch.testing.assert_close(model.layer.weight.detach(), tensors["layer.weight"].bfloat16().float())
