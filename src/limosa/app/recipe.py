@@ -76,7 +76,7 @@ def pretrain(
 ) -> Result:
     """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
 
-    The rows of a batch are shared out among the processes that train together by `strategy`.
+    The rows of a batch are divided among the processes that train together by `strategy`.
 
     Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
     stops being finite.
@@ -174,11 +174,9 @@ def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
 
 
 def _own(rows: int, world: int) -> int:
-    """This process's share of the rows of a batch."""
+    """How many rows of a batch this process takes."""
     if rows % world:
-        raise UsageError(
-            f"{world} processes cannot share {rows} rows of each batch out; start a number that divides it"
-        )
+        raise UsageError(f"{world} processes cannot divide the {rows} rows of a batch; start a number that does")
     return rows // world
 
 

@@ -129,7 +129,7 @@ def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callabl
 
 
 def draw(out: Path, picture: Path) -> None:
-    """Draw the loss and, of a run of CO2, the hidden share of each exchange, from the lines that the run left."""
+    """Draw the loss and, of a run of CO2, the hidden fraction of each all-reduce, from the lines that the run wrote."""
     from limosa.evaluate.curves import learning_curves
 
     learning_curves(_lines(out / STEPS), _lines(out / ROUNDS), picture)
@@ -140,7 +140,7 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
 
     That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
 
-    Raises: UsageError if a run is there already that is not to be gone on with, or one that is not all here.
+    Raises: UsageError if there is a run already and `resume` is not given, or parts of a run of other ranks are missing.
     """
     from limosa.train import checkpoint
 
@@ -198,7 +198,7 @@ def lengths(learner: Any, model: str | Path, panel: Panel) -> tuple[int, int]:
 def learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: int) -> Any:
     """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has.
 
-    A new model that looks at several channels or at covariates is told how many the panel has.
+    A new model that reads several channels or covariates gets their numbers from the panel.
 
     Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound.
     """

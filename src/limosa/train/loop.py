@@ -109,9 +109,9 @@ def fit(
 ) -> Result:
     """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
 
-    With `folder`, one for each rank, the run leaves checkpoints there; with `resume` it goes on from the newest that
+    With `folder`, one for each rank, the run writes checkpoints there; with `resume` it resumes from the newest that
     every rank has and ends bitwise as if it had never stopped (same machine, same number of threads and processes).
-    Or it goes on from `others`, the folders of all ranks of a run with another number of processes: what those agree
+    Or it resumes from `others`, the folders of all ranks of a run with another number of processes: what those agree
     on is taken over, other weights and moments are averaged, and the data goes on at the same step.
 
     Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
@@ -142,7 +142,7 @@ def fit(
 
 
 def _restore(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
-    """Load the checkpoint that `fit` goes on from, if there is one.
+    """Load the checkpoint that `fit` resumes from, if there is one.
 
     Raises: UsageError if the ranks would go on from different steps.
     """

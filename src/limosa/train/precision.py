@@ -7,8 +7,8 @@ is doubled after 2,000 steps without. On CPUs the fused attention backward is sl
 the gain; `limosa.nn.attention.attend` takes the plain form there.
 
 The scale is kept here rather than by `torch.amp.GradScaler`, which unscales and checks the gradients of one optimizer
-only: where ranks share out the weights (ZeRO), each would look at its own, and they would not skip the same steps nor
-clip by the same norm. Nor does it say when no smaller scale can help.
+only: where ranks partition the optimizer (ZeRO), each would look at its own weights, and they would neither skip the
+same steps nor clip by the same norm. Nor does it say when no smaller scale can help.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_the_standard_input_is_for_one_process(tmp_path, two):
 
 def test_processes_share_the_rows_of_a_recipe_out_evenly():
     assert recipe._own(44, 4) == 11
-    with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
+    with pytest.raises(UsageError, match="3 processes cannot divide the 44 rows"):
         recipe._own(44, 3)
 
 
