@@ -140,7 +140,7 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
 
     That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
 
-    Raises: UsageError if there is a run already and `resume` is not given, or parts of a run of other ranks are missing.
+    Raises: UsageError if there is a run and `resume` is not given, or parts of a run of other ranks are missing.
     """
     from limosa.train import checkpoint
 
