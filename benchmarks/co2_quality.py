@@ -81,19 +81,19 @@ def kept(plan: Plan) -> Path:
 
 def run(plan: Plan, fashion: Path) -> dict[str, float]:
     """Train as one of the processes; the held-out loss of the model that all end with."""
-    began, here = time.process_time(), ranks.here()
+    began, here = time.process_time(), ranks.current_rank()
     config = TrainConfig(steps=plan.steps, warmup=plan.steps // 10, average=0.0, seed=plan.seed)
     strategy = choose(plan.strategy, plan.options)
     torch.manual_seed(plan.seed)
     if plan.task == "fashion":
         train, test = read(fashion, 64, plan.seed)
         model: Any = ResNet()
-        batches: Batches = replace(train, rank=here.rank, world=here.world)
-        config = replace(config, optimizer="sgd", rate=0.05, decay=5e-4, clip=1e9)
+        batches: Batches = replace(train, rank=here.rank, world=here.world_size)
+        config = replace(config, optimizer="sgd", learning_rate=0.05, weight_decay=5e-4, max_grad_norm=1e9)
     else:
         model = models.build("patched", context=256, horizon=64, width=64, heads=4, layers=2, feedforward=128)
         batches = Synthetic(batch_size=16, context=256, horizon=64, seed=plan.seed, rank=here.rank)
-        config = replace(config, rate=2e-3)
+        config = replace(config, learning_rate=2e-3)
     fit(model, batches, config, strategy=strategy)
     score = {"cpu_seconds": time.process_time() - began}
     if plan.task == "fashion":

@@ -75,11 +75,11 @@ def plan(way: str, batch: int, seed: int, epochs: int) -> Plan:
 def optimizer(plan: Plan, model: ResNet) -> torch.optim.Optimizer:
     """What moves the weights."""
     if plan.way.startswith("sgd"):
-        return optim.build("sgd", model.parameters(), rate=plan.rate, decay=plan.decay)
-    groups = optim.groups(model.parameters(), decay=plan.decay)
+        return optim.build("sgd", model.parameters(), learning_rate=plan.rate, weight_decay=plan.decay)
+    groups = optim.groups(model.parameters(), weight_decay=plan.decay)
     if plan.way == "lars, decay on norms":
         groups = [{**group, "weight_decay": plan.decay} for group in groups]
-    return LARS(groups, rate=plan.rate, eta=plan.eta)
+    return LARS(groups, learning_rate=plan.rate, eta=plan.eta)
 
 
 def run(plan: Plan, train: Pictures, test: Pictures, quick: bool) -> dict[str, float]:
@@ -104,9 +104,9 @@ def fitted(plan: Plan, model: ResNet, batches: Pictures) -> float:
     precision, moves = Precision("bf16", torch.device("cpu")), optimizer(plan, model)
     steps, loss = plan.epochs * batches.steps, torch.tensor(0.0)
     for step in range(steps):
-        share = optim.share("polynomial", step, steps=steps, warmup=round(plan.warmup * steps))
+        factor = optim.lr_factor("polynomial", step, steps=steps, warmup=round(plan.warmup * steps))
         for group in moves.param_groups:
-            group["lr"] = plan.rate * share
+            group["lr"] = plan.rate * factor
         with precision.forward():
             loss = model.loss(batches.batch(step))
         precision.backward(loss)

@@ -248,7 +248,9 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
             "sampling": "query",
             "scaling": "none",
         }
-        train = TrainConfig(steps=1500, rate=1e-4, warmup=1, average=0.0, decay=0.0, validate_every=250, patience=3)
+        train = TrainConfig(
+            steps=1500, learning_rate=1e-4, warmup=1, average=0.0, weight_decay=0.0, validate_every=250, patience=3
+        )
         train = replace(train, precision="bf16")  # about twice as fast; weights and updates stay fp32
         made = Plan(options=options | {"point": "mean"}, context=context, train=train, batch=32)
     elif cell.group == "informer":
@@ -257,26 +259,30 @@ def plan(cell: Cell, channels: int, size: str, quick: bool) -> Plan:
             far = cell.horizon > 168  # long decoders cost much, and learn what they can in few steps
             steps, batch = (400, 16) if far else (800, 32)
             steps *= 2 if cell.data == "WTH" and cell.horizon < 96 else 1  # validation still fell after 800
-            train = TrainConfig(steps=steps, rate=1e-3, average=0.98, validate_every=steps // 8, patience=4)
+            train = TrainConfig(steps=steps, learning_rate=1e-3, average=0.98, validate_every=steps // 8, patience=4)
             made = Plan(options=options | {"scaling": "last"}, context=96, train=train, batch=batch)
         elif cell.horizon < 96:
-            train = TrainConfig(steps=1200, rate=2e-3, average=0.98, validate_every=100, patience=4)
+            train = TrainConfig(steps=1200, learning_rate=2e-3, average=0.98, validate_every=100, patience=4)
             made = Plan(options=options | {"scaling": "last", "dropout": 0.0}, context=96, train=train, batch=16)
         else:
-            train = TrainConfig(steps=500, rate=5e-4, average=0.98, validate_every=50, patience=4)
+            train = TrainConfig(steps=500, learning_rate=5e-4, average=0.98, validate_every=50, patience=4)
             options |= {"width": 32, "feedforward": 64, "dropout": 0.1}
             options |= {"scaling": "last"} if cell.data == "WTH" else {}
             made = Plan(options=options, context=336, train=train, batch=16)
     elif cell.model == "nlinear":
-        train = TrainConfig(steps=3000, rate=1e-3, decay=1e-4, average=0.98, validate_every=50, patience=6)
+        train = TrainConfig(
+            steps=3000, learning_rate=1e-3, weight_decay=1e-4, average=0.98, validate_every=50, patience=6
+        )
         made = Plan(options={}, context=336, train=train, batch=32)
     elif cell.group == "spacetime":
-        train = TrainConfig(steps=1600, rate=1e-3, decay=1e-4, average=0.98, validate_every=100, patience=5)
+        train = TrainConfig(
+            steps=1600, learning_rate=1e-3, weight_decay=1e-4, average=0.98, validate_every=100, patience=5
+        )
         options = {"point": "mean", "width": 32, "scaling": "last", "calendar": False}
         made = Plan(options=options, context=336, train=train, batch=32)
     else:
         steps = 1000 if cell.data == "ETTm1" else 500  # validation still fell after 500
-        train = TrainConfig(steps=steps, rate=1e-3, average=0.98, validate_every=50, patience=4)
+        train = TrainConfig(steps=steps, learning_rate=1e-3, average=0.98, validate_every=50, patience=4)
         options = {"channels": joint, "point": "mean", "attention": cell.model, "slope": False, "scaling": "last"}
         made = Plan(options=options, context=96, train=train, batch=32)
     return replace(made, train=replace(made.train, steps=10, warmup=2), batch=4) if quick else made

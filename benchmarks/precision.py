@@ -153,7 +153,7 @@ def final_loss(kind: Kind, steps: int, seed: int) -> float:
     torch.manual_seed(seed)
     model = models.build("patched", context=256, horizon=64, width=96, heads=4, layers=2, feedforward=192)
     source = Synthetic(batch_size=32, context=256, horizon=64, seed=seed)
-    config = TrainConfig(steps=steps, rate=2e-3, warmup=steps // 10, average=0.98, precision=kind, seed=seed)
+    config = TrainConfig(steps=steps, learning_rate=2e-3, warmup=steps // 10, average=0.98, precision=kind, seed=seed)
     fit(model, source, config)
     with torch.no_grad():
         losses = [float(model.loss(source.batch(1_000_000 + i))) for i in range(8)]

@@ -87,6 +87,7 @@ def m4_by_limosa(name: str, task: dict[str, np.ndarray], seed: int, quick: bool)
                 context=168,
                 steps=20 if quick else 2000,
                 batch_size=32,
+                refit=False,
                 seed=seed,
             )
         fitted = time.process_time() - start

@@ -35,10 +35,10 @@ from limosa.core import Window
 from limosa.data.synthetic import Synthetic
 from limosa.nn.scaling import scaled
 from limosa.training.distributed import ranks
-from limosa.training.distributed.collectives import Transfer, plain, sharded
+from limosa.training.distributed.collectives import Transfer, flat_all_reduce, sharded_all_reduce
 from limosa.training.distributed.data_parallel import DataParallel
 from limosa.training.distributed.local_sgd import CO2, CO2Config, LocalSGD, LocalSGDConfig, Round
-from limosa.training.strategy import Alone, Strategy
+from limosa.training.strategy import SingleProcess, Strategy
 
 CONTEXT, HORIZON, PATCH = 512, 64, 16  # steps
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 256, 8, 6, 1024
@@ -87,7 +87,7 @@ class Learner(nn.Module):
 class Way:
     """A way to keep replicas together: a strategy of ours, or a wrapper of torch's."""
 
-    strategy: Callable[[], Strategy] = Alone
+    strategy: Callable[[], Strategy] = SingleProcess
     wrap: Callable[[Learner], nn.Module] = lambda learner: learner
 
 
@@ -163,7 +163,7 @@ def paced_rounds(config: CO2Config, rounds: int, batches: list[Window], seed: in
         training.step()
     ended, last = told[-1]
     seconds = slowest(ended - told[0][0]) / (rounds * last.tau)
-    travelled, waited = (sum(getattr(one, name) for _, one in told[1:]) for name in ("travelling", "waiting"))
+    travelled, waited = (sum(getattr(one, name) for _, one in told[1:]) for name in ("communicating", "waiting"))
     strategy.finish()
     return {
         "tau": last.tau,
@@ -180,7 +180,7 @@ def speed(quick: bool, seed: int) -> list[Told]:
 
     def add(way: str, found: Told) -> None:
         rows.append({"way": way, **found})
-        if ranks.here().rank == 0:
+        if ranks.current_rank().rank == 0:
             print(way, found, flush=True)
 
     warm(batches, seed, 1.0 if quick else WARM)
@@ -220,7 +220,7 @@ def exchanged(learner: Learner, repeats: int) -> float:
     times = []
     for _ in range(repeats):
         began = together()
-        Transfer(flat, plain()).wait()
+        Transfer(flat, flat_all_reduce()).wait()
         times.append(slowest(time.monotonic() - began))
     return median(times)
 
@@ -249,7 +249,7 @@ def chase(quick: bool, seed: int, target: float) -> list[Told]:
     began = together()
     while (not rows or rows[-1]["loss"] > target) and training.done < (100 if quick else 30 * STEPS):
         training.step()
-        if strategy.tau and strategy.taken == 0:  # the start of a round; of the replicas the worst counts
+        if strategy.tau and strategy.steps_in_round == 0:  # the start of a round; of the replicas the worst counts
             loss = slowest(judged(training.learner, held))
             rows.append({"step": training.done, "loss": loss, "seconds": time.monotonic() - began})
     strategy.finish()
@@ -267,7 +267,7 @@ def judged(learner: Learner, held: list[Window]) -> float:
 
 def average(quick: bool, seed: int) -> list[Told]:
     """Seconds of an average of some megabytes by each route, the two in turns."""
-    routes = {"plain": plain(), "sharded": sharded(2)}
+    routes = {"plain": flat_all_reduce(), "sharded": sharded_all_reduce(2)}
     rows = []
     for megabytes in MEGABYTES[:1] if quick else MEGABYTES:
         flat = torch.zeros(megabytes * 250_000)
@@ -287,7 +287,7 @@ def average(quick: bool, seed: int) -> list[Told]:
 
 def drawn(batches: int, seed: int, rank: int | None = None) -> list[Window]:
     """Generated batches, other ones on each rank."""
-    own = ranks.here().rank if rank is None else rank
+    own = ranks.current_rank().rank if rank is None else rank
     source = Synthetic(batch_size=ROWS, context=CONTEXT, horizon=HORIZON, seed=seed, rank=own)
     return [source.batch(step) for step in range(batches)]
 
@@ -328,7 +328,7 @@ def main() -> None:
         rows = chase(given.quick, given.seed, given.target)
     else:
         rows = {"speed": speed, "learn": learn, "average": average}[given.job](given.quick, given.seed)
-    if ranks.here().rank == 0:
+    if ranks.current_rank().rank == 0:
         given.out.write_text(json.dumps(rows))
     dist.barrier()
     dist.destroy_process_group()

@@ -1,9 +1,9 @@
-"""Files that are whole or not there: write beside, then rename."""
+"""Write files atomically: into a temporary file in the same folder, then rename."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,21 +11,19 @@ from limosa.errors import LimosaError, UsageError
 
 
 def write_beside(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary file beside `path`, then rename it: the file is whole or not there.
+    """Call `write` on a temporary file beside `path`, then rename it to `path`: readers see the old file or the new.
 
     Raises: LimosaError if the folder does not exist or cannot be written.
     """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        os.close(handle)
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the kernel takes the umask off
+        mode = beside.stat().st_mode
     except OSError as error:
         raise LimosaError(f"cannot write {path}: {error.strerror}; create the folder or choose another") from error
-    beside = Path(name)
     try:
         write(beside)
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
+        beside.chmod(mode)  # some writers replace the file by one that only we may read
         beside.replace(path)
     except OSError as error:
         raise LimosaError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error

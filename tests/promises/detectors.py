@@ -74,7 +74,7 @@ def subject(name: str, card: Card, *, load: Callable[[Path], Any] | None = None)
 def briefly(learner: Learner, batches: Batches) -> object:
     """A training of a few steps, the same at every call."""
     with torch.random.fork_rng():
-        return fit(learner, batches, TrainConfig(steps=10, rate=3e-3, warmup=2, average=0.0, seed=1))
+        return fit(learner, batches, TrainConfig(steps=10, learning_rate=3e-3, warmup=2, average=0.0, seed=1))
 
 
 # -- numbers to try them on --------------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def hard_batch(s: Subject) -> Window:
 
 def trained(model: Any, window: Window, *, steps: int) -> Result:
     """Fit `model` to one batch."""
-    config = TrainConfig(steps=steps, rate=3e-3, warmup=5, average=0.0, decay=0.0, seed=1)
+    config = TrainConfig(steps=steps, learning_rate=3e-3, warmup=5, average=0.0, weight_decay=0.0, seed=1)
     return fit(model, Repeated(window), config)
 
 

@@ -27,7 +27,14 @@ from limosa.core import Window
 from limosa.errors import UsageError
 from limosa.training import checkpoint
 from limosa.training.distributed import ranks
-from limosa.training.distributed.collectives import Measured, Route, Transfer, by_masters, plain, sharded
+from limosa.training.distributed.collectives import (
+    AllReduce,
+    FastestAllReduce,
+    Transfer,
+    flat_all_reduce,
+    master_all_reduce,
+    sharded_all_reduce,
+)
 from limosa.training.distributed.data_parallel import (
     DataParallel,
     DataParallelConfig,
@@ -36,11 +43,11 @@ from limosa.training.distributed.data_parallel import (
     ZeRO,
 )
 from limosa.training.distributed.local_sgd import CO2, OUTER, CO2Config, LocalSGD, LocalSGDConfig, Round
-from limosa.training.loop import Progress, Result, TrainConfig, fit, joined
+from limosa.training.loop import Progress, Result, TrainConfig, fit, merged
 from limosa.training.precision import Precision
 from limosa.training.strategy import Strategy, choose
 
-CONFIG = TrainConfig(steps=14, rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, seed=3)
+CONFIG = TrainConfig(steps=14, learning_rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, seed=3)
 SMALL = 1e-6  # MB: every parameter in a bucket of its own
 
 
@@ -92,13 +99,13 @@ def trained(
 ) -> tuple[list[Tensor], Result]:
     """The weights and the result of a run from the same start."""
     model = line(dropout)
-    result = fit(model, batches or Sums(ranks.here().rank), config, strategy=strategy, **options)
+    result = fit(model, batches or Sums(ranks.current_rank().rank), config, strategy=strategy, **options)
     return [p.detach().clone() for p in model.parameters()], result
 
 
 def every_strategy() -> dict[str, Callable[[], Strategy]]:
     return {
-        "data-parallel": lambda: choose("data-parallel", {"bucket": SMALL, "wire": "bf16"}),
+        "data-parallel": lambda: choose("data-parallel", {"bucket": SMALL, "comm_dtype": "bf16"}),
         "hierarchical": lambda: choose("hierarchical", {"form": "measured", "bucket": SMALL}),
         "zero": lambda: choose("zero", {}),
         "local-sgd": lambda: choose("local-sgd", {"tau": 4}),
@@ -139,7 +146,7 @@ def refused(words: str) -> Iterator[None]:
 
 
 def law_k_processes_are_one_process_on_the_joined_batch(folder: Path) -> None:
-    world = ranks.here().world
+    world = ranks.current_rank().world_size
     strategies = [
         DataParallel(),
         DataParallel(DataParallelConfig(bucket=SMALL)),
@@ -157,7 +164,7 @@ def law_k_processes_are_one_process_on_the_joined_batch(folder: Path) -> None:
 
 
 def law_integer_gradients_are_averaged_to_the_bit(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     for strategy in (DataParallel(DataParallelConfig(bucket=SMALL)), Hierarchical(HierarchicalConfig(group=2))):
         model = line()
         strategy.attach(model, 1)
@@ -165,14 +172,14 @@ def law_integer_gradients_are_averaged_to_the_bit(folder: Path) -> None:
             parameter.grad = torch.full_like(parameter, float(10**i + here.rank))
         strategy.before_step()
         for i, parameter in enumerate(model.parameters()):
-            assert (parameter.grad == 10**i + (here.world - 1) / 2).all()
+            assert (parameter.grad == 10**i + (here.world_size - 1) / 2).all()
         strategy.finish()
 
 
 def law_replicas_start_as_that_of_rank_0(folder: Path) -> None:
     for build in every_strategy().values():
-        model = line(seed=ranks.here().rank)
-        model.register_buffer("seen", torch.tensor([ranks.here().rank]))
+        model = line(seed=ranks.current_rank().rank)
+        model.register_buffer("seen", torch.tensor([ranks.current_rank().rank]))
         build().attach(model, 1)
         assert same_on_all(list(model.parameters()))
         assert equal(list(model.parameters()), list(line(seed=0).parameters()))
@@ -180,7 +187,7 @@ def law_replicas_start_as_that_of_rank_0(folder: Path) -> None:
 
 
 def law_what_no_rank_used_keeps_no_gradient_and_what_some_used_is_averaged(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     model = nn.ParameterList([torch.ones(2), torch.ones(3), torch.ones(1)])
     strategy = DataParallel()
     strategy.attach(model, 1)
@@ -188,7 +195,7 @@ def law_what_no_rank_used_keeps_no_gradient_and_what_some_used_is_averaged(folde
     used.backward()
     strategy.before_step()
     assert torch.equal(model[0].grad, torch.ones(2))
-    assert torch.equal(model[1].grad, torch.ones(3) / here.world)
+    assert torch.equal(model[1].grad, torch.ones(3) / here.world_size)
     assert model[2].grad is None
     strategy.finish()
 
@@ -200,14 +207,14 @@ def law_shared_out_optimizers_move_the_weights_as_whole_ones_to_the_bit(folder: 
 
 
 def law_every_weight_is_moved_by_one_rank_and_ranks_have_about_as_much_to_move(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     weights = [nn.Parameter(torch.zeros(size)) for size in (1, 9, 10, 20, 10, 2, 8)]
-    mine = ZeRO().share(weights)
+    mine = ZeRO().owned_parameters(weights)
     ours = gathered(sum(p.numel() for p in mine))
     assert sum(ours) == 60
-    assert max(ours) <= max(20, 60 // here.world)
+    assert max(ours) <= max(20, 60 // here.world_size)
     with refused("start fewer"):
-        ZeRO().share(weights[: here.world - 1])
+        ZeRO().owned_parameters(weights[: here.world_size - 1])
 
 
 def law_full_buckets_are_sent_while_backward_goes_on(folder: Path) -> None:
@@ -245,16 +252,20 @@ def law_a_finished_strategy_lets_go_of_the_parameters(folder: Path) -> None:
 # -- routes ------------------------------------------------------------------------------------------------------------
 
 
-def routes() -> dict[str, Route]:
-    world = ranks.here().world
+def routes() -> dict[str, AllReduce]:
+    world = ranks.current_rank().world_size
     sizes = [size for size in (1, 2, world) if world % size == 0]
-    named = {f"sharded {size}": sharded(size) for size in sizes}
-    named |= {f"masters {size}": by_masters(size) for size in sizes}
-    return named | {"measured": Measured({"plain": plain(), "sharded": sharded(2)}, torch.device("cpu"))}
+    named = {f"sharded {size}": sharded_all_reduce(size) for size in sizes}
+    named |= {f"masters {size}": master_all_reduce(size) for size in sizes}
+    return named | {
+        "measured": FastestAllReduce(
+            {"plain": flat_all_reduce(), "sharded": sharded_all_reduce(2)}, torch.device("cpu")
+        )
+    }
 
 
 def law_every_route_gives_the_plain_average(folder: Path) -> None:
-    rank = ranks.here().rank
+    rank = ranks.current_rank().rank
     for name, route in routes().items():
         for size in (1, 3, 1000, 65537):
             random = torch.Generator().manual_seed(1000 * rank + size)
@@ -262,30 +273,30 @@ def law_every_route_gives_the_plain_average(folder: Path) -> None:
             real = torch.randn(size, generator=random)
             for numbers, exact in ((whole, True), (real, False)):
                 expected, found = numbers.clone(), numbers.clone()
-                Transfer(expected, plain()).wait()
+                Transfer(expected, flat_all_reduce()).wait()
                 Transfer(found, route).wait()
                 assert same_on_all([found]), (name, size)
                 assert torch.equal(found, expected) or (not exact and (found - expected).abs().max() < 1e-6), name
 
 
 def law_buckets_under_way_together_do_not_mix(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     for route in routes().values():
         flats = [torch.full((i + 1,), float(i + here.rank)) for i in range(5)]
         transfers = [Transfer(flat, route) for flat in flats]
         while transfers:
             transfers = [transfer for transfer in transfers if transfer.advance()]
-        assert all((flat == i + (here.world - 1) / 2).all() for i, flat in enumerate(flats))
+        assert all((flat == i + (here.world_size - 1) / 2).all() for i, flat in enumerate(flats))
 
 
-def law_narrow_wires_are_near_and_do_not_overflow(folder: Path) -> None:
-    for wire, error in (("fp16", 2e-3), ("bf16", 2e-2)):
-        numbers = torch.tensor([50_000.0, -1.5, 0.001]) * (1 + 0.1 * ranks.here().rank)
+def law_low_precision_transfers_are_near_and_do_not_overflow(folder: Path) -> None:
+    for comm_dtype, error in (("fp16", 2e-3), ("bf16", 2e-2)):
+        numbers = torch.tensor([50_000.0, -1.5, 0.001]) * (1 + 0.1 * ranks.current_rank().rank)
         exact = numbers.clone()
-        Transfer(exact, plain()).wait()
-        Transfer(numbers, plain(), wire).wait()
+        Transfer(exact, flat_all_reduce()).wait()
+        Transfer(numbers, flat_all_reduce(), comm_dtype).wait()
         assert same_on_all([numbers])
-        assert ((numbers - exact).abs() <= error * exact.abs()).all(), wire
+        assert ((numbers - exact).abs() <= error * exact.abs()).all(), comm_dtype
         assert not torch.equal(numbers, exact)
 
 
@@ -293,11 +304,11 @@ def law_all_ranks_take_the_same_measured_route_and_keep_it_on_resume(folder: Pat
     strategy = Hierarchical(HierarchicalConfig(group=2, form="measured"))
     strategy.attach(line(), 1)
     names = ["plain", "sharded"]
-    winners = strategy.state_dict()["winners"]
+    winners = strategy.state_dict()["fastest"]
     assert same_on_all([torch.tensor([names.index(name) for name in winners.values()])])
     other = {size: names[1 - names.index(name)] for size, name in winners.items()}
-    strategy.load_state_dict({"winners": other})
-    assert strategy.state_dict() == {"winners": other}
+    strategy.load_state_dict({"fastest": other})
+    assert strategy.state_dict() == {"fastest": other}
 
 
 def law_groups_that_do_not_divide_the_world_are_refused(folder: Path) -> None:
@@ -313,14 +324,16 @@ def law_an_overflow_on_one_rank_skips_the_step_on_all(folder: Path) -> None:
     strategy.attach(model, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = [p.detach().clone() for p in model.parameters()]
-    scale = precision.scaler.scale
+    scale = precision.scale
     for burst in (True, False):
         for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, torch.inf if burst and ranks.here().rank == 0 else scale)
+            parameter.grad = torch.full_like(
+                parameter, torch.inf if burst and ranks.current_rank().rank == 0 else scale
+            )
         strategy.before_step()
-        precision.step(optimizer, model.parameters(), clip=1.0)
+        precision.step(optimizer, model.parameters(), max_norm=1.0)
         assert equal(before, list(model.parameters())) == burst
-        assert precision.scaler.scale == scale / 2
+        assert precision.scale == scale / 2
     assert same_on_all(list(model.parameters()))
     strategy.finish()
 
@@ -329,7 +342,7 @@ def law_a_step_skipped_on_one_rank_does_not_shift_the_round(folder: Path) -> Non
     ends: list[int] = []
     strategy = CO2(CO2Config(tau=3), on_round=lambda told: ends.append(told.step))
     norms: list[float] = []
-    rank = ranks.here().rank
+    rank = ranks.current_rank().rank
     batches = Sums(rank, burst=7 if rank == 0 else -1)
     config = replace(CONFIG, precision="fp16")
     weights, _ = trained(strategy, config, batches, on_progress=lambda p: norms.append(p.norm))
@@ -365,7 +378,7 @@ def by_strategy(strategy: Strategy, steps: int) -> list[np.ndarray]:
     strategy.attach(model, 1)
     for step in range(steps):
         strategy.before_step()
-        model.pull(step, ranks.here().rank)
+        model.pull(step, ranks.current_rank().rank)
         strategy.after_step(step)
     strategy.finish()
     assert same_on_all(list(model.parameters()))
@@ -374,16 +387,18 @@ def by_strategy(strategy: Strategy, steps: int) -> list[np.ndarray]:
 
 def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
     """The equations of CO2 in numpy, all workers in one process; each tensor by itself."""
-    world = ranks.here().world
+    world = ranks.current_rank().world_size
     ends = []
     for start in Pulled().parameters():
         x = start.detach().double().numpy()
         starts, m, late, count = [x.copy() for _ in range(world)], np.zeros_like(x), None, 0
         workers = list(starts)
 
-        def landed(m: np.ndarray, d: np.ndarray) -> np.ndarray:
+        def updated(m: np.ndarray, d: np.ndarray) -> np.ndarray:
             size = np.linalg.norm(d)
-            penalty = 1 + config.rate * np.linalg.norm(m) / size if config.penalty and config.stale and size else 1.0
+            penalty = (
+                1 + config.learning_rate * np.linalg.norm(m) / size if config.penalty and config.stale and size else 1.0
+            )
             return np.clip(config.momentum * m + d / penalty, -config.clip, config.clip)
 
         for step in range(steps):
@@ -394,24 +409,24 @@ def by_hand(config: CO2Config, steps: int) -> list[np.ndarray]:
                 d = np.mean(own, axis=0)
                 if config.stale:
                     if late is not None:
-                        m = landed(m, late)
-                        x = x - config.rate * m
+                        m = updated(m, late)
+                        x = x - config.learning_rate * m
                     late = d
                 else:
-                    m = landed(m, d)
-                    x = x - config.rate * m
+                    m = updated(m, d)
+                    x = x - config.learning_rate * m
                 share = config.eager if config.stale else 0.0
                 starts, count = [x - share * moved for moved in own], 0
                 workers = list(starts)
         if late is not None:
-            x = x - config.rate * landed(m, late)
+            x = x - config.learning_rate * updated(m, late)
         ends.append(x)
     return ends
 
 
 def law_co2_keeps_to_its_equations(folder: Path) -> None:
     configs = [
-        CO2Config(tau=tau, rate=0.9, momentum=0.3, clip=clip, penalty=penalty, stale=stale, eager=eager)
+        CO2Config(tau=tau, learning_rate=0.9, momentum=0.3, clip=clip, penalty=penalty, stale=stale, eager=eager)
         for tau in (1, 3)
         for clip in (0.3, float("inf"))
         for penalty in (True, False)
@@ -430,14 +445,16 @@ def law_co2_keeps_to_its_equations(folder: Path) -> None:
 
 
 def law_co2_without_delay_and_momentum_and_with_rounds_of_one_step_is_data_parallel_sgd(folder: Path) -> None:
-    config = TrainConfig(steps=9, rate=0.01, warmup=2, average=0.0, clip=1e9, decay=0.0, optimizer="sgd")
+    config = TrainConfig(
+        steps=9, learning_rate=0.01, warmup=2, average=0.0, max_grad_norm=1e9, weight_decay=0.0, optimizer="sgd"
+    )
 
     def run(strategy: Strategy) -> list[Tensor]:
         model = line()
         strategy.attach(model, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=config.rate)
+        optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
         for step in range(config.steps):
-            model.loss(Sums(ranks.here().rank).batch(step)).backward()
+            model.loss(Sums(ranks.current_rank().rank).batch(step)).backward()
             strategy.before_step()
             optimizer.step()
             optimizer.zero_grad()
@@ -450,7 +467,7 @@ def law_co2_without_delay_and_momentum_and_with_rounds_of_one_step_is_data_paral
 
 
 def law_a_group_is_one_worker_of_co2_whose_ranks_hold_a_part_each(folder: Path) -> None:
-    rank = ranks.here().rank
+    rank = ranks.current_rank().rank
     joint = Joined(2, first=rank - rank % 2)
     for penalty in (True, False):
         expected, _ = trained(CO2(CO2Config(tau=3, penalty=penalty)), batches=joint)
@@ -467,13 +484,13 @@ def law_a_group_is_one_worker_of_co2_whose_ranks_hold_a_part_each(folder: Path) 
 
 def law_co2_in_a_narrow_wire_stays_near(folder: Path) -> None:
     exact = by_strategy(CO2(CO2Config(tau=2)), steps=8)
-    for wire in ("fp16", "bf16"):
-        for a, b in zip(by_strategy(CO2(CO2Config(tau=2, wire=wire)), steps=8), exact, strict=True):
+    for comm_dtype in ("fp16", "bf16"):
+        for a, b in zip(by_strategy(CO2(CO2Config(tau=2, comm_dtype=comm_dtype)), steps=8), exact, strict=True):
             np.testing.assert_allclose(a, b, atol=0.05)
 
 
 def law_local_sgd_averages_every_tau_steps_and_at_the_end(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     model = Pulled()
     strategy = LocalSGD(LocalSGDConfig(tau=3))
     strategy.attach(model, 1)
@@ -495,12 +512,12 @@ def law_the_automatic_round_is_the_same_on_all_ranks(folder: Path) -> None:
         strategy.attach(model, 1)
         for step in range(40):
             time.sleep(0.002)
-            model.pull(step, ranks.here().rank)
+            model.pull(step, ranks.current_rank().rank)
             strategy.after_step(step)
         assert strategy.tau >= 1
         assert same_on_all([torch.tensor(strategy.tau), torch.tensor(len(told))])
         assert {one.tau for one in told} <= {strategy.tau}
-        assert all(one.travelling > 0 and one.computing > 0 and 0 <= one.hidden <= 1 for one in told)
+        assert all(one.communicating > 0 and one.computing > 0 and 0 <= one.hidden <= 1 for one in told)
         strategy.finish()
         assert same_on_all(list(model.parameters()))
 
@@ -511,7 +528,7 @@ def law_the_automatic_round_is_the_same_on_all_ranks(folder: Path) -> None:
 def law_replicas_end_equal_and_agree_on_when_to_stop(folder: Path) -> None:
     validation = [Sums(99).batch(0)]
     for name, build in every_strategy().items():
-        config = replace(CONFIG, steps=40, validate_every=1, patience=1, rate=0.1)
+        config = replace(CONFIG, steps=40, validate_every=1, patience=1, learning_rate=0.1)
         weights, result = trained(build(), config, validation=validation)
         assert same_on_all(weights), name
         assert same_on_all([torch.tensor([result.step, result.best_step])]), name
@@ -520,8 +537,10 @@ def law_replicas_end_equal_and_agree_on_when_to_stop(folder: Path) -> None:
 
 
 def law_ranks_drop_out_differently(folder: Path) -> None:
-    trained(choose("local-sgd", {}), replace(CONFIG, steps=1), Sums(0), dropout=0.5)
-    assert len(set(gathered(torch.initial_seed()))) == ranks.here().world
+    seeds: list[int] = []
+    told = {"on_progress": lambda at: seeds.append(torch.initial_seed())}
+    trained(choose("local-sgd", {}), replace(CONFIG, steps=1), Sums(0), dropout=0.5, **told)
+    assert len(set(gathered(seeds[0]))) == ranks.current_rank().world_size
 
 
 def gathered(number: int) -> list[int]:
@@ -550,7 +569,7 @@ def law_a_resumed_run_ends_bitwise_as_if_it_had_never_stopped(folder: Path) -> N
 
     for name, build in every_strategy().items():
         for precision in ("fp32", "fp16") if name == "co2" else ("fp32",):
-            own = folder / name / precision / str(ranks.here().rank)
+            own = folder / name / precision / str(ranks.current_rank().rank)
             config = replace(CONFIG, precision=precision)
             whole, result = trained(build(), config, dropout=0.2)
             with stopped():
@@ -564,8 +583,8 @@ def law_a_resumed_run_ends_bitwise_as_if_it_had_never_stopped(folder: Path) -> N
 
 
 def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round(folder: Path) -> None:
-    here = ranks.here()
-    together = [folder / "together" / str(rank) for rank in range(here.world)]
+    here = ranks.current_rank()
+    together = [folder / "together" / str(rank) for rank in range(here.world_size)]
     config = replace(CONFIG, steps=10, average=0.0)
     left_alone = folder / "alone"
     if here.rank == 0:
@@ -577,11 +596,11 @@ def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round
         left, _ = trained(build(), config, folder=together[here.rank] / name)  # ends with a checkpoint of step 10
         dist.barrier()
         others = [own / name for own in together]
-        state = joined(checkpoint.shards(others))
+        state = merged(checkpoint.shards(others))
         assert state["step"] == 10
         one = line(seed=99)
         with alone():
-            state = joined(checkpoint.shards(others))
+            state = merged(checkpoint.shards(others))
             fit(one, Sums(0), config, folder=folder / name / str(here.rank), resume=True, others=others)
         close(list(one.parameters()), state["parameters"])
         if "co2" not in name:
@@ -602,30 +621,30 @@ def law_a_run_goes_on_with_one_process_where_two_left_it_and_the_other_way_round
 @contextmanager
 def alone() -> Iterator[None]:
     """Inside, this rank believes it is the only one."""
-    here = ranks.here
-    ranks.here = ranks.Here  # type: ignore[assignment,misc]
+    here = ranks.current_rank
+    ranks.current_rank = ranks.Rank  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        ranks.here = here
+        ranks.current_rank = here
 
 
 def law_a_round_under_way_lands_where_one_process_goes_on(folder: Path) -> None:
     config = replace(CONFIG, steps=9, average=0.0, checkpoint_every=9)
     for eager in (1.0, 0.5, 0.0):
         own = folder / str(eager)
-        trained(CO2(CO2Config(tau=3, eager=eager)), config, folder=own / str(ranks.here().rank))
+        trained(CO2(CO2Config(tau=3, eager=eager)), config, folder=own / str(ranks.current_rank().rank))
         dist.barrier()
-        shards = checkpoint.shards([own / str(rank) for rank in range(ranks.here().world)])
+        shards = checkpoint.shards([own / str(rank) for rank in range(ranks.current_rank().world_size)])
         late = checkpoint.load(shards[0])["strategy"]
         assert late["pending"]
         with alone():
-            found = joined(shards)["parameters"]
-        close([torch.cat([p.flatten() for p in found])], [late["anchor"] - late["moved"]])  # each round counts once
+            found = merged(shards)["parameters"]
+        close([torch.cat([p.flatten() for p in found])], [late["anchor"] - late["delta"]])  # each round counts once
 
 
 def law_ranks_that_would_go_on_from_different_steps_stop(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     left_alone = folder / "alone"
     if here.rank == 0:
         with alone():
@@ -636,7 +655,7 @@ def law_ranks_that_would_go_on_from_different_steps_stop(folder: Path) -> None:
 
 
 def law_a_run_goes_on_only_by_its_own_strategy_and_optimizer(folder: Path) -> None:
-    own = folder / str(ranks.here().rank)
+    own = folder / str(ranks.current_rank().rank)
     trained(CO2(CO2Config(tau=4)), replace(CONFIG, steps=10), folder=own)
     for strategy, optimizer, found in ((DataParallel(), "adamw", "CO2"), (CO2(CO2Config(tau=4)), "sgd", "adamw")):
         with refused(f"is of a run with {found}"):
@@ -644,7 +663,7 @@ def law_a_run_goes_on_only_by_its_own_strategy_and_optimizer(folder: Path) -> No
 
 
 def law_a_group_that_shares_out_its_optimizer_is_not_broken_up_by_a_resume(folder: Path) -> None:
-    own = folder / str(ranks.here().rank)
+    own = folder / str(ranks.current_rank().rank)
     config = replace(CONFIG, steps=10)
     trained(CO2(CO2Config(tau=4, group=2, zero=True)), config, folder=own)
     with refused("lacks the optimizer's state"):
@@ -652,7 +671,7 @@ def law_a_group_that_shares_out_its_optimizer_is_not_broken_up_by_a_resume(folde
 
 
 def law_a_run_of_co2_goes_on_with_the_tau_it_is_given(folder: Path) -> None:
-    own = folder / str(ranks.here().rank)
+    own = folder / str(ranks.current_rank().rank)
     config = replace(CONFIG, steps=10)  # of rounds of four steps, two into the third
     trained(CO2(CO2Config(tau=4)), config, folder=own)
     for tau, ends in ((0, [16, 20]), (5, [18]), (1, list(range(12, 21)))):
@@ -663,7 +682,7 @@ def law_a_run_of_co2_goes_on_with_the_tau_it_is_given(folder: Path) -> None:
 
 
 def law_ranks_resume_from_the_newest_step_that_all_have(folder: Path) -> None:
-    here = ranks.here()
+    here = ranks.current_rank()
     own = folder / str(here.rank)
     assert checkpoint.common(own) is None
     checkpoint.save(own, 5, {"rank": here.rank})

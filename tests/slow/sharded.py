@@ -17,10 +17,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from limosa import models
 from limosa.data.synthetic import Synthetic
+from limosa.training.distributed.data_parallel import DataParallel
 from limosa.training.loop import TrainConfig, fit
-from limosa.training.strategy import DataParallel
 
-CONFIG = TrainConfig(steps=30, rate=2e-3, warmup=5, average=0.0, precision="bf16", seed=0)
+CONFIG = TrainConfig(steps=30, learning_rate=2e-3, warmup=5, average=0.0, precision="bf16", seed=0)
 
 
 def trained(rank: int, *, cut: bool) -> dict[str, float]:

@@ -69,7 +69,8 @@ def weights(folder: Path) -> bytes:
 
 
 def test_both_ways_to_start_processes_do_the_same_and_one_process_speaks(table, tmp_path):
-    train = ["train", str(table), *SIZES, "--steps", "20", "--strategy", "co2", "--strategy-option", "tau=4", "-o"]
+    train = ["train", str(table), *SIZES, "--steps", "20", "--strategy", "co2", "--strategy-option", "tau=4"]
+    train += ["--no-refit", "-o"]
     code, said = finished([*LIMOSA, *train, str(tmp_path / "nproc"), "--nproc", "2"])
     assert code == 0, said
     assert said.count("saved in") == 1
@@ -168,7 +169,7 @@ def test_a_stalled_rank_ends_the_run_after_the_timeout_with_the_cause(table, tmp
 
 def test_a_run_goes_on_with_fewer_and_with_more_processes(table, tmp_path):
     out = str(tmp_path / "out")
-    train = ["train", str(table), *SIZES, "--patience", "0", "-o", out]
+    train = ["train", str(table), *SIZES, "--patience", "0", "--no-refit", "-o", out]
     for processes, steps in ((2, 20), (1, 40), (2, 60)):
         more = ["--steps", str(steps), "--nproc", str(processes), *(["--resume"] if steps > 20 else [])]
         code, said = finished([*LIMOSA, *train, *more])

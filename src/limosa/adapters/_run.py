@@ -29,6 +29,7 @@ from limosa.adapters.tuning import Tuned, TuningConfig, What
 from limosa.core import Forecaster, OnProgress, Window
 from limosa.errors import DataError, ModelNotFound, UsageError
 from limosa.training.loop import Progress, TrainConfig, fit
+from limosa.training.randomness import own_randomness
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
@@ -223,8 +224,8 @@ def run(
         made.alpha.copy_(torch.tensor(SHARES)[torch.from_numpy(chosen)])
         errors = tally.errors(chosen)
     else:
-        torch.manual_seed(config.seed)
-        made = Tuned(TuningConfig(what=method), course.base)  # type: ignore[arg-type]
+        with own_randomness(config.seed):
+            made = Tuned(TuningConfig(what=method), course.base)  # type: ignore[arg-type]
         lessons = course.fit.in_batches_of(TUNING_ROWS)
         fit(made, lessons, config, validation=course.held(), folder=folder, resume=resume, on_progress=told)
         errors = course.tally(lambda at: made.forecast(at.asked)).errors()
@@ -235,9 +236,9 @@ def training(method: str, steps: int, seed: int) -> TrainConfig:
     """The settings of a run of `steps`."""
     return TrainConfig(
         steps=steps,
-        rate=RATES.get(method, 1e-3),
+        learning_rate=RATES.get(method, 1e-3),
         warmup=max(1, steps // 10),
-        decay=0.1,
+        weight_decay=0.1,
         average=0.98,
         validate_every=max(1, steps // 20),
         checkpoint_every=max(1, steps // 5),

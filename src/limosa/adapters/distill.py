@@ -19,6 +19,7 @@ from limosa.adapters.teacher import Counsel, Teacher, TeacherConfig
 from limosa.core import Forecast
 from limosa.nn.scaling import scaled
 from limosa.training.loop import Progress, TrainConfig, fit
+from limosa.training.randomness import own_randomness
 
 ALARM = 0.2  # how much more often a gate may open in the fit part than in validation
 MARGIN = 0.01  # by which the teacher has to be better than the frozen model
@@ -161,8 +162,8 @@ def distill(
 
     Without `lectures`, from `teach`, it learns from the answers alone. With a `folder` checkpoints are left there.
     """
-    torch.manual_seed(train.seed)
-    memory = Memory(config, course.base)
+    with own_randomness(train.seed):
+        memory = Memory(config, course.base)
     lessons = course.fit
     if lectures is not None:
         lessons = lessons.with_teacher(lectures[0].said, lectures[0].trust)

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from limosa.core import Card, Forecaster
 from limosa.errors import DataError, UsageError
-from limosa.nn.saving import read_config, write_folder
+from limosa.nn.saving import read_config, read_tensors, write_folder
 
 TENSORS = "adapter.safetensors"
 # What a folder of another version, or of another kind, raises while it is read.
@@ -100,7 +99,7 @@ def load(folder: str | Path, base: Forecaster) -> Any:
     try:
         own = card(str(content["model"]).partition(":")[2])
         adapter = own.build(own.config(**content["options"]), base)
-        adapter.restore(load_file(folder / TENSORS))
+        adapter.restore(read_tensors(folder, TENSORS))
     except _UNFIT as error:
         raise DataError(f"{folder} does not hold an adapter of this version: {error}") from error
     return adapter.eval()

@@ -256,10 +256,12 @@ def train(
     ] = None,
     context: Context = None,
     steps: Annotated[int, typer.Option(metavar="NUMBER", help="Optimizer steps.")] = 1000,
-    rate: Annotated[float, typer.Option(metavar="NUMBER", help="Peak learning rate.")] = 1e-3,
-    rate_batch: Annotated[
+    learning_rate: Annotated[float, typer.Option(metavar="NUMBER", help="Peak of the schedule.")] = 1e-3,
+    learning_rate_batch: Annotated[
         int | None,
-        typer.Option(metavar="WINDOWS", help="Windows per step that --rate is meant for; scales it to those taken."),
+        typer.Option(
+            metavar="WINDOWS", help="Windows per step that --learning-rate is meant for; scales it to those taken."
+        ),
     ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="WINDOWS", help="Windows at once in every process.")
@@ -276,7 +278,7 @@ def train(
         typer.Option(help="What moves the weights; lars and lamb for large batches."),
     ] = "adamw",
     schedule: Annotated[
-        Literal["cosine", "polynomial"], typer.Option(help="How the rate falls after the warm-up.")
+        Literal["cosine", "polynomial"], typer.Option(help="How the learning rate falls after the warm-up.")
     ] = "cosine",
     nproc: Annotated[int, typer.Option(metavar="NUMBER", help="Processes on this machine that train together.")] = 1,
     strategy: Annotated[
@@ -289,6 +291,9 @@ def train(
     patience: Annotated[
         int, typer.Option(metavar="NUMBER", help="Stop after so many validations without gain; 0 for never.")
     ] = 5,
+    refit: Annotated[
+        bool, typer.Option(help="Go on from the best weights for as many steps as led to them, on all rows.")
+    ] = True,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Same seed, same model.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     max_restarts: Annotated[
@@ -338,8 +343,8 @@ def train(
             horizon=horizon,
             context=context,
             steps=steps,
-            rate=rate,
-            rate_batch=rate_batch,
+            learning_rate=learning_rate,
+            learning_rate_batch=learning_rate_batch,
             batch_size=batch_size,
             accumulate=accumulate,
             precision=precision,
@@ -349,6 +354,7 @@ def train(
             strategy=strategy,
             strategy_options=pairs_of("--strategy-option", strategy_option or ()),
             patience=patience,
+            refit=refit,
             seed=seed,
             resume=resume,
             plot=plot,

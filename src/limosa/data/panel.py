@@ -198,6 +198,13 @@ class Panel:
         middle = self.start[:-1] + cut
         return self._between(self.start[:-1], middle), self._between(middle, self.start[1:])
 
+    def first_rows(self, count: np.ndarray) -> Self:
+        """The first `count[i]` rows of each series i, and the series that have any.
+
+        Raises: UsageError if none has.
+        """
+        return self._between(self.start[:-1], self.start[:-1] + count)
+
     def _between(self, first: np.ndarray, last: np.ndarray) -> Self:
         """Rows `first[i]:last[i]` of each series i that has any."""
         held = last > first

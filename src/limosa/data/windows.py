@@ -1,6 +1,8 @@
-"""Training windows: numbers into a panel, never copies of it.
+"""Windows of a panel: `enumerate_windows` lists them, for training, validation and backtests; `Windows` makes batches.
 
-A window is a series and a cutoff; all of them are counted, none is stored, so memory does not grow with their number.
+A window is a series and a cutoff, the number of its rows that lie before the answers. They are numbers into a panel,
+never copies of it; a `WindowGrid` only counts them, so that memory does not grow with their number.
+
 The order of an epoch is a seeded permutation computed by arithmetic (a Feistel network with cycle walking, as in
 format-preserving encryption; Black and Rogaway 2002), so that `batch(step)` needs nothing but the step: training
 resumes in mid-epoch, and ranks share an epoch without overlap and without talking.
@@ -9,6 +11,7 @@ resumes in mid-epoch, and ranks share an epoch without overlap and without talki
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +24,87 @@ if TYPE_CHECKING:
     import torch
 
 _ROUNDS = 6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowIndex:
+    """Some windows of a panel."""
+
+    series: np.ndarray  # [N] index into the panel
+    cutoff: np.ndarray  # [N] rows of the series before the answers
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def __getitem__(self, index: np.ndarray | slice) -> WindowIndex:
+        """Those at the positions `index`."""
+        return WindowIndex(series=self.series[index], cutoff=self.cutoff[index])
+
+    def batches(self, size: int) -> list[WindowIndex]:
+        """All of them in order, `size` at a time."""
+        return [self[first : first + size] for first in range(0, len(self), size)]
+
+    def sampled(self, most: int, seed: int) -> WindowIndex:
+        """At most `most` of them, drawn without replacement, in order."""
+        if len(self) <= most:
+            return self
+        return self[np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))]
+
+    def spans(self, panel: Panel, *, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """[N] stamps of the first row of each context and of the last answer, inside the series."""
+        start, length = panel.start[self.series], panel.lengths[self.series]
+        first = start + np.maximum(self.cutoff - context, 0)
+        last = start + np.minimum(self.cutoff + horizon, length) - 1
+        return panel.stamps[first], panel.stamps[last]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowGrid:
+    """Evenly spaced windows of each of S series, counted but not listed; ordered by series and cutoff."""
+
+    first: np.ndarray  # [S] cutoff of the first window of each series
+    counts: np.ndarray  # [S] windows of each series
+    stride: np.ndarray  # [S] rows between windows
+    ends: np.ndarray  # [S] windows up to and with each series
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: np.ndarray | slice) -> WindowIndex:
+        """The windows with the numbers `index`; `grid[:]` lists all."""
+        number = np.arange(len(self))[index] if isinstance(index, slice) else index
+        series = np.searchsorted(self.ends, number, side="right")
+        within = number - (self.ends[series] - self.counts[series])
+        return WindowIndex(series=series, cutoff=self.first[series] + within * self.stride[series])
+
+
+def enumerate_windows(
+    lengths: np.ndarray,
+    *,
+    horizon: int,
+    past: int = 1,
+    stride: int | np.ndarray = 1,
+    origin: np.ndarray | int = 0,
+    last: int | None = None,
+    from_end: bool = False,
+) -> WindowGrid:
+    """Every `stride`-th window of series of `lengths` [S] rows.
+
+    Args:
+        horizon: rows that must follow the cutoff.   past: rows that must come before it.
+        stride: rows between windows, one number or [S].
+        origin: the first row that may be an answer, one number or [S].
+        last: at most so many windows of each series, the latest ones.
+        from_end: count back from the window that ends with its series, rather than from the first one that is allowed.
+    """
+    step = np.broadcast_to(stride, lengths.shape)
+    first = np.broadcast_to(np.maximum(past, origin), lengths.shape)
+    counts = np.maximum(0, (lengths - horizon - first) // step + 1)
+    if from_end:
+        first = lengths - horizon - (counts - 1) * step
+    if last is not None:
+        first, counts = first + np.maximum(0, counts - last) * step, np.minimum(counts, last)
+    return WindowGrid(first=first, counts=counts, stride=step, ends=np.cumsum(counts))
 
 
 class Windows:
@@ -53,23 +137,21 @@ class Windows:
             raise UsageError("context, horizon, batch_size and stride must be at least 1, min_context 1 to context")
         if not 0 <= rank < world:
             raise UsageError(f"rank is {rank} of {world}; it must be 0 to {world - 1}")
-        self.panel, self.context, self.horizon, self.stride = panel, context, horizon, stride
+        self.panel, self.context, self.horizon = panel, context, horizon
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.dtype = dtype
-        spare = panel.lengths - horizon - min_context
-        self.counts = np.where(spare >= 0, spare // stride + 1, 0)  # [N] windows of each series
-        self.ends = np.cumsum(self.counts)
+        self.grid = enumerate_windows(panel.lengths, horizon=horizon, past=min_context, stride=stride, from_end=True)
         if not len(self):
             longest, need = int(panel.lengths.max()), horizon + min_context
             raise DataError(
                 f"no series has {need} rows, {min_context} of past and {horizon} of future (the longest is "
                 f"'{panel.ids[panel.lengths.argmax()]}' with {longest}); give a shorter horizon or longer series"
             )
-        self.odds = None if weights is None else _odds(weights, self.counts)
+        self.odds = None if weights is None else _odds(weights, self.grid.counts)
 
     def __len__(self) -> int:
         """The number of windows."""
-        return int(self.ends[-1])
+        return len(self.grid)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,12 +162,9 @@ class Windows:
         """The batch of step `step` (from 0), with its answers; float32 unless another `dtype` was asked for."""
         import torch
 
-        index = self._shuffled(step) if self.odds is None else self._drawn(step)
-        series = np.searchsorted(self.ends, index, side="right")
-        back = self.ends[series] - 1 - index  # the last window of a series ends with it
-        cutoff = self.panel.lengths[series] - self.horizon - back * self.stride
+        at = self.grid[self._shuffled(step) if self.odds is None else self._drawn(step)]
         return self.panel.window(
-            series, cutoff, context=self.context, horizon=self.horizon, dtype=self.dtype or torch.float32
+            at.series, at.cutoff, context=self.context, horizon=self.horizon, dtype=self.dtype or torch.float32
         )
 
     def _shuffled(self, step: int) -> np.ndarray:
@@ -97,8 +176,9 @@ class Windows:
         assert self.odds is not None
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step, self.rank))))
         series = np.searchsorted(self.odds, random.random(self.batch_size), side="right")
-        counts = self.counts[series]
-        return self.ends[series] - counts + (random.random(self.batch_size) * counts).astype(np.int64)
+        counts = self.grid.counts[series]
+        within = (random.random(self.batch_size) * counts).astype(np.int64)
+        return np.asarray(self.grid.ends[series] - counts + within)
 
 
 def permuted(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from limosa.core import Forecaster, Window
 from limosa.data.table import TARGET, actual_column, check_level, forecast_columns
+from limosa.data.windows import enumerate_windows
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.metrics import CUTOFF
 
@@ -111,15 +112,13 @@ def origins(panel: Panel, *, horizon: int, windows: int, step: int, context: int
         short = panel.ids[~enough]
         names = ", ".join(map(str, short[:5])) + (" …" if len(short) > 5 else "")
         log.warning(f"left out {len(short)} of {len(panel)} series, too short for {windows} windows: {names}")
-    series = np.repeat(np.flatnonzero(enough), windows)
-    back = np.tile(np.arange(windows)[::-1] * step + horizon, int(enough.sum()))
-    cutoff = panel.lengths[series] - back
-    context = min(context, int(cutoff.max()))
-    for first in range(0, len(series), batch_size):
-        part = slice(first, first + batch_size)
-        window = panel.window(series[part], cutoff[part], context=context, horizon=horizon)
+    lengths = np.where(enough, panel.lengths, 0)
+    index = enumerate_windows(lengths, horizon=horizon, stride=step, from_end=True, last=windows)[:]
+    context = min(context, int(index.cutoff.max()))
+    for part in index.batches(batch_size):
+        window = panel.window(part.series, part.cutoff, context=context, horizon=horizon)
         assert window.future is not None
-        yield Origin(series[part], cutoff[part], replace(window, future=None), window.future)
+        yield Origin(part.series, part.cutoff, replace(window, future=None), window.future)
 
 
 def _long_enough(panel: Panel, horizon: int, windows: int, step: int) -> np.ndarray:

@@ -1,19 +1,23 @@
 """Save and load a module as `config.json` + `model.safetensors`, the two files every limosa model is.
 
-`Saved` is mixed into a model for the two verbs that Hugging Face users expect; it holds no state of its own.
+`Saved` is mixed into a model for the two verbs that Hugging Face users expect; it holds no state of its own. The
+weights are written first and carry, in their header, hashes of the JSON files that belong to them: a save that was
+killed between two files is refused when it is read. Weights without hashes, as older versions wrote them, are read as
+they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
@@ -40,17 +44,44 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def write_folder(folder: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], weights: str = WEIGHTS) -> None:
-    """Write `config.json` and the file `weights` into `folder`, creating it.
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    weights: str = WEIGHTS,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the file `weights`, `config.json` and each JSON file of `more` (name: content) into `folder`, creating it.
 
     Raises: LimosaError if the folder cannot be written; no file is left half-written.
     """
+    texts = {name: json.dumps(content, indent=1) + "\n" for name, content in {**(more or {}), CONFIG: config}.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LimosaError(f"cannot create {folder}: {error.strerror}") from error
-    write_beside(folder / weights, lambda path: _write_tensors(path, tensors))
-    write_beside(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+    hashes = {name: _hash(text.encode()) for name, text in texts.items()}
+    write_beside(folder / weights, lambda path: _write_tensors(path, tensors, hashes))
+    for name, text in texts.items():
+        write_beside(folder / name, lambda path, text=text: path.write_text(text))  # type: ignore[misc]
+
+
+def read_tensors(folder: Path, weights: str = WEIGHTS) -> dict[str, Tensor]:
+    """The tensors of `folder/weights`.
+
+    Raises: DataError if they were not saved together with the JSON files beside them; FileNotFoundError,
+    SafetensorError if they cannot be read.
+    """
+    with safe_open(folder / weights, "pt") as file:
+        for name, expected in (file.metadata() or {}).items():
+            if not name.endswith(".json"):
+                continue
+            if not (folder / name).exists() or _hash((folder / name).read_bytes()) != expected:
+                raise DataError(
+                    f"{folder / name} was not saved together with {weights}: a save was cut short, or the file was "
+                    "changed; save the model again"
+                )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 class Saved(nn.Module):
@@ -58,16 +89,19 @@ class Saved(nn.Module):
 
     config: Any
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, more: Mapping[str, Any] | None = None
+    ) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, creating it.
 
         `dtype` is the type of the numbers in the file, their own if None; float16 halves it and rounds the weights.
+        `more` holds further JSON files that belong to these weights (name: content).
 
         Raises: LimosaError if the folder cannot be written; no file is left half-written.
         """
         config = {"model": type(self).__module__.rpartition(".")[2], **dataclasses.asdict(self.config)}
         tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
-        write_folder(Path(folder), config, tensors)
+        write_folder(Path(folder), config, tensors, more=more)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -81,8 +115,9 @@ class Saved(nn.Module):
         try:
             kind = cls.__init__.__annotations__["config"]
             kind = getattr(__import__(cls.__module__, fromlist=[kind]), kind) if isinstance(kind, str) else kind
-            model = cls(kind(**content))
-            model.load_state_dict(load_file(folder / WEIGHTS))  # each number in the type of the model's own
+            with torch.random.fork_rng(devices=()):  # first weights are drawn, and replaced
+                model = cls(kind(**content))
+            model.load_state_dict(read_tensors(folder))  # each number in the type of the model's own
         except FileNotFoundError:
             raise ModelNotFound(f"no saved model in {folder}: {folder / WEIGHTS} does not exist") from None
         except (TypeError, UsageError, RuntimeError, SafetensorError) as error:
@@ -90,8 +125,16 @@ class Saved(nn.Module):
         return model.eval()
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # its own kind for a full disk
-        raise OSError(str(error)) from error
+def _write_tensors(path: Path, tensors: dict[str, Tensor], hashes: Mapping[str, str]) -> None:
+    content = save(tensors, {"format": "pt", **hashes})
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])  # safetensors writes metadata in an order that changes from run to run
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(end - 8)
+    assert len(text) == end - 8
+    with path.open("wb") as file:
+        file.writelines((content[:8], text, memoryview(content)[end:]))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -6,7 +6,6 @@ from which every risk has its threshold. Importing this file imports neither tor
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -20,7 +19,6 @@ from limosa.alerts.incidents import AlertConfig, Event, Watch
 from limosa.core import Batches, Detector, Graphed, Learner, OnProgress, Training, Window
 from limosa.data.wide import Rows, read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
-from limosa.files import write_beside
 from limosa.tasks import train as training
 
 if TYPE_CHECKING:
@@ -91,10 +89,7 @@ class Trained:
             "time": self.time,
             "tails": [dataclasses.asdict(tail) for tail in self.tails],
         }
-        with contextlib.suppress(OSError):  # a save that is cut short must not leave old heights beside a new detector
-            (Path(folder) / ABOUT).unlink(missing_ok=True)
-        self.detector.save_pretrained(folder)
-        write_beside(Path(folder) / ABOUT, lambda path: _write_json(path, about))
+        self.detector.save_pretrained(folder, more={ABOUT: about})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -127,10 +122,6 @@ def _seen(rows: Rows) -> Any:
     return np.isfinite(rows.values).any(axis=0)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
 def scored(detector: Detector, values: Floats) -> tuple[Floats, Floats]:
     """The scores [T] of rows [T, C], and the blame [T, C] of their channels."""
     import torch
@@ -154,18 +145,18 @@ def trained(
 
     Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError.
     """
-    import torch
+    from limosa.training.randomness import own_randomness
 
-    torch.manual_seed(seed)
     chosen = dict(options or {})
     if "seed" in (field.name for field in dataclasses.fields(registry.card(str(model)).config)):
         chosen.setdefault("seed", seed)
-    built = registry.build(str(model), **chosen)
-    if not isinstance(built, Detector):
-        raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
-    rows = source if isinstance(source, Rows) else read_rows(source, **layout)
-    log.info(f"{model} learns what is normal from {len(rows.values):,} rows of {len(rows.channels)} channels")
-    return Trained.fit(built, rows, trainer(steps, seed, on_progress))
+    with own_randomness(seed):
+        built = registry.build(str(model), **chosen)
+        if not isinstance(built, Detector):
+            raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
+        rows = source if isinstance(source, Rows) else read_rows(source, **layout)
+        log.info(f"{model} learns what is normal from {len(rows.values):,} rows of {len(rows.channels)} channels")
+        return Trained.fit(built, rows, trainer(steps, seed, on_progress))
 
 
 def trainer(steps: int, seed: int, on_progress: OnProgress | None) -> Training:

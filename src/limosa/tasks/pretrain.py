@@ -81,7 +81,7 @@ def run_recipe(
 ) -> Result:
     """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
 
-    The rows of a batch are shared out among the processes that train together by `strategy`.
+    The rows of a batch are divided among the processes that train together by `strategy`.
 
     Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
     stops being finite.
@@ -91,14 +91,15 @@ def run_recipe(
     from limosa.data.synthetic import Synthetic
     from limosa.data.synthetic.mixture import Mixture
     from limosa.training.loop import TrainConfig, fit
+    from limosa.training.randomness import own_randomness
 
-    here = ranks.here()
+    here = ranks.current_rank()
     config = configured(TrainConfig, recipe.train, "[train] of the recipe")
     checkpoints, others = training.checkpoints(out, resume)
     contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
     context, horizon = max(contexts), max(horizons)
     real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
-    generated, drawn = (_own(table["rows"], here.world) for table in (recipe.synthetic, recipe.corpus))
+    generated, drawn = (_own(table["rows"], here.world_size) for table in (recipe.synthetic, recipe.corpus))
     sources = [
         Synthetic(batch_size=generated, context=context, horizon=horizon, seed=config.seed, rank=here.rank),
         _drawn(real, drawn, context, horizon, config.seed + 1),
@@ -106,9 +107,10 @@ def run_recipe(
     batches = Mixture(
         sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
     )
-    torch.manual_seed(config.seed)
     options = dict(recipe.model)
-    learner = training.placed(registry.build(options.pop("name"), **options), device)
+    with own_randomness(config.seed):
+        learner = registry.build(options.pop("name"), **options)
+    learner = training.placed(learner, device)
     result = fit(
         learner,
         batches,
@@ -177,11 +179,9 @@ def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
 
 
 def _own(rows: int, world: int) -> int:
-    """This process's share of the rows of a batch."""
+    """How many rows of a batch this process takes."""
     if rows % world:
-        raise UsageError(
-            f"{world} processes cannot share {rows} rows of each batch out; start a number that divides it"
-        )
+        raise UsageError(f"{world} processes cannot divide the {rows} rows of a batch; start a number that does")
     return rows // world
 
 
@@ -190,7 +190,7 @@ def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> An
     from limosa.data.windows import Windows
 
     weights: Sequence[float] = (panel.lengths**0.5).tolist()
-    here = ranks.here()
+    here = ranks.current_rank()
     return Windows(
         panel,
         context=context,
@@ -198,7 +198,7 @@ def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> An
         batch_size=rows,
         seed=seed,
         rank=here.rank,
-        world=here.world,
+        world=here.world_size,
         min_context=8,
         weights=weights,
     )
@@ -251,6 +251,6 @@ def pretrain(
             resume=resume or ranks.restarts() > 0,
             on_progress=training.logging_steps(Path(out), training.telling(on_progress) if on_progress else None),
         )
-    if plot is not None and ranks.here().rank == 0:
+    if plot is not None and ranks.current_rank().rank == 0:
         training.draw(Path(out), plot)
     log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")

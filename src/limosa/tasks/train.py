@@ -1,8 +1,9 @@
-"""Train a model on a table: settings, strategy, folders, the model, the held-back rows, the loop."""
+"""Train a model on a table: settings, strategy, folders, the model, validation and refit."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -22,12 +23,14 @@ from limosa.training.distributed import ranks
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
     from limosa.data.read import Layout
-    from limosa.training.loop import Progress, TrainConfig
+    from limosa.training.loop import Progress, Result, TrainConfig
     from limosa.training.strategy import Strategy
 
 ROUNDS = "rounds.jsonl"  # one line per round of CO2
 STEPS = "steps.jsonl"  # a line every few steps
 LINES = 500  # of a whole run
+VALIDATION_WINDOWS = 64  # at least, over all series, where there are rows enough
+VALIDATION_SHARE = 0.2  # of a series, at most, where that is more than one window
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -50,43 +53,46 @@ def config(*, steps: int, **chosen: Any) -> TrainConfig:
     )
 
 
-def scaled(rate: float, meant_for: int | None, batch: int) -> float:
-    """The rate for steps of `batch` windows, where `rate` is meant for steps of `meant_for`; None leaves it alone.
+def scaled(learning_rate: float, meant_for: int | None, batch: int) -> float:
+    """`learning_rate`, meant for steps of `meant_for` windows, scaled to steps of `batch`; None leaves it alone.
 
     Raises: UsageError if `meant_for` is not a number of windows.
     """
     from limosa.training.optim import linear_scaled
 
     if meant_for is None:
-        return rate
+        return learning_rate
     if meant_for < 1:
-        raise UsageError(f"rate_batch is {meant_for}; it must be at least 1 window")
-    changed = linear_scaled(rate, batch=batch, base=meant_for)
-    log.info(f"rate {changed:g} for {batch:,} windows per step ({rate:g} for {meant_for:,})")
+        raise UsageError(f"learning_rate_batch is {meant_for}; it must be at least 1 window")
+    changed = linear_scaled(learning_rate, batch=batch, base=meant_for)
+    log.info(f"learning rate {changed:g} for {batch:,} windows per step ({learning_rate:g} for {meant_for:,})")
     return changed
 
 
-def choose_strategy(name: str, options: Mapping[str, Any], out: Path) -> Strategy | None:
+def choose_strategy(name: str, options: Mapping[str, Any], out: Path, done: int = 0) -> Strategy | None:
     """How the processes of this run stay one model; None for a single process, which needs nothing.
 
-    Rank 0 leaves a line per round of CO2 in `out`.
+    Rank 0 writes a line per round of CO2 into `out`; steps are counted on from `done`.
 
     Raises: UsageError if there is no such strategy or option.
     """
     from limosa.training.distributed.local_sgd import CO2
     from limosa.training.strategy import choose
 
-    plan, here = choose(name, options), ranks.here()
-    if here.world == 1:
-        if name != "data-parallel" or options:
+    plan, here = choose(name, options), ranks.current_rank()
+    if here.world_size == 1:
+        if not done and (name != "data-parallel" or options):
             log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
         return None
-    log.info(
-        f"{here.world} processes, {here.machine} on this machine, {name}; "
-        f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
-    )
+    if not done:
+        log.info(
+            f"{here.world_size} processes, {here.local_world_size} on this machine, {name}; "
+            f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
+        )
     if isinstance(plan, CO2) and here.rank == 0:
-        plan.on_round = lambda one: _add_line(out / ROUNDS, {**dataclasses.asdict(one), "hidden": one.hidden})
+        plan.on_round = lambda one: _add_line(
+            out / ROUNDS, {**dataclasses.asdict(one), "step": one.step + done, "hidden": one.hidden}
+        )
     return plan
 
 
@@ -97,61 +103,61 @@ def placed(learner: Any, device: Device) -> Any:
     """
     import torch
 
-    here, gpus = ranks.here(), torch.cuda.device_count()
-    if device == "cuda" and gpus < here.machine:
+    here, gpus = ranks.current_rank(), torch.cuda.device_count()
+    if device == "cuda" and gpus < here.local_world_size:
         raise UsageError(
-            f"{here.machine} processes on this machine need a GPU each and torch finds {gpus}; "
+            f"{here.local_world_size} processes on this machine need a GPU each and torch finds {gpus}; "
             "start fewer processes, or train on the CPU by --device cpu"
         )
-    if device == "cpu" or gpus < here.machine:
+    if device == "cpu" or gpus < here.local_world_size:
         return learner
-    torch.cuda.set_device(here.local)
-    log.info(f"training on {torch.cuda.get_device_name(here.local)}")
-    return learner.to(torch.device("cuda", here.local))
+    torch.cuda.set_device(here.local_rank)
+    log.info(f"training on {torch.cuda.get_device_name(here.local_rank)}")
+    return learner.to(torch.device("cuda", here.local_rank))
 
 
 def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
-    """An `on_progress` by which rank 0 leaves a line of JSON in `out` every few steps, before it calls `then`."""
-    if ranks.here().rank:
+    """An `on_progress` by which rank 0 writes a line of JSON into `out` every few steps, before it calls `then`."""
+    if ranks.current_rank().rank:
         return then
     began = time.monotonic()
 
-    def told(at: Progress) -> None:
+    def log_step(at: Progress) -> None:
         if at.step == at.steps or at.step % max(1, at.steps // LINES) == 0:
             gone = {"seconds": round(time.monotonic() - began, 3)}
             _add_line(out / STEPS, dataclasses.asdict(at) | gone)
         if then is not None:
             then(at)
 
-    return told
+    return log_step
 
 
 def draw(out: Path, picture: Path) -> None:
-    """Draw the loss and, of a run of CO2, the hidden share of each exchange, from the lines that the run left."""
+    """Draw the loss and, of a run of CO2, the hidden fraction of each all-reduce, from the lines that the run wrote."""
     from limosa.plots.training import learning_curves
 
     learning_curves(_lines(out / STEPS), _lines(out / ROUNDS), picture)
 
 
 def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
-    """The folder of this rank's checkpoints under `out`, and what to go on from instead of those in it.
+    """The folder of this rank's checkpoints under `out`, and what to resume from instead of those in it.
 
     That is the folders of all ranks of a run of another number of processes, if it came further, else nothing.
 
-    Raises: UsageError if a run is there already that is not to be gone on with, or one that is not all here.
+    Raises: UsageError if there is a run and `resume` is not given, or parts of a run of other ranks are missing.
     """
     from limosa.training import checkpoint
 
-    root, here = out / "checkpoints", ranks.here()
+    root, here = out / "checkpoints", ranks.current_rank()
     if not resume:
         check_unused(out)
-    own = root if here.world == 1 else root / f"of-{here.world}" / f"rank-{here.rank}"
+    own = root if here.world_size == 1 else root / f"of-{here.world_size}" / f"rank-{here.rank}"
     reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
     for world, folders in _runs(out).items():
         found = checkpoint.shards(folders)
-        if world != here.world and not found and reached < 0:
+        if world != here.world_size and not found and reached < 0:
             raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
-        if world != here.world and found and checkpoint.step_of(found[0]) > reached:
+        if world != here.world_size and found and checkpoint.step_of(found[0]) > reached:
             log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
             return own, folders
     return own, []
@@ -196,17 +202,17 @@ def lengths(learner: Any, model: str | Path, panel: Panel) -> tuple[int, int]:
 def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: int) -> Any:
     """The model to train: a new one from a model file's name, or a pretrained one, which keeps the options it has.
 
-    A new model that looks at several channels or at covariates is told how many the panel has.
+    A new model that reads several channels or covariates gets their numbers from the panel.
 
     Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound.
     """
-    import torch
+    from limosa.training.randomness import own_randomness
 
-    torch.manual_seed(seed)
     if str(model) in registry.names():
         sizes = {"channels": panel.values.shape[1], "known": panel.known.shape[1]}
         fields = {field.name for field in dataclasses.fields(registry.card(str(model)).config)}
-        built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
+        with own_randomness(seed):
+            built = registry.build(str(model), **{k: v for k, v in sizes.items() if k in fields} | dict(options))
     else:
         built = registry.load(model)
         if options:
@@ -228,15 +234,111 @@ def resumable(out: Path) -> Iterator[None]:
         raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
 
 
-def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> list[Window]:
-    """The last `horizon` rows of each series as answers to the `context` rows before them, in batches."""
+def run(
+    learner: Any,
+    panel: Panel,
+    config: TrainConfig,
+    *,
+    sizes: tuple[int, int, int],
+    strategy: Callable[[int], Strategy | None],
+    out: Path,
+    folders: tuple[Path, list[Path]],
+    resume: bool,
+    refit: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> Result:
+    """Train `learner` in place; validation on the newest rows chooses the best step, a refit learns those rows as well.
+
+    The refit goes on from the best weights, for as many steps as led to them, on all rows; so it costs at most as much
+    again. Each part has its own checkpoints, and a run that is resumed in the refit goes on in it.
+
+    Args:
+        sizes: context and horizon in steps, windows per batch.
+        strategy: makes a strategy for a run that begins after so many steps.
+        folders: this rank's checkpoints, and those of other ranks to go on from, as `checkpoints` gives them.
+    """
+    from limosa.data.windows import Windows
+    from limosa.training.loop import fit
+
+    here, (context, horizon, batch_size) = ranks.current_rank(), sizes
+
+    def batches(of: Panel) -> Windows:
+        return Windows(
+            of,
+            context=context,
+            horizon=horizon,
+            batch_size=batch_size,
+            seed=config.seed,
+            rank=here.rank,
+            world=here.world_size,
+        )
+
+    past, validation = held_back(panel, context, horizon, batch_size)
+    own, others = folders
+    chosen = fit(
+        learner,
+        batches(past),
+        config,
+        validation=validation,
+        strategy=strategy(0),
+        folder=own,
+        resume=resume,
+        others=others,
+        on_progress=on_progress,
+    )
+    if not (refit and chosen.best_step):
+        return chosen
+    steps, done = chosen.best_step, chosen.step
+    log.info(f"best validation loss at step {steps:,}; going on from there for {steps:,} steps on all rows (refit)")
+    own, others = checkpoints(out / "checkpoints" / f"refit-from-{steps}", resume)
+    after = fit(
+        learner,
+        batches(panel),
+        dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), seed=config.seed + 1),
+        strategy=strategy(done),
+        folder=own,
+        resume=resume,
+        others=others,
+        on_progress=None if on_progress is None else lambda at: on_progress(_later(at, done)),
+    )
+    waited = (chosen.waited * done + after.waited * steps) / (done + steps)
+    return dataclasses.replace(chosen, step=done + steps, loss=after.loss, waited=waited)
+
+
+def _later(at: Progress, done: int) -> Progress:
+    """Progress of a part of a run that begins after `done` steps, counted from the beginning of the run."""
+    return dataclasses.replace(at, step=at.step + done, steps=at.steps + done)
+
+
+def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> tuple[Panel, list[Window]]:
+    """The rows to train on, and windows of the newest rows to validate on, in batches.
+
+    There are `VALIDATION_WINDOWS` windows or more, as far as the last `VALIDATION_SHARE` of each series has room for
+    them, where they may overlap; and at least one of each series that is longer than `horizon`. No answer among them
+    is a row that is trained on.
+    """
     import numpy as np
     import torch
 
-    long = np.flatnonzero(panel.lengths > horizon)
-    batches = np.split(long, range(batch_size, len(long), batch_size))
-    cut = panel.lengths - horizon
-    return [panel.window(part, cut[part], context=context, horizon=horizon, dtype=torch.float32) for part in batches]
+    from limosa.data.windows import enumerate_windows
+
+    most = (panel.lengths * VALIDATION_SHARE).astype(np.int64)  # [S] rows to hold back, unless one window needs more
+    for each in range(1, VALIDATION_WINDOWS + 1):  # windows of a series
+        rows = np.clip(most, horizon, each * horizon)
+        cut = np.maximum(panel.lengths - rows, 0)
+        stride = np.maximum(1, (rows - horizon) // max(1, each - 1))
+        grid = enumerate_windows(panel.lengths, horizon=horizon, stride=stride, origin=cut, last=each, from_end=True)
+        if len(grid) >= VALIDATION_WINDOWS:
+            break
+    if grid.counts.any():
+        held = rows[grid.counts > 0]
+        span = f"{held.min():,}" if held.min() == held.max() else f"{held.min():,} to {held.max():,}"
+        log.info(f"validating on {len(grid):,} windows of the last {span} rows{' of each series' * (len(panel) > 1)}")
+    batches = [
+        panel.window(part.series, part.cutoff, context=context, horizon=horizon, dtype=torch.float32)
+        for part in grid[:].batches(batch_size)
+    ]
+    return panel.first_rows(cut), batches
 
 
 def _add_line(path: Path, values: Mapping[str, Any]) -> None:
@@ -256,18 +358,18 @@ def _add_line(path: Path, values: Mapping[str, Any]) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file, steps ascending; what a kill cut short is left out.
 
-    A run that goes on from a checkpoint, or begins anew, tells steps again: what was told of those before is dropped.
+    A run that goes on from a checkpoint, or begins anew, writes steps again: earlier lines of those steps are dropped.
     """
-    kept: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        while kept and kept[-1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append(line)
-    return kept
+        while lines and lines[-1]["step"] >= line["step"]:
+            lines.pop()
+        lines.append(line)
+    return lines
 
 
 @ranks.joined()
@@ -280,8 +382,8 @@ def train(
     horizon: int | None = None,
     context: int | None = None,
     steps: int = 1000,
-    rate: float = 1e-3,
-    rate_batch: int | None = None,
+    learning_rate: float = 1e-3,
+    learning_rate_batch: int | None = None,
     batch_size: int = 64,
     accumulate: int = 1,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -291,6 +393,7 @@ def train(
     strategy: str = "data-parallel",
     strategy_options: Mapping[str, Any] | None = None,
     patience: int = 5,
+    refit: bool = True,
     seed: int = 0,
     resume: bool = False,
     plot: Path | None = None,
@@ -300,27 +403,26 @@ def train(
     """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
 
     `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
-    pretrained model, trained further. The last `horizon` steps of each series are held back and choose the best
-    weights; `patience` is how many times they may disappoint before training stops, 0 for never. With `resume` a run
-    goes on from its last checkpoint in `out`, also that of another number of processes, and so it does when a launcher
-    starts it anew. Rank 0 leaves `steps.jsonl`, and of co2 `rounds.jsonl`, in `out`; `plot` draws them.
+    pretrained model, trained further. Windows of the newest rows, 64 or more where a fifth of the rows allows, are held
+    back and choose the best weights; `patience` is how many times they may disappoint before training stops, 0 for
+    never. With `refit` training then goes on from the best weights for as many steps as led to them, on all rows, which
+    costs at most as much again. With `resume` a run goes on from its last checkpoint in `out`, also that of another
+    number of processes, and so it does when a launcher starts it anew. Rank 0 leaves `steps.jsonl`, and of co2
+    `rounds.jsonl`, in `out`; `plot` draws them.
 
-    A step takes `batch_size` windows `accumulate` times in every process; with `rate_batch`, the number of windows that
-    `rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that `torchrun` started
-    train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is where: `auto` is
-    a GPU where each process of this machine has one. The model is returned on the CPU.
+    A step takes `batch_size` windows `accumulate` times in every process; with `learning_rate_batch`, the number of
+    windows that `learning_rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that
+    `torchrun` started train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is
+    where: `auto` is a GPU where each process of this machine has one. The model is returned on the CPU.
 
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
-    from limosa.data.windows import Windows
-    from limosa.training.loop import fit
-
-    here = ranks.here()
+    here = ranks.current_rank()
     if plot is not None:
         check_writable(plot, PICTURES)
     settings = config(
         steps=steps,
-        rate=scaled(rate, rate_batch, batch_size * accumulate * here.world),
+        learning_rate=scaled(learning_rate, learning_rate_batch, batch_size * accumulate * here.world_size),
         accumulate=accumulate,
         precision=precision,
         optimizer=optimizer,
@@ -328,29 +430,30 @@ def train(
         patience=patience,
         seed=seed,
     )
-    plan = choose_strategy(strategy, strategy_options or {}, Path(out))
+    plan = functools.cache(functools.partial(choose_strategy, strategy, strategy_options or {}, Path(out)))
+    plan(0)  # raises before the work
     resume = resume or ranks.restarts() > 0
-    folder, others = checkpoints(Path(out), resume)
-    if here.world > 1 and source == "-":
+    folders = checkpoints(Path(out), resume)
+    if here.world_size > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
     chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
     learner = placed(build_learner(model, chosen, panel, seed), device)
-    L, H = lengths(learner, model, panel)
-    past, _ = panel.split(steps=H)
+    context, horizon = lengths(learner, model, panel)
     log.info(
         f"training {model} with {parameter_count(learner):,} parameters on {count_of(len(panel))}, {steps:,} steps"
     )
     with resumable(Path(out)):
-        result = fit(
+        result = run(
             learner,
-            Windows(past, context=L, horizon=H, batch_size=batch_size, seed=seed, rank=here.rank, world=here.world),
+            panel,
             settings,
-            validation=held_back(panel, L, H, batch_size),
+            sizes=(context, horizon, batch_size),
             strategy=plan,
-            folder=folder,
+            out=Path(out),
+            folders=folders,
             resume=resume,
-            others=others,
+            refit=refit,
             on_progress=logging_steps(Path(out), telling(on_progress) if on_progress else None),
         )
     learner = learner.cpu()

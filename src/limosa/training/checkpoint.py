@@ -1,9 +1,9 @@
-"""Checkpoints: everything an exact resume needs, as safetensors and JSON, whole or not there.
+"""Checkpoints: everything that an exact resume needs, as safetensors and JSON, written atomically.
 
 A checkpoint is a folder `step-00001234/` with `tensors.safetensors` and `state.json`. It is written under another name
 and renamed, so a kill at any moment leaves the previous one. Every rank has a folder of its own, its *shard*: nothing
-is gathered over slow links, and replicas that differ in the middle of a round are all there. `Writer` writes while
-training goes on. `joined_states` makes one state of those of all ranks, for a run that goes on with another number.
+is gathered over slow links, and replicas that differ in the middle of a round are all kept. `Writer` writes while
+training goes on. `merge_states` makes one state of those of all ranks, for a run with another number of them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Finish; the thread ends. An error on the way out does not hide the one that ended the block."""
+        """Finish and end the thread. An error while finishing does not hide the one that ended the block."""
         try:
             if kind is None:
                 self.finish()
@@ -136,18 +136,18 @@ def shards(folders: Sequence[Path]) -> list[Path]:
     return [] if newest is None else [own[newest] for own in steps]
 
 
-def joined_states(states: Sequence[Any]) -> Any:
+def merge_states(states: Sequence[Any]) -> Any:
     """One state of those of several ranks: tensors that differ are averaged, of anything else the first rank's holds.
 
-    Dicts are joined key by key, so that what only some ranks have, such as their share of an optimizer, is all there.
+    Dicts are merged key by key, so that what only some ranks have, such as their part of an optimizer, is all there.
     Tensors that agree on all ranks come out with the same bits.
     """
     first = states[0]
     if isinstance(first, dict):
         keys = dict.fromkeys(key for state in states for key in state)
-        return {key: joined_states([state[key] for state in states if key in state]) for key in keys}
+        return {key: merge_states([state[key] for state in states if key in state]) for key in keys}
     if isinstance(first, list) and all(isinstance(state, list) and len(state) == len(first) for state in states):
-        return [joined_states(items) for items in zip(*states, strict=True)]
+        return [merge_states(items) for items in zip(*states, strict=True)]
     if isinstance(first, Tensor) and first.is_floating_point() and not all(torch.equal(first, s) for s in states):
         return torch.stack(list(states)).mean(0)
     return first
@@ -163,8 +163,8 @@ def load(checkpoint: Path) -> dict[str, Any]:
         tensors = load_file(checkpoint / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{checkpoint} is not a whole checkpoint ({error}); remove it to use the one before") from error
-    joined: dict[str, Any] = _join(plain, tensors)
-    return joined
+    merged: dict[str, Any] = _join(plain, tensors)
+    return merged
 
 
 def _all(folder: Path) -> list[Path]:

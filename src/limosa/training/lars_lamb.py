@@ -1,14 +1,19 @@
-"""LARS and LAMB: optimizers that keep large batches stable by adapting the rate of every weight matrix to its size.
+"""LARS and LAMB: optimizers for large batches, which adapt the learning rate of every weight matrix to its norm.
 
 The *trust ratio* compares the norm of a tensor's weights with the norm of what would be subtracted from them, so that
-all layers move by the same share of themselves. Both follow the formulas below in fp32; weights or updates of norm
-zero, and groups without `adapt`, have ratio 1. LARS is that of You, Gitman and Ginsburg 2017 (arXiv 1708.03888):
+all layers move by the same fraction of themselves. Both follow the formulas below in fp32. LARS is that of You, Gitman
+and Ginsburg 2017 (arXiv 1708.03888):
 
     r = eta |w| / (|g| + decay |w|)      v = mu v + rate r (g + decay w)      w = w - v
 
 LAMB is that of You et al. 2020 (arXiv 1904.00962), with bias correction and without a bound on |w|:
 
     u = m / (sqrt(s) + eps) + decay w    r = |w| / |u|                        w = w - rate r u
+
+Where the norm of the weights or of the update is zero the ratio is 1, as in the authors' own code of LARS (NVIDIA's
+Caffe) and in TensorFlow's: with the formula a layer that begins at zero would stay there. Such a layer takes its first
+step at the whole learning rate, a thousand times that of the others with the usual eta; a warm-up keeps it small. From
+the second step on the formula holds. Groups without `adapt` have ratio 1 throughout.
 """
 
 from __future__ import annotations
@@ -21,10 +26,12 @@ from torch import Tensor
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
+    """Layer-wise adaptive learning rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
 
-    def __init__(self, groups: Any, *, rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
-        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta})
+    def __init__(self, groups: Any, *, learning_rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
+        super().__init__(
+            groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -52,12 +59,12 @@ class LARS(torch.optim.Optimizer):
 
 
 class LAMB(torch.optim.Optimizer):
-    """Layer-wise adaptive rates over Adam. Groups carry `weight_decay` and `adapt`."""
+    """Layer-wise adaptive learning rates over Adam. Groups carry `weight_decay` and `adapt`."""
 
     def __init__(
-        self, groups: Any, *, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
+        self, groups: Any, *, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
     ) -> None:
-        super().__init__(groups, {"lr": rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
+        super().__init__(groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -1,4 +1,7 @@
-"""The train loop. It knows a Learner and Batches, not models; techniques plug in as strategy, precision, optimizer."""
+"""Train a Learner on Batches: the loop, its progress and its checkpoints.
+
+It knows no model; techniques plug in as strategy, precision and optimizer.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,16 @@ from limosa.core import Batch, Batches, Learner
 from limosa.errors import DataError, LimosaError, UsageError
 from limosa.training import checkpoint, optim
 from limosa.training.distributed import ranks
-from limosa.training.distributed.local_sgd import landed
+from limosa.training.distributed.local_sgd import with_pending_round
 from limosa.training.precision import FORMATS, NotFinite, Precision
 from limosa.training.precision import Kind as Format
-from limosa.training.prefetch import Ahead
-from limosa.training.strategy import Alone, Strategy
+from limosa.training.prefetch import Prefetcher
+from limosa.training.randomness import own_randomness
+from limosa.training.strategy import SingleProcess, Strategy
 
 RANK_STRIDE = 1_000_003  # between the seeds of ranks, which drop out differently
 
-FORMAT = 2  # of what a checkpoint holds
+FORMAT = 3  # of what a checkpoint holds
 
 log = logging.getLogger("limosa")
 
@@ -37,11 +41,11 @@ class TrainConfig:
 
     steps: int = 1000  # optimizer steps
     optimizer: optim.Kind = "adamw"
-    schedule: optim.Schedule = "cosine"  # how the rate falls after the warm-up
-    rate: float = 1e-3  # peak learning rate
+    schedule: optim.Schedule = "cosine"  # how the learning rate falls after the warm-up
+    learning_rate: float = 1e-3  # peak
     warmup: int = 100  # steps of linear warm-up
-    decay: float = 0.01  # weight decay of matrices
-    clip: float = 1.0  # largest joint norm of the gradients
+    weight_decay: float = 0.01  # of matrices
+    max_grad_norm: float = 1.0  # joint norm to which gradients are clipped
     average: float = 0.999  # decay of the moving average of the weights; 0 turns it off
     accumulate: int = 1  # micro-batches per step
     precision: Format = "fp32"
@@ -54,10 +58,10 @@ class TrainConfig:
         for name in ("steps", "accumulate", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("rate", "clip"):
+        for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0.0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("warmup", "decay", "patience"):
+        for name in ("warmup", "weight_decay", "patience"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0.0 <= self.average < 1.0:
@@ -78,7 +82,7 @@ class Progress:
     norm: float  # of the last gradients, before clipping
     validation: float | None  # last validation loss
     seconds_left: float  # at the present speed
-    waited: float  # share of the time so far that went by waiting for batches
+    waited: float  # fraction of the time so far that was spent waiting for batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ class Result:
     loss: float
     best_step: int | None  # step of the weights the learner now carries, where validation chose them
     best_validation: float | None
-    waited: float = field(default=0.0, compare=False)  # share of the time that went by waiting for batches
+    waited: float = field(default=0.0, compare=False)  # fraction of the time that was spent waiting for batches
 
 
 def fit(
@@ -106,45 +110,46 @@ def fit(
 ) -> Result:
     """Train `learner` in place. It ends with the averaged weights; with `validation`, with the best validated ones.
 
-    With `folder`, one for each rank, the run leaves checkpoints there; with `resume` it goes on from the newest that
+    With `folder`, one for each rank, the run writes checkpoints there; with `resume` it resumes from the newest that
     every rank has and ends bitwise as if it had never stopped (same machine, same number of threads and processes).
-    Or it goes on from `others`, the folders of all ranks of a run with another number of processes: what those agree
+    Or it resumes from `others`, the folders of all ranks of a run with another number of processes: what those agree
     on is taken over, other weights and moments are averaged, and the data goes on at the same step.
 
     Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
     UsageError if a checkpoint does not fit.
     """
-    torch.manual_seed(config.seed + RANK_STRIDE * ranks.here().rank)
-    run = Run(learner, config, strategy or Alone())
-    if resume:
-        _take_up(run, folder, others)
-    clock = _Clock(run.step)
     with ExitStack() as stack:
-        ahead = stack.enter_context(
-            Ahead(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
+        stack.enter_context(own_randomness(config.seed + RANK_STRIDE * ranks.current_rank().rank))
+        run = Run(learner, config, strategy or SingleProcess())
+        if resume:
+            _restore(run, folder, others)
+        clock = _Clock(run.step)
+        prefetcher = stack.enter_context(
+            Prefetcher(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
         )
         writer = stack.enter_context(checkpoint.Writer(folder)) if folder is not None else None
-        while run.step < config.steps and not run.exhausted:
-            norm = run.advance(ahead)
+        while run.step < config.steps and not run.out_of_patience:
+            norm = run.advance(prefetcher)
             done = run.step == config.steps
             if validation and (done or run.step % config.validate_every == 0):
                 run.validate(validation)
+                done = done or run.out_of_patience
             if writer is not None and (done or run.step % config.checkpoint_every == 0):
                 writer.save(run.step, run.state_dict())
             if on_progress is not None:
-                on_progress(run.progress(norm, clock, ahead.share))
-        waited = ahead.share
+                on_progress(run.progress(norm, clock, prefetcher.waited_fraction))
+        waited = prefetcher.waited_fraction
     return replace(run.finish(), waited=waited)
 
 
-def _take_up(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
-    """Load the checkpoint that `fit` goes on from, if there is one.
+def _restore(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
+    """Load the checkpoint that `fit` resumes from, if there is one.
 
     Raises: UsageError if the ranks would go on from different steps.
     """
     shards, own = checkpoint.shards(others), checkpoint.common(folder) if folder is not None else None
     if shards:
-        run.load_state_dict(joined(shards))
+        run.load_state_dict(merged(shards))
     elif own is not None:
         run.load_state_dict(checkpoint.load(own))
     least, most = ranks.lowest(run.step), -ranks.lowest(-run.step)
@@ -155,13 +160,13 @@ def _take_up(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
         )
 
 
-def joined(shards: Sequence[Path]) -> dict[str, Any]:
-    """One state of the checkpoints of all ranks of a run, for ranks of another number."""
+def merged(shards: Sequence[Path]) -> dict[str, Any]:
+    """One state from the checkpoints of all ranks of a run, for a run of another number of ranks."""
     states = [checkpoint.load(shard) for shard in shards]
-    here = ranks.here()
-    state: dict[str, Any] = checkpoint.joined_states(states)
-    if here.world == 1:
-        state["parameters"] = landed(state["parameters"], state["strategy"])
+    here = ranks.current_rank()
+    state: dict[str, Any] = checkpoint.merge_states(states)
+    if here.world_size == 1:
+        state["parameters"] = with_pending_round(state["parameters"], state["strategy"])
     # A rank that there was before goes on with its random numbers; a new one keeps those it was seeded with.
     state["random"] = states[here.rank]["random"] if here.rank < len(states) else None
     return state
@@ -175,8 +180,10 @@ class Run:
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
         self.buffers = list(learner.buffers()) if isinstance(learner, nn.Module) else []  # running statistics
         self.precision = Precision(config.precision, self.parameters[0].device)
-        moved = strategy.share(self.parameters)
-        self.optimizer = optim.build(config.optimizer, moved, rate=config.rate, decay=config.decay)
+        moved = strategy.owned_parameters(self.parameters)
+        self.optimizer = optim.build(
+            config.optimizer, moved, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
         log.info("; ".join(optim.described(self.optimizer)))
         strategy.attach(learner, config.accumulate)
         self.average = optim.Average(self.parameters, config.average)
@@ -186,35 +193,35 @@ class Run:
         self.best: tuple[int, float] | None = None  # step, validation loss
         self.best_weights: list[Tensor] = []
 
-    def advance(self, batches: Ahead) -> float:
+    def advance(self, batches: Prefetcher) -> float:
         """One optimizer step; returns the norm of the gradients."""
         config = self.config
         self._train_mode(True)
-        share = optim.share(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
+        factor = optim.lr_factor(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.rate * share
+            group["lr"] = config.learning_rate * factor
         total = 0.0
         for micro in range(config.accumulate):
-            batch = batches.take()
+            batch = batches.next_batch()
             with self.precision.forward():
                 loss = self.learner.loss(batch)
             if not math.isfinite(value := float(loss.detach())):
-                raise LimosaError(self._explosion(value, loss, batch, self.step * config.accumulate + micro))
+                raise LimosaError(self._describe_loss(value, loss, batch, self.step * config.accumulate + micro))
             self.precision.backward(loss / config.accumulate)
             total += value / config.accumulate
         self.strategy.before_step()
         try:
-            norm = self.precision.step(self.optimizer, self.parameters, config.clip)
+            norm = self.precision.step(self.optimizer, self.parameters, config.max_grad_norm)
         except NotFinite as error:
-            raise LimosaError(f"step {self.step}: {error}; largest: {self._largest()}") from error
+            raise LimosaError(f"step {self.step}: {error}; largest: {self._largest_gradients()}") from error
         self.strategy.after_step(self.step)
         self.average.update(self.step)
         self.step += 1
         self.loss = total if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * total
         return norm
 
-    def _explosion(self, value: float, loss: Tensor, batch: Batch, number: int) -> str:
-        """What to say of a loss that is not finite: where it was, which rows of the batch, which gradients."""
+    def _describe_loss(self, value: float, loss: Tensor, batch: Batch, number: int) -> str:
+        """The message for a loss that is not finite: the step, the batch, its rows and the largest gradients."""
         self._train_mode(False)  # a row alone has no statistics, and nothing is to be dropped out
         with torch.no_grad(), self.precision.forward():
             alone = [float(self.learner.loss(batch.rows(slice(row, row + 1)))) for row in range(len(batch))]
@@ -223,16 +230,17 @@ class Run:
         for parameter, gradient in zip(self.parameters, self._gradients(loss), strict=True):
             parameter.grad = gradient
         return (
-            f"the loss of step {self.step} is {value} (batch {number}, {rows}); largest gradients: {self._largest()}; "
-            f"lower the rate {self.config.rate}, clip earlier, or look into the batch"
+            f"the loss of step {self.step} is {value} (batch {number}, {rows}); largest gradients: "
+            f"{self._largest_gradients()}; lower the learning rate {self.config.learning_rate} or max_grad_norm, or "
+            "look into the batch"
         )
 
     def _gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
         """Gradients of `loss` without the hooks of a strategy: the other ranks do not take part."""
         return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
-    def _largest(self, number: int = 3) -> str:
-        """The names of the weights with the largest gradients, what is not finite first."""
+    def _largest_gradients(self, number: int = 3) -> str:
+        """The names of the weights with the largest gradients; those that are not finite come first."""
         named = self.learner.named_parameters() if isinstance(self.learner, nn.Module) else ()
         names = {id(parameter): name for name, parameter in named}
         norms = [
@@ -261,7 +269,7 @@ class Run:
             self.best_weights = [value.clone() for value in (*self.average.mean, *self.buffers)]
 
     @property
-    def exhausted(self) -> bool:
+    def out_of_patience(self) -> bool:
         """Whether validation has not improved for longer than the patience."""
         waited = 0 if self.best is None else (self.step - self.best[0]) // self.config.validate_every
         return 0 < self.config.patience <= waited
@@ -295,7 +303,7 @@ class Run:
         """All that an exact resume needs; the position in the data is the step itself."""
         return {
             "format": FORMAT,
-            "made_by": self._makers(),
+            "kinds": self._kinds(),
             "step": self.step,
             "loss": self.loss,
             "validation": self.validation,
@@ -304,8 +312,8 @@ class Run:
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average.kept,
             "buffers": self.buffers,
-            "optimizer": self._moments(),
-            "moves": dict.fromkeys(self._moved(), True),  # a dict, so that those of all ranks can be joined
+            "optimizer": self._optimizer_state(),
+            "owned": dict.fromkeys(self._owned_places(), True),  # a dict, so that those of all ranks can be merged
             "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": [state.get_state() for state in self._generators()],
@@ -322,8 +330,8 @@ class Run:
         shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
         if shapes[0] != shapes[1]:
             raise DataError("the checkpoint is of a model with other options; start anew in another folder")
-        for own, its in zip(self._makers(), state.get("made_by", self._makers()), strict=True):
-            if own != its and "Alone" not in (own, its):  # one process has nothing that a strategy could miss
+        for own, its in zip(self._kinds(), state.get("kinds", self._kinds()), strict=True):
+            if own != its and "SingleProcess" not in (own, its):  # one process has nothing that a strategy could miss
                 raise UsageError(f"the checkpoint is of a run with {its}, not {own}; name the same, or start anew")
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
         self.best = tuple(state["best"]) if state["best"] else None
@@ -336,32 +344,32 @@ class Run:
             ):
                 for target, value in zip(mine, state[saved], strict=True):
                     target.copy_(value)
-        if lacking := set(self._moved()) - set(state.get("moves", self._moved())):
+        if lacking := set(self._owned_places()) - set(state.get("owned", self._owned_places())):
             raise UsageError(
                 f"the checkpoint of this process lacks the optimizer's state of {len(lacking)} weights that others "
                 "moved; keep the group and zero as they were, or start anew in another folder"
             )
-        self._take_moments(state["optimizer"])
+        self._load_optimizer_state(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.strategy.load_state_dict(state["strategy"])
         for generator, saved in zip(self._generators(), state["random"] or (), strict=bool(state["random"])):
             generator.set_state(saved)
 
-    def _makers(self) -> list[str]:
-        """Whose state a checkpoint holds."""
+    def _kinds(self) -> list[str]:
+        """The strategy and the optimizer whose state a checkpoint holds."""
         return [type(self.strategy).__name__, self.config.optimizer]
 
-    def _moments(self) -> dict[int, Any]:
+    def _optimizer_state(self) -> dict[int, Any]:
         """The optimizer's state of each weight that this rank moves, by the weight's place among all."""
         return {i: self.optimizer.state[p] for i, p in enumerate(self.parameters) if p in self.optimizer.state}
 
-    def _take_moments(self, saved: Mapping[int, Any]) -> None:
-        """Go on from `_moments`, of this rank's weights. Rates and decays are those of the config."""
+    def _load_optimizer_state(self, saved: Mapping[int, Any]) -> None:
+        """Go on from `_optimizer_state`, of this rank's weights; learning rates and decays are those of the config."""
         own = self.optimizer.state_dict()
-        own["state"] = {k: saved[place] for k, place in enumerate(self._moved()) if place in saved}
+        own["state"] = {k: saved[place] for k, place in enumerate(self._owned_places()) if place in saved}
         self.optimizer.load_state_dict(own)
 
-    def _moved(self) -> list[int]:
+    def _owned_places(self) -> list[int]:
         """The places, among all weights, of those that this rank's optimizer moves, in its order."""
         place = {id(p): i for i, p in enumerate(self.parameters)}
         return [place[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
@@ -378,7 +386,7 @@ class Run:
 
 
 class _Clock:
-    """Time left, from the speed of the last steps rather than of the whole run."""
+    """Estimates the time left from the speed of the last steps."""
 
     def __init__(self, step: int) -> None:
         self.step, self.time, self.pace = step, time.monotonic(), math.nan

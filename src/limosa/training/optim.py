@@ -1,4 +1,4 @@
-"""Optimizers by name, their parameter groups, schedules of the rate, and the moving average of the weights."""
+"""Optimizers by name, their parameter groups, learning-rate schedules, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ from limosa.training.lars_lamb import LAMB, LARS
 Kind = Literal["adamw", "sgd", "lars", "lamb"]
 Schedule = Literal["cosine", "polynomial"]
 
-FLOOR = 0.02  # share of the peak rate at which the cosine ends
+FLOOR = 0.02  # factor of the peak learning rate at which the cosine ends
 
 
-def build(kind: Kind, parameters: Iterable[nn.Parameter], *, rate: float, decay: float) -> torch.optim.Optimizer:
+def build(
+    kind: Kind, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """The optimizer called `kind`, over the groups of `groups`.
 
     adamw: Loshchilov and Hutter 2019, betas 0.9 and 0.98. sgd: momentum 0.9. lars, lamb: see `large_batch`.
     """
-    parts: list[dict[str, Any]] = groups(parameters, decay=decay)
+    parts: list[dict[str, Any]] = groups(parameters, weight_decay=weight_decay)
     if kind == "lars":
-        return LARS(parts, rate=rate)
+        return LARS(parts, learning_rate=learning_rate)
     if kind == "lamb":
-        return LAMB(parts, rate=rate)
+        return LAMB(parts, learning_rate=learning_rate)
     for part in parts:
         part.pop("adapt")
     if kind == "sgd":
-        return torch.optim.SGD(parts, lr=rate, momentum=0.9)
-    return torch.optim.AdamW(parts, lr=rate, betas=(0.9, 0.98))
+        return torch.optim.SGD(parts, lr=learning_rate, momentum=0.9)
+    return torch.optim.AdamW(parts, lr=learning_rate, betas=(0.9, 0.98))
 
 
-def groups(parameters: Iterable[nn.Parameter], *, decay: float) -> list[dict[str, Any]]:
-    """What is trained, as groups by rule: matrices decay and have their rate adapted; biases, norms and other vectors
-    do neither (Jia et al. 2018, section 3.2)."""
+def groups(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: matrices decay and have adapted learning rates; biases, norms and other vectors do neither.
+
+    Source: Jia et al. 2018, section 3.2.
+    """
     trained = [p for p in parameters if p.requires_grad]
     found = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay, "adapt": True},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay, "adapt": True},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, "adapt": False},
     ]
     return [group for group in found if group["params"]]
@@ -52,21 +56,21 @@ def described(optimizer: torch.optim.Optimizer) -> list[str]:
     for group in optimizer.param_groups:
         what = "matrices" if group["params"][0].ndim >= 2 else "biases, norms and other vectors"
         size = sum(p.numel() for p in group["params"])
-        adapted = ", rate adapted" if group.get("adapt") else ""
+        adapted = ", adapted learning rates" if group.get("adapt") else ""
         decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
         lines.append(f"{type(optimizer).__name__}: {len(group['params'])} {what} ({size:,} numbers), {decay}{adapted}")
     return lines
 
 
-def share(schedule: Schedule, step: int, *, steps: int, warmup: int) -> float:
-    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then down by `schedule`."""
+def lr_factor(schedule: Schedule, step: int, *, steps: int, warmup: int) -> float:
+    """Factor of the peak learning rate at `step` (from 0): linear up over `warmup` steps, then down by `schedule`."""
     if schedule == "polynomial":
         return warmup_polynomial(step, steps=steps, warmup=warmup)
     return warmup_cosine(step, steps=steps, warmup=warmup)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
-    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then half a cosine down to `FLOOR`."""
+    """Factor of the peak learning rate: linear up over `warmup` steps, then half a cosine down to `FLOOR`."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -74,16 +78,16 @@ def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
 
 
 def warmup_polynomial(step: int, *, steps: int, warmup: int) -> float:
-    """Share of the peak rate at `step` (from 0): linear up over `warmup` steps, then the square of what is left."""
+    """Factor of the peak learning rate: linear up over `warmup` steps, then the square of what is left."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return (1.0 - min(1.0, done)) ** 2
 
 
-def linear_scaled(rate: float, *, batch: int, base: int) -> float:
-    """The rate for `batch` rows per step where `rate` is right for `base` (Goyal et al. 2017)."""
-    return rate * batch / base
+def linear_scaled(learning_rate: float, *, batch: int, base: int) -> float:
+    """The learning rate for `batch` rows per step where `learning_rate` is right for `base` (Goyal et al. 2017)."""
+    return learning_rate * batch / base
 
 
 class Average:

@@ -1,8 +1,7 @@
-"""Batches prepared in a thread while the step before is computed, and how long the run waited for them.
+"""Prefetch batches in a background thread, and measure how long the run waits for them.
 
-As in Jia et al. 2018, the data of a step should be there before the step begins. What is prepared ahead is the same as
-what would be asked for in turn: a batch is a function of its number. With a GPU, batches are pinned, so that copying
-them does not stop it.
+As in Jia et al. 2018, the data of a step should be there before the step begins. The batches are the same as without
+prefetching, for a batch is a function of its number. For a GPU they are pinned, so that copying does not stop it.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import torch
 
 from limosa.core import Batch, Batches
 
-AHEAD = 2  # batches prepared beyond the one in use
+PREFETCH = 2  # batches prepared beyond the one in use
 
 
-class Ahead:
-    """`batches` from number `first` up to, not including, `last`, in turn, on `device`."""
+class Prefetcher:
+    """Gives `batches` from number `first` up to, not including, `last`, on `device`."""
 
     def __init__(self, batches: Batches, first: int, last: int, device: torch.device) -> None:
         self.batches, self.next, self.last, self.device = batches, first, last, device
@@ -30,11 +29,11 @@ class Ahead:
         self.began: float | None = None  # when the first batch was asked for
         self.waited = 0.0  # seconds, in all
 
-    def take(self) -> Batch:
+    def next_batch(self) -> Batch:
         """The next batch; raises what preparing it raised."""
         asked = time.perf_counter()
         self.began = asked if self.began is None else self.began
-        while len(self.under_way) <= AHEAD and self.next < self.last:
+        while len(self.under_way) <= PREFETCH and self.next < self.last:
             self.under_way.append(self.thread.submit(self._prepared, self.next))
             self.next += 1
         batch = self.under_way.popleft().result()
@@ -42,8 +41,8 @@ class Ahead:
         return batch.to(self.device, non_blocking=True)
 
     @property
-    def share(self) -> float:
-        """The share of the time since the first batch was asked for that went by waiting for batches."""
+    def waited_fraction(self) -> float:
+        """The fraction of the time since the first batch was asked for that was spent waiting for batches."""
         gone = 0.0 if self.began is None else time.perf_counter() - self.began
         return self.waited / gone if gone else 0.0
 
@@ -51,7 +50,7 @@ class Ahead:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Forget what nobody asked for."""
+        """Drop what nobody asked for."""
         self.thread.shutdown(cancel_futures=True)
 
     def _prepared(self, number: int) -> Batch:

@@ -1,35 +1,30 @@
-"""Strategies: how the replicas of a model on several processes stay one model. They live at the optimizer's edges.
+"""Strategies: how the replicas of a model on several processes stay one model.
 
-Here are the protocol, the strategy of a single process, and all of them by name; `parallel` and `rounds` hold the rest.
+A strategy is called by the train loop around each optimizer step. `Strategy` is the base class, whose methods do what a
+single process needs: nothing. `parallel` holds those that average gradients at every step, `rounds` those that average
+weights once in a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from limosa.core import Learner, configured
 from limosa.errors import UsageError
-from limosa.training.distributed.data_parallel import (
-    DataParallel,
-    DataParallelConfig,
-    Hierarchical,
-    HierarchicalConfig,
-    ZeRO,
-)
-from limosa.training.distributed.local_sgd import CO2, CO2Config, LocalSGD, LocalSGDConfig
 
 
-class Strategy(Protocol):
-    """What the train loop calls around each optimizer step."""
+class Strategy:
+    """What the train loop calls around each optimizer step. A subclass overrides what it changes."""
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """Those of `parameters` that the optimizer of this rank moves; asked before `attach`."""
+    def owned_parameters(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+        """Those of `parameters` that the optimizer of this rank moves: all. Asked before `attach`."""
+        return parameters
 
-    def attach(self, model: Learner, micro_batches: int) -> None:
+    def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal, before the first step; each step sums the gradients of `micro_batches`."""
 
     def before_step(self) -> None:
@@ -39,59 +34,45 @@ class Strategy(Protocol):
         """The optimizer has moved, or skipped a step that overflowed; `step` counts from 0."""
 
     def finish(self) -> None:
-        """Drain what is under way; afterwards replicas are equal and may be evaluated or saved."""
+        """Complete what is under way; afterwards replicas are equal and may be evaluated or saved."""
 
     def agree(self, numbers: Sequence[Tensor]) -> None:
         """Make `numbers`, which may differ between replicas, the same on all, in place."""
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
 
 
-class Alone:
-    """One process: nothing to agree on."""
-
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """All."""
-        return parameters
-
-    def attach(self, model: Learner, micro_batches: int) -> None:
-        """Nothing: there is one replica."""
-
-    def before_step(self) -> None:
-        """Nothing: gradients are already whole."""
-
-    def after_step(self, step: int) -> None:
-        """Nothing to exchange."""
-
-    def finish(self) -> None:
-        """Nothing is under way."""
-
-    def agree(self, numbers: Sequence[Tensor]) -> None:
-        """Nothing to agree on."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-
-STRATEGIES: dict[str, tuple[Any, Any]] = {
-    "data-parallel": (DataParallel, DataParallelConfig),
-    "hierarchical": (Hierarchical, HierarchicalConfig),
-    "zero": (ZeRO, DataParallelConfig),
-    "local-sgd": (LocalSGD, LocalSGDConfig),
-    "co2": (CO2, CO2Config),
-}
+class SingleProcess(Strategy):
+    """The strategy of a single process, which has nobody to agree with."""
 
 
 KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str}
-NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+
+
+def strategies() -> dict[str, tuple[Any, Any]]:
+    """The strategies of several processes by name: class and config."""
+    from limosa.training.distributed.data_parallel import (
+        DataParallel,
+        DataParallelConfig,
+        Hierarchical,
+        HierarchicalConfig,
+        ZeRO,
+    )
+    from limosa.training.distributed.local_sgd import CO2, CO2Config, LocalSGD, LocalSGDConfig
+
+    return {
+        "data-parallel": (DataParallel, DataParallelConfig),
+        "hierarchical": (Hierarchical, HierarchicalConfig),
+        "zero": (ZeRO, DataParallelConfig),
+        "local-sgd": (LocalSGD, LocalSGDConfig),
+        "co2": (CO2, CO2Config),
+    }
 
 
 def choose(name: str, options: Mapping[str, Any]) -> Strategy:
@@ -99,12 +80,13 @@ def choose(name: str, options: Mapping[str, Any]) -> Strategy:
 
     Raises: UsageError if there is no such strategy or option, or an option is of another kind or out of range.
     """
-    if name not in STRATEGIES:
-        raise UsageError(f"strategy is {name!r}; choose one of {', '.join(STRATEGIES)}")
-    build, config = STRATEGIES[name]
+    known = strategies()
+    if name not in known:
+        raise UsageError(f"strategy is {name!r}; choose one of {', '.join(known)}")
+    build, config = known[name]
     for option in fields(config):
         value, kind = options.get(option.name, option.default), type(option.default)
         if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
-            raise UsageError(f"{option.name} of strategy {name} is {value!r}; it must be {NAMES[kind]}")
+            raise UsageError(f"{option.name} of strategy {name} is {value!r}; it must be {KIND_NAMES[kind]}")
     strategy: Strategy = build(configured(config, options, f"strategy {name}"))
     return strategy

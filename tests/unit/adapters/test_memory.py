@@ -19,7 +19,7 @@ from limosa.training.loop import TrainConfig
 from unit.adapters.conftest import Last, panel_of, seasons
 
 TINY = MemoryConfig(context=48, horizon=12, ahead=4, width=16, token=8)
-QUICK = TrainConfig(steps=30, rate=5e-3, warmup=5, average=0.9, validate_every=15)
+QUICK = TrainConfig(steps=30, learning_rate=5e-3, warmup=5, average=0.9, validate_every=15)
 SIZES = CourseConfig(context=48, horizon=12, windows=400, judges=200, batch_size=64)
 
 

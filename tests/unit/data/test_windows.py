@@ -8,7 +8,7 @@ import torch
 
 from limosa.core import Window
 from limosa.data.panel import Panel
-from limosa.data.windows import Windows, permuted
+from limosa.data.windows import Windows, enumerate_windows, permuted
 from limosa.errors import DataError, UsageError
 
 
@@ -134,3 +134,39 @@ def test_impossible_windows_are_refused_with_the_fix() -> None:
     for bad in ({"horizon": 0}, {"min_context": 4}, {"rank": 1}, {"weights": [1.0]}, {"weights": [0.0, 0.0]}):
         with pytest.raises(UsageError):
             Windows(panel(5, 6), **{**good, **bad})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("from_end", [False, True])
+@pytest.mark.parametrize("last", [None, 1, 3])
+@pytest.mark.parametrize("origin", [0, np.array([0, 0, 9, 1, 0, 25])])
+def test_windows_are_enumerated_as_a_loop_over_all_cutoffs_would_find_them(from_end, last, origin) -> None:
+    lengths, past, horizon, stride = np.array([3, 9, 20, 1, 0, 30]), 2, 3, 4
+    expected = []
+    for number, length in enumerate(lengths):
+        first = max(past, np.broadcast_to(origin, lengths.shape)[number])
+        cutoffs = list(range(first, length - horizon + 1))
+        cutoffs = cutoffs[::-1][::stride][::-1] if from_end else cutoffs[::stride]
+        expected += [(number, cutoff) for cutoff in cutoffs[-(last or 99) :]]
+    grid = enumerate_windows(
+        lengths, horizon=horizon, past=past, stride=stride, origin=origin, last=last, from_end=from_end
+    )
+    found = grid[:]
+    assert list(zip(found.series, found.cutoff, strict=True)) == expected
+    assert len(grid) == len(found) == len(expected)
+    some = grid[np.array([1, 0, 1])]
+    assert list(zip(some.series, some.cutoff, strict=True)) == [expected[1], expected[0], expected[1]]
+    assert [len(part) for part in found.batches(2)] == [2] * (len(found) // 2) + [1] * (len(found) % 2)
+
+
+def test_the_span_of_a_window_is_the_stamps_of_its_first_and_last_row_inside_the_series() -> None:
+    first, last = enumerate_windows(np.array([9, 20]), horizon=4, stride=5)[:].spans(panel(9, 20), context=3, horizon=4)
+    assert first.tolist() == [0, 0, 3, 8, 13]
+    assert last.tolist() == [4, 4, 9, 14, 19]
+
+
+def test_a_sample_of_windows_is_seeded_without_repeats_and_in_order() -> None:
+    whole = enumerate_windows(np.array([40]), horizon=1)[:]
+    cutoffs = whole.sampled(10, seed=3).cutoff.tolist()
+    assert cutoffs == sorted(set(cutoffs)) == whole.sampled(10, seed=3).cutoff.tolist()
+    assert len(cutoffs) == 10
+    assert len(whole.sampled(99, seed=3)) == len(whole)

@@ -8,13 +8,13 @@ from torch import Tensor
 from limosa.nn import lags as lag_module
 from limosa.nn.rules import LAST, RULES, apply_rules, find_repeats
 
-AHEAD = 48
+PREFETCH = 48
 COPY, OTHER, CYCLE, LEVELLED, MOVED, HOLD, MIRROR, RECENT = range(RULES)
 
 
 def rules_of(z: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     seen = torch.ones_like(z, dtype=torch.bool) if observed is None else observed
-    return apply_rules(find_repeats(torch.where(seen, z, 0.0), seen, ahead=AHEAD, longest_lag=256))
+    return apply_rules(find_repeats(torch.where(seen, z, 0.0), seen, ahead=PREFETCH, longest_lag=256))
 
 
 def season(length: int, period: int = 24) -> Tensor:
@@ -24,7 +24,7 @@ def season(length: int, period: int = 24) -> Tensor:
 
 
 def test_a_clean_season_is_copied_and_the_copy_is_trusted():
-    truth = season(480 + AHEAD)
+    truth = season(480 + PREFETCH)
     rules, errors = rules_of(truth[:, :480])
     for rule in (COPY, CYCLE, LEVELLED, MOVED):
         torch.testing.assert_close(rules[..., rule], truth[:, 480:], atol=1e-4, rtol=0.0)
@@ -32,7 +32,7 @@ def test_a_clean_season_is_copied_and_the_copy_is_trusted():
 
 
 def test_a_season_that_moved_is_copied_at_its_new_level():
-    truth = season(480 + AHEAD)
+    truth = season(480 + PREFETCH)
     truth[:, 470:] += 5.0  # ten steps ago: the copy of the first steps ahead does not know yet
     rules, _ = rules_of(truth[:, :480])
     torch.testing.assert_close(rules[:, :8, MOVED], truth[:, 480:488], atol=1e-3, rtol=0.0)
@@ -42,7 +42,7 @@ def test_a_season_that_moved_is_copied_at_its_new_level():
 def test_a_line_is_gone_on_along_and_held_worse():
     line = torch.arange(200.0)[None] / 50.0
     rules, errors = rules_of(line)
-    ahead = torch.arange(200.0, 200.0 + AHEAD)[None] / 50.0
+    ahead = torch.arange(200.0, 200.0 + PREFETCH)[None] / 50.0
     torch.testing.assert_close(rules[..., MIRROR], ahead, atol=1e-4, rtol=0.0)
     assert bool((errors[..., MIRROR] < 0.1 * errors[..., HOLD]).all())
 
@@ -52,8 +52,8 @@ def test_the_error_of_holding_is_the_mean_squared_difference(monkeypatch):
     walk = torch.randn(2, 300, generator=torch.Generator().manual_seed(1)).cumsum(1)
     walk = (walk - walk.mean(1, keepdim=True)) / walk.std(1, keepdim=True)
     rules, errors = rules_of(walk)
-    assert torch.equal(rules[..., LAST], walk[:, -1:].expand(-1, AHEAD))
-    for lead in (1, 7, AHEAD):
+    assert torch.equal(rules[..., LAST], walk[:, -1:].expand(-1, PREFETCH))
+    for lead in (1, 7, PREFETCH):
         made = (walk[:, lead:] - walk[:, :-lead]).square().mean(1)
         torch.testing.assert_close(errors[:, lead - 1, HOLD], made, rtol=1e-3, atol=1e-4)
 
@@ -76,7 +76,7 @@ def test_holes_are_not_taken_for_values():
 
 def test_a_series_without_a_period_holds_its_last_value():
     walk = torch.randn(4, 400, generator=torch.Generator().manual_seed(4)).cumsum(1) / 20.0
-    repeats = find_repeats(walk, torch.ones_like(walk, dtype=torch.bool), ahead=AHEAD, longest_lag=256)
+    repeats = find_repeats(walk, torch.ones_like(walk, dtype=torch.bool), ahead=PREFETCH, longest_lag=256)
     none = repeats.lags[:, 0] == 1
     assert bool(none.any())
     rules, _ = apply_rules(repeats)

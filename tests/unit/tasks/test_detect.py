@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -258,17 +260,23 @@ def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
             limosa.detect(table(50, 1), model=tmp_path)
 
 
-def test_a_save_that_is_cut_short_leaves_no_detector_with_the_heights_of_another(place, tmp_path, monkeypatch):
+def test_a_save_that_is_killed_between_two_files_leaves_no_detector_with_the_heights_of_another(
+    place, tmp_path, monkeypatch
+):
     known = Trained.load(place / "saved")
     known.save(tmp_path)
+    other, replace, done = dataclasses.replace(known, tails=known.tails[::-1]), Path.replace, []
 
-    def stopped(folder):
-        raise KeyboardInterrupt
+    def killed(self, target):
+        if done:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(self, target)
 
-    monkeypatch.setattr(known.detector, "save_pretrained", stopped)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        known.save(tmp_path)
-    with pytest.raises(ModelNotFound, match="save the detector again"):
+        other.save(tmp_path)
+    with pytest.raises(DataError, match=r"detection\.json was not saved together with model\.safetensors"):
         Trained.load(tmp_path)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from limosa.errors import DataError, Interrupted, LimosaError, UsageError
 from limosa.tasks import pretrain as recipe
 from limosa.tasks import train as training
 from limosa.tasks.pretrain import pretrain
-from limosa.training import checkpoint
+from limosa.training import checkpoint, loop
 from limosa.training.distributed import ranks
 from limosa.training.distributed.local_sgd import CO2, Round
 from limosa.training.loop import Progress
@@ -26,14 +28,16 @@ from limosa.training.loop import Progress
 @pytest.fixture
 def two(monkeypatch):
     """This process as the second of two."""
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=1, world=2, machine=2, local=1))
+    monkeypatch.setattr(
+        ranks, "current_rank", lambda: ranks.Rank(rank=1, world_size=2, local_world_size=2, local_rank=1)
+    )
     monkeypatch.setattr(ranks, "lowest", lambda number: number)
 
 
 def test_the_rate_is_scaled_to_what_a_step_takes():
     assert training.scaled(0.1, None, 4096) == 0.1
     assert training.scaled(0.1, 256, 4096) == pytest.approx(1.6)
-    with pytest.raises(UsageError, match="rate_batch is 0"):
+    with pytest.raises(UsageError, match="learning_rate_batch is 0"):
         training.scaled(0.1, 0, 4096)
 
 
@@ -63,12 +67,12 @@ def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
 
 
 def test_rank_0_leaves_a_line_per_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Here(rank=0, world=2, machine=2))
+    monkeypatch.setattr(ranks, "current_rank", lambda: ranks.Rank(rank=0, world_size=2, local_world_size=2))
     plan = training.choose_strategy("co2", {"tau": 5}, tmp_path / "new")
     assert isinstance(plan, CO2)
     assert plan.on_round is not None
     for step in (10, 15):
-        plan.on_round(Round(step=step, tau=5, computing=2.0, travelling=1.0, waiting=0.25))
+        plan.on_round(Round(step=step, tau=5, computing=2.0, communicating=1.0, waiting=0.25))
     lines = [json.loads(line) for line in (tmp_path / "new" / training.ROUNDS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 15]
     assert lines[0]["hidden"] == 0.75
@@ -162,8 +166,99 @@ def test_the_standard_input_is_for_one_process(tmp_path, two):
 
 def test_processes_share_the_rows_of_a_recipe_out_evenly():
     assert recipe._own(44, 4) == 11
-    with pytest.raises(UsageError, match="3 processes cannot share 44 rows"):
+    with pytest.raises(UsageError, match="3 processes cannot divide the 44 rows"):
         recipe._own(44, 3)
+
+
+def process(rows, seed=0):
+    """One series of an AR(6) process with noise of deviation 1 that swings every 8 rows and ends in zeros, its mean."""
+    coefficients, noise = [1.38, -0.95, 0.05, -0.02, 0.03, -0.02], np.random.default_rng(seed).normal(size=rows + 100)
+    y = np.zeros(rows + 100)
+    for t in range(6, rows + 100):
+        y[t] = y[t - 6 : t][::-1] @ coefficients + noise[t]
+    y[-4:] = 0.0
+    return limosa.Panel.read({"unique_id": np.zeros(rows), "ds": np.arange(rows), "y": y[100:]}, freq=1)
+
+
+SMALL = {"width": 8, "layers": 1, "heads": 2, "patch": 4}
+SIZES = {"horizon": 4, "context": 16, "steps": 20, "batch_size": 16, "learning_rate": 1e-2, "options": SMALL}
+
+
+def squared_error(model, panel):
+    cutoff = np.arange(40, 590, 7)
+    window = panel.window(np.zeros_like(cutoff), cutoff, context=16, horizon=4, dtype=torch.float32)
+    found = model.forecast(dataclasses.replace(window, future=None)).at(0.5)
+    return float((found - window.future).square().mean())
+
+
+def test_one_series_is_validated_on_many_windows_so_that_weights_that_have_learnt_are_kept(tmp_path, caplog):
+    panel = process(600)
+    before = limosa.train(panel, tmp_path / "before", **SIZES | {"learning_rate": 1e-9}, refit=False)
+    with caplog.at_level(logging.INFO, "limosa"):
+        kept = limosa.train(panel, tmp_path / "kept", **SIZES, refit=False)
+        last = limosa.train(panel, tmp_path / "last", **SIZES)
+    assert "validating on 64 windows of the last 120 rows" in caplog.text
+    # The zeros of the last rows suit weights that have not learnt, so that one window there chose those of step 2.
+    assert squared_error(kept, panel) < 0.96 * squared_error(before, panel)
+    assert squared_error(last, panel) < squared_error(kept, panel)
+
+
+@pytest.mark.parametrize("lengths", [[1500], [60], [9, 3, 40, 700], [30] * 70])
+def test_no_answer_of_validation_is_a_row_that_is_trained_on(lengths):
+    series, row = np.repeat(np.arange(len(lengths)), lengths), np.concatenate([np.arange(n) for n in lengths])
+    panel = limosa.Panel.read({"unique_id": series, "ds": row, "y": 10_000.0 * series + row}, freq=1)
+    past, held = training.held_back(panel, 6, 4, 32)
+    answers = torch.cat([window.future for window in held]).flatten()
+    assert answers.isfinite().all()
+    assert not set(answers.tolist()) & set(past.values.ravel().tolist())
+    assert len(answers) // 4 == min(max(64, len(lengths)), sum(max(1, n // 5 - 3) for n in lengths if n > 4))
+    assert {int(v) // 10_000 for v in answers.tolist()} == {i for i, n in enumerate(lengths) if n > 4}
+    assert all(
+        n <= max(0.2 * whole, 4) for n, whole in zip(lengths - past_lengths(past, lengths), lengths, strict=True)
+    )
+
+
+def past_lengths(past, lengths):
+    """Rows that are left of each series of the whole panel."""
+    left = dict(zip(map(int, past.ids), past.lengths, strict=True))
+    return np.array([left.get(i, 0) for i in range(len(lengths))])
+
+
+def test_a_refit_goes_on_for_as_many_steps_as_led_to_the_best_weights_and_sees_the_newest_rows(tmp_path, monkeypatch):
+    panel, seen, told = process(400), [], []
+    real = loop.fit
+
+    def watched(learner, batches, config, **options):
+        seen.append((batches.panel.lengths.tolist(), config.steps))
+        return real(learner, batches, config, **options)
+
+    monkeypatch.setattr(loop, "fit", watched)
+    limosa.train(panel, tmp_path / "a", **SIZES, on_progress=lambda done, total, note="": told.append(done))
+    (early, steps), (whole, more) = seen
+    assert (early, whole, steps) == ([320], [400], 20)
+    assert told == list(range(1, 20 + more + 1))
+    lines = training._lines(tmp_path / "a" / training.STEPS)
+    assert lines[-1]["step"] == 20 + more
+
+
+@pytest.mark.parametrize("at", [13, 22, 26])
+def test_a_run_that_is_stopped_before_or_in_its_refit_goes_on_to_the_same_bits(tmp_path, at):
+    panel, sizes = process(400), SIZES | {"patience": 0}
+    whole = limosa.train(panel, tmp_path / "whole", **sizes)
+
+    def stop(done, total, note=""):
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        limosa.train(panel, tmp_path / "cut", **sizes, on_progress=stop)
+    told = []
+    cut = limosa.train(
+        panel, tmp_path / "cut", **sizes, resume=True, on_progress=lambda done, total, note="": told.append(done)
+    )
+    assert at - 6 < told[0] <= at
+    for mine, other in zip(cut.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 RECIPE = (Path(__file__).parents[3] / "recipes" / "limosa-small.toml").read_text()

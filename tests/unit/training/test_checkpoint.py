@@ -168,12 +168,12 @@ def test_states_are_joined_key_by_key_and_what_differs_is_averaged():
     third = torch.tensor([1.0, 0.1, 1e-8]) / 3
     one = {"step": 7, "weight": torch.tensor([1.0, 2.0]), "same": third, "moments": {0: {"m": torch.ones(1)}}}
     two = {"step": 7, "weight": torch.tensor([3.0, 2.0]), "same": third, "moments": {1: {"m": torch.zeros(1)}}}
-    joined = checkpoint.joined_states([one, two, two])
+    joined = checkpoint.merge_states([one, two, two])
     assert joined["step"] == 7
     torch.testing.assert_close(joined["weight"], torch.tensor([7 / 3, 2.0]))
     assert torch.equal(joined["same"], third)
     assert sorted(joined["moments"]) == [0, 1]
-    assert checkpoint.joined_states([{"list": [torch.zeros(1), 5]}, {"list": [torch.ones(1), 6]}]) == {"list": [0.5, 5]}
+    assert checkpoint.merge_states([{"list": [torch.zeros(1), 5]}, {"list": [torch.ones(1), 6]}]) == {"list": [0.5, 5]}
 
 
 def test_shards_are_of_the_newest_step_that_all_ranks_have(tmp_path):

@@ -27,7 +27,7 @@ def loss(model: nn.Module, step: int) -> Tensor:
 
 def trained(kind: str) -> list[Tensor]:
     model = network()
-    optimizer = build(kind, model.parameters(), rate=RATE, decay=DECAY)
+    optimizer = build(kind, model.parameters(), learning_rate=RATE, weight_decay=DECAY)
     for step in range(12):
         optimizer.zero_grad()
         loss(model, step).backward()
@@ -71,7 +71,7 @@ def test_an_optimizer_keeps_to_its_formula(kind, formula):
 def test_vectors_move_under_lars_as_under_sgd_with_momentum():
     ours, theirs = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([1.0, 2.0]))
     groups = [{"params": [ours], "weight_decay": 0.0, "adapt": False}]
-    pair = [LARS(groups, rate=0.1), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)]
+    pair = [LARS(groups, learning_rate=0.1), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)]
     for step in range(5):
         for weight, optimizer in zip((ours, theirs), pair, strict=True):
             weight.grad = torch.tensor([1.0, -0.5 * step])
@@ -85,7 +85,7 @@ def test_matrices_move_by_the_same_share_whatever_the_size_of_their_gradient(kin
     for size in (1e-3, 1.0, 1e3):
         weight = nn.Parameter(torch.full((4, 4), 2.0))
         weight.grad = torch.full((4, 4), size)
-        kind([{"params": [weight]}], rate=0.1).step()
+        kind([{"params": [weight]}], learning_rate=0.1).step()
         shares.append(float((weight.detach() - 2.0).norm() / 8.0))
     assert shares == pytest.approx([shares[0]] * 3, rel=1e-2)
     assert shares[0] == pytest.approx(0.1 * (0.001 if kind is LARS else 1.0), rel=1e-2)
@@ -95,13 +95,27 @@ def test_matrices_move_by_the_same_share_whatever_the_size_of_their_gradient(kin
 def test_a_weight_or_a_gradient_of_nothing_is_no_division_by_zero(kind):
     still, new = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.zeros(2, 2))
     unused = nn.Parameter(torch.ones(2, 2))
-    optimizer = kind([{"params": [still, new, unused]}], rate=0.1)
+    optimizer = kind([{"params": [still, new, unused]}], learning_rate=0.1)
     still.grad, new.grad = torch.zeros(2, 2), torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(still, torch.ones(2, 2))
     assert math.isfinite(float(new.detach().sum()))
     assert float(new.detach().sum()) < 0.0
     assert torch.equal(unused, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(("kind", "update"), [(LARS, 4.0), (LAMB, 1.0)])
+def test_a_layer_that_begins_at_zero_takes_its_first_step_at_the_whole_rate(kind, update):
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimizer = kind([{"params": [weight]}], learning_rate=0.1)
+    weight.grad = torch.full((2, 2), 4.0)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), -0.1 * update))
+    before = weight.detach().clone()
+    optimizer.step()  # adapted now: the velocity goes on, and 0.001 |w| is added to it
+    moved = (weight.detach() - before).norm()
+    expected = 0.9 * before.norm() + 0.1 * 0.001 * before.norm() if kind is LARS else 0.1 * before.norm()
+    torch.testing.assert_close(moved, expected)
 
 
 @pytest.mark.parametrize("kind", ["lars", "lamb"])
@@ -112,11 +126,11 @@ def test_a_state_comes_back(kind):
         optimizer.step()
 
     model = network()
-    optimizer = build(kind, model.parameters(), rate=RATE, decay=DECAY)
+    optimizer = build(kind, model.parameters(), learning_rate=RATE, weight_decay=DECAY)
     for number in range(3):
         step(model, optimizer, number)
     twin = copy.deepcopy(model)
-    again = build(kind, twin.parameters(), rate=9.9, decay=9.9)
+    again = build(kind, twin.parameters(), learning_rate=9.9, weight_decay=9.9)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(model, optimizer, 3)
     step(twin, again, 3)

@@ -18,7 +18,7 @@ from limosa.training import checkpoint
 from limosa.training.loop import Progress, Result, TrainConfig, fit
 
 CONFIG = TrainConfig(
-    steps=24, rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, precision="fp32", seed=3
+    steps=24, learning_rate=0.02, warmup=4, average=0.9, validate_every=6, checkpoint_every=5, precision="fp32", seed=3
 )
 
 
@@ -140,10 +140,14 @@ def test_a_frozen_parameter_stays():
 
 def test_the_learner_ends_with_the_averaged_weights_in_evaluation_mode():
     lever = Lever(best=0.0)
-    fit(lever, Sums(), replace(CONFIG, steps=50, warmup=0, rate=0.1, average=0.9, decay=0.0))
+    fit(lever, Sums(), replace(CONFIG, steps=50, warmup=0, learning_rate=0.1, average=0.9, weight_decay=0.0))
     averaged = float(lever.height.detach())
     assert not lever.training
-    fit(raw := Lever(best=0.0), Sums(), replace(CONFIG, steps=50, warmup=0, rate=0.1, average=0.0, decay=0.0))
+    fit(
+        raw := Lever(best=0.0),
+        Sums(),
+        replace(CONFIG, steps=50, warmup=0, learning_rate=0.1, average=0.0, weight_decay=0.0),
+    )
     assert 0.0 < averaged < float(raw.height.detach())
 
 
@@ -154,7 +158,14 @@ def lifted(patience: int, steps: int = 100) -> tuple[float, Result]:
     """The height at the end of a run that passes the best one, 2, near its 20th step."""
     lever = Lever(best=2.0)
     config = TrainConfig(
-        steps=steps, rate=0.1, warmup=0, decay=0.0, average=0.0, validate_every=5, patience=patience, seed=0
+        steps=steps,
+        learning_rate=0.1,
+        warmup=0,
+        weight_decay=0.0,
+        average=0.0,
+        validate_every=5,
+        patience=patience,
+        seed=0,
     )
     result = fit(lever, Sums(), config, validation=[Sums().batch(0)])
     return float(lever.height.detach()), result
@@ -258,7 +269,7 @@ def test_running_statistics_resume_bitwise_too(tmp_path):
 
 def test_a_run_stopped_early_is_not_taken_up_again(tmp_path):
     config = TrainConfig(
-        steps=100, rate=0.1, warmup=0, average=0.0, validate_every=5, patience=2, checkpoint_every=5, seed=0
+        steps=100, learning_rate=0.1, warmup=0, average=0.0, validate_every=5, patience=2, checkpoint_every=5, seed=0
     )
     validation = [Sums().batch(0)]
     first = fit(Lever(best=2.0), Sums(), config, validation=validation, folder=tmp_path)
@@ -286,7 +297,7 @@ def test_a_checkpoint_of_another_version_is_a_data_error(tmp_path):
     newest = checkpoint.latest(tmp_path)
     assert newest is not None
     state = newest / "state.json"
-    state.write_text(state.read_text().replace('["format", {"plain": 2}]', '["format", {"plain": 1}]'))
+    state.write_text(state.read_text().replace('["format", {"plain": 3}]', '["format", {"plain": 2}]'))
     with pytest.raises(DataError, match="another version"):
         fit_line(CONFIG, folder=tmp_path, resume=True)
 
@@ -394,8 +405,15 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
     "options",
     [
         *({"steps": 0}, {"accumulate": 0}, {"validate_every": 0}, {"checkpoint_every": 0}),
-        *({"average": 1.0}, {"average": -0.1}, {"rate": 0.0}, {"rate": math.nan}, {"clip": -1.0}, {"patience": -1}),
-        *({"warmup": -1}, {"decay": -0.1}, {"precision": "fp8"}, {"optimizer": "lion"}, {"schedule": "step"}),
+        *(
+            {"average": 1.0},
+            {"average": -0.1},
+            {"learning_rate": 0.0},
+            {"learning_rate": math.nan},
+            {"max_grad_norm": -1.0},
+            {"patience": -1},
+        ),
+        *({"warmup": -1}, {"weight_decay": -0.1}, {"precision": "fp8"}, {"optimizer": "lion"}, {"schedule": "step"}),
     ],
 )
 def test_an_option_out_of_range_is_named(options):

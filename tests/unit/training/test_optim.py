@@ -39,9 +39,9 @@ def test_the_rate_grows_in_proportion_with_the_batch():
 
 def test_groups_are_told_in_words():
     model = nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4))
-    lines = described(build("lars", model.parameters(), rate=0.1, decay=0.5))
+    lines = described(build("lars", model.parameters(), learning_rate=0.1, weight_decay=0.5))
     assert lines == [
-        "LARS: 1 matrices (12 numbers), decay 0.5, rate adapted",
+        "LARS: 1 matrices (12 numbers), decay 0.5, adapted learning rates",
         "LARS: 2 biases, norms and other vectors (8 numbers), no decay",
     ]
 
@@ -50,7 +50,7 @@ def test_groups_are_told_in_words():
 def test_only_matrices_decay_whatever_the_optimizer(kind):
     model = nn.Linear(3, 3)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = build(kind, model.parameters(), rate=0.1, decay=0.5)
+    optimizer = build(kind, model.parameters(), learning_rate=0.1, weight_decay=0.5)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -62,7 +62,7 @@ def test_only_matrices_decay():
     model = nn.Sequential(nn.Linear(3, 3), nn.RMSNorm(3))
     model[0].bias.data.fill_(1.0)
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = build("adamw", model.parameters(), rate=0.1, decay=0.5)
+    optimizer = build("adamw", model.parameters(), learning_rate=0.1, weight_decay=0.5)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -73,7 +73,7 @@ def test_only_matrices_decay():
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(3, 3)
     model.weight.requires_grad_(False)
-    (group,) = build("adamw", model.parameters(), rate=0.1, decay=0.5).param_groups
+    (group,) = build("adamw", model.parameters(), learning_rate=0.1, weight_decay=0.5).param_groups
     assert [id(p) for p in group["params"]] == [id(model.bias)]
     assert group["weight_decay"] == 0.0
 

@@ -12,7 +12,7 @@ from limosa.errors import UsageError
 from limosa.training.distributed import ranks
 from limosa.training.distributed.data_parallel import DataParallelConfig, HierarchicalConfig
 from limosa.training.distributed.local_sgd import CO2Config, LocalSGDConfig, Round
-from limosa.training.strategy import STRATEGIES, choose
+from limosa.training.strategy import choose, strategies
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _alone(monkeypatch):
 
 def test_a_process_without_a_launcher_is_the_only_one():
     with ranks.joined() as here:
-        assert here == ranks.Here(rank=0, world=1, machine=1)
+        assert here == ranks.Rank(rank=0, world_size=1, local_world_size=1)
     assert ranks.first()
     assert not ranks.launched()
     assert ranks.lowest(7) == 7
@@ -67,9 +67,9 @@ def test_a_process_that_was_started_anew_knows_how_often(monkeypatch):
     assert ranks.restarts() == 3
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategies())
 def test_every_strategy_is_found_by_name_with_options(name):
-    option = {"wire": "bf16"} if name in ("data-parallel", "hierarchical", "zero") else {"tau": 3}
+    option = {"comm_dtype": "bf16"} if name in ("data-parallel", "hierarchical", "zero") else {"tau": 3}
     (key, value), *_ = option.items()
     assert getattr(choose(name, option).config, key) == value
     with pytest.raises(UsageError, match=r"no such option.*colour"):
@@ -83,7 +83,7 @@ def test_every_strategy_is_found_by_name_with_options(name):
         ("co2", {"tau": 2.5}, "tau .* a whole number"),
         ("co2", {"clip": True}, "clip .* a number"),
         ("zero", {"bucket": "large"}, "bucket .* a number"),
-        ("zero", {"wire": 16}, "wire .* a word"),
+        ("zero", {"comm_dtype": 16}, "comm_dtype .* a word"),
     ],
 )
 def test_an_option_of_another_kind_is_named(name, option, found):
@@ -100,11 +100,11 @@ def test_an_unknown_strategy_is_named():
 @pytest.mark.parametrize(
     ("config", "options"),
     [
-        *((DataParallelConfig, option) for option in ({"wire": "int8"}, {"bucket": 0.0})),
-        *((HierarchicalConfig, option) for option in ({"wire": "int8"}, {"group": -1}, {"form": "ring"})),
+        *((DataParallelConfig, option) for option in ({"comm_dtype": "int8"}, {"bucket": 0.0})),
+        *((HierarchicalConfig, option) for option in ({"comm_dtype": "int8"}, {"group": -1}, {"form": "ring"})),
         (LocalSGDConfig, {"tau": 0}),
-        *((CO2Config, option) for option in ({"tau": -1}, {"momentum": 1.0}, {"clip": 0.0}, {"wire": "int8"})),
-        *((CO2Config, option) for option in ({"rate": 0.0}, {"timeout": 0.0})),
+        *((CO2Config, option) for option in ({"tau": -1}, {"momentum": 1.0}, {"clip": 0.0}, {"comm_dtype": "int8"})),
+        *((CO2Config, option) for option in ({"learning_rate": 0.0}, {"timeout": 0.0})),
     ],
 )
 def test_an_option_out_of_range_is_named(config, options):
@@ -112,14 +112,14 @@ def test_an_option_out_of_range_is_named(config, options):
         config(**options)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", strategies())
 def test_every_option_of_a_strategy_is_on_its_page(name):
     page = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text()
     for option in fields(choose(name, {}).config):
         assert f"`{option.name}`" in page, option.name
 
 
-def test_hidden_is_the_share_of_travelling_that_nobody_waited_for():
-    told = Round(step=9, tau=3, computing=1.0, travelling=2.0, waiting=0.5)
+def test_hidden_is_the_share_of_communicating_that_nobody_waited_for():
+    told = Round(step=9, tau=3, computing=1.0, communicating=2.0, waiting=0.5)
     assert told.hidden == 0.75
-    assert Round(step=9, tau=3, computing=1.0, travelling=0.0, waiting=0.0).hidden == 1.0
+    assert Round(step=9, tau=3, computing=1.0, communicating=0.0, waiting=0.0).hidden == 1.0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limosa.core import Window
 from limosa.training.loop import TrainConfig, fit
-from limosa.training.strategy import Alone
+from limosa.training.strategy import SingleProcess
 
 
 class Number(nn.Module):
@@ -26,7 +26,7 @@ class Ones:
         return Window(past=torch.ones(1, 1, 1), future=torch.ones(1, 1, 1), horizon=1)
 
 
-class Witness(Alone):
+class Witness(SingleProcess):
     """Writes down what it is called with and what it finds."""
 
     def __init__(self, model: Number) -> None:
@@ -53,7 +53,9 @@ class Witness(Alone):
         self.calls.append(("loaded", state["calls"]))
 
 
-CONFIG = TrainConfig(steps=2, accumulate=2, warmup=0, average=0.0, decay=0.0, rate=0.1, checkpoint_every=1)
+CONFIG = TrainConfig(
+    steps=2, accumulate=2, warmup=0, average=0.0, weight_decay=0.0, learning_rate=0.1, checkpoint_every=1
+)
 
 
 def test_a_strategy_sees_each_step_from_both_sides():
@@ -81,9 +83,9 @@ def test_a_strategy_state_is_in_the_checkpoint(tmp_path):
     assert witness.calls == ["attach", ("loaded", 5), "finish"]
 
 
-def test_alone_changes_nothing():
-    plain, alone = Number(), Number()
+def test_a_single_process_changes_nothing():
+    plain, single = Number(), Number()
     fit(plain, Ones(), CONFIG)
-    fit(alone, Ones(), CONFIG, strategy=Alone())
-    assert torch.equal(plain.weight, alone.weight)
-    assert Alone().state_dict() == {}
+    fit(single, Ones(), CONFIG, strategy=SingleProcess())
+    assert torch.equal(plain.weight, single.weight)
+    assert SingleProcess().state_dict() == {}

@@ -7,9 +7,11 @@ forecaster such as limosa-small nothing is trained. It costs one forecast per ro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +54,9 @@ class ForecastResidual(Sliding):
         self.calm = Calm(1, config.channels, config.scales)
         self._given = (forecaster,)  # in a tuple: a forecaster's weights are not the detector's
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, more: Mapping[str, Any] | None = None
+    ) -> None:
         """Write `config.json` and `model.safetensors`, without the forecaster, which the config names.
 
         Raises: UsageError if no name stands for the forecaster, LimosaError if the folder cannot be written.
@@ -62,7 +66,7 @@ class ForecastResidual(Sliding):
                 "no name stands for this detector's forecaster, so that it could not be found again; save the "
                 "forecaster and fit a detector with forecaster=FOLDER"
             )
-        super().save_pretrained(folder, dtype)
+        super().save_pretrained(folder, dtype, more)
 
     @cached_property
     def _forecaster(self) -> tuple[Forecaster]:

@@ -1,11 +1,11 @@
-"""Averages of flat buffers over all ranks: by which route, in which number format, and how far under way.
+"""All-reduce flat buffers over ranks: by several algorithms, in a chosen number format, with many under way at once.
 
-A *route* is a generator of hops. Each hop is an exchange already under way; the next one begins when the generator is
-advanced after the hop has ended. So many buffers can be under way at once while every exchange is begun by the calling
-thread, in the same order on all ranks, which is what collectives require.
+An *all-reduce algorithm* is a generator of stages. Each stage is a collective under way (`dist.Work`); the next one
+begins when the generator is advanced after the stage has ended. So many buffers can be under way while the calling
+thread begins every collective, in the same order on all ranks, as collectives require.
 
-The hierarchical routes follow Jia et al. 2018 (arXiv 1807.11205): its form by masters, and the form by shards in which
-every rank carries its part across. Which of two routes is faster at which size is measured here rather than set.
+The hierarchical algorithms follow Jia et al. 2018 (arXiv 1807.11205): one through the master of each group, and one by
+shards, in which every rank carries its part between groups. Which one is faster at which size is measured, not set.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from limosa.core import Learner
 from limosa.errors import LimosaError, UsageError
 from limosa.training.precision import FORMATS, Kind
 
-Wire = Kind  # the number format of what is sent
-Route = Callable[[Tensor], Iterator[Any]]  # sums a flat tensor in place; yields exchanges under way (dist.Work)
+CommDtype = Kind  # the number format of what is sent
+AllReduce = Callable[[Tensor], Iterator[Any]]  # sums a flat tensor in place; yields its stages (dist.Work)
 
-SIZES = (2**12, 2**16, 2**20)  # numbers per buffer at which routes are timed: 16 kB, 256 kB, 4 MB
+SIZES = (2**12, 2**16, 2**20)  # numbers per buffer at which algorithms are timed: 16 kB, 256 kB, 4 MB
 REPEATS = 3
 
 # torch 2.13 gave these new names and deprecates the old ones
@@ -39,82 +39,82 @@ _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_i
 log = logging.getLogger("limosa")
 
 
-# -- routes ------------------------------------------------------------------------------------------------------------
+# -- algorithms --------------------------------------------------------------------------------------------------------
 
 
-def plain(group: Any = None) -> Route:
+def flat_all_reduce(group: Any = None) -> AllReduce:
     """One all-reduce over all ranks of `group`."""
 
-    def route(flat: Tensor) -> Iterator[Any]:
+    def all_reduce(flat: Tensor) -> Iterator[Any]:
         yield dist.all_reduce(flat, group=group, async_op=True)
 
-    return route
+    return all_reduce
 
 
-def sharded(size: int) -> Route:
+def sharded_all_reduce(size: int) -> AllReduce:
     """Reduce-scatter inside groups of `size` ranks, all-reduce of the shards across groups, all-gather inside.
 
-    Between groups travels 1/size of what every rank holds.
+    Between groups 1/size of what every rank holds is sent.
     """
-    inner, across = groups(size)
+    inner, outer = groups(size)
 
-    def route(flat: Tensor) -> Iterator[Any]:
+    def all_reduce(flat: Tensor) -> Iterator[Any]:
         whole = F.pad(flat, (0, -len(flat) % size)) if len(flat) % size else flat
         shard = whole.new_empty(len(whole) // size)
         yield _reduce_scatter(shard, whole, group=inner, async_op=True)
-        yield dist.all_reduce(shard, group=across, async_op=True)
+        yield dist.all_reduce(shard, group=outer, async_op=True)
         yield _all_gather(whole, shard, group=inner, async_op=True)
         if whole is not flat:
             flat.copy_(whole[: len(flat)])
 
-    return route
+    return all_reduce
 
 
-def by_masters(size: int) -> Route:
+def master_all_reduce(size: int) -> AllReduce:
     """Reduce to the first of each group of `size` ranks, all-reduce among those, broadcast inside the group."""
-    inner, across = groups(size)
+    inner, outer = groups(size)
     rank = dist.get_rank()
     master = rank - rank % size
 
-    def route(flat: Tensor) -> Iterator[Any]:
+    def all_reduce(flat: Tensor) -> Iterator[Any]:
         yield dist.reduce(flat, dst=master, group=inner, async_op=True)
         if rank == master:
-            yield dist.all_reduce(flat, group=across, async_op=True)
+            yield dist.all_reduce(flat, group=outer, async_op=True)
         yield dist.broadcast(flat, src=master, group=inner, async_op=True)
 
-    return route
+    return all_reduce
 
 
-class Measured:
-    """For each size the faster of several routes, as timed on this network.
+class FastestAllReduce:
+    """For each size the fastest of several algorithms, as timed on this network.
 
-    `winners` says which route was fastest at which size. It belongs into a checkpoint: routes add up in different
-    orders, so that an exact resume has to take the same ones.
+    `fastest` is its name by size. It belongs into a checkpoint: algorithms add up in different orders, so that an exact
+    resume has to take the same ones.
     """
 
-    def __init__(self, routes: Mapping[str, Route], device: torch.device) -> None:
-        self.routes = routes
-        seconds = torch.tensor([[_seconds(route, size, device) for route in routes.values()] for size in SIZES])
+    def __init__(self, candidates: Mapping[str, AllReduce], device: torch.device) -> None:
+        self.candidates = candidates
+        seconds = torch.tensor([[_seconds(one, size, device) for one in candidates.values()] for size in SIZES])
         dist.all_reduce(seconds, dist.ReduceOp.MAX)  # all ranks have to choose alike
-        names = list(routes)
-        self.winners = {size: names[int(row.argmin())] for size, row in zip(SIZES, seconds, strict=True)}
+        names = list(candidates)
+        self.fastest = {size: names[int(row.argmin())] for size, row in zip(SIZES, seconds, strict=True)}
         for size, row in zip(SIZES, seconds.tolist(), strict=True):
             timed = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in zip(names, row, strict=True))
             log.info(f"average of {size * 4 / 1e6:.2f} MB: {timed}")
 
     def __call__(self, flat: Tensor) -> Iterator[Any]:
-        """The hops of the route that was fastest at the measured size nearest to that of `flat`."""
-        nearest = min(self.winners, key=lambda size: max(size, len(flat)) / min(size, len(flat)))
-        return self.routes[self.winners[nearest]](flat)
+        """The stages of the algorithm that was fastest at the measured size nearest to that of `flat`."""
+        nearest = min(self.fastest, key=lambda size: max(size, len(flat)) / min(size, len(flat)))
+        return self.candidates[self.fastest[nearest]](flat)
 
 
-def _seconds(route: Route, size: int, device: torch.device) -> float:
+def _seconds(all_reduce: AllReduce, size: int, device: torch.device) -> float:
     """The least time of a sum of `size` numbers, after one to warm up."""
     flat, least = torch.zeros(size, device=device), float("inf")
     for repeat in range(REPEATS + 1):
         dist.barrier()
         began = time.perf_counter()
-        for work in route(flat):
+        for work in all_reduce(flat):
             work.wait()
         flat[:1].tolist()  # a GPU has really finished
         least = min(least, time.perf_counter() - began) if repeat else least
@@ -124,15 +124,17 @@ def _seconds(route: Route, size: int, device: torch.device) -> float:
 def groups(size: int, timeout: timedelta | None = None) -> tuple[Any, Any]:
     """This rank's group of `size` neighbours, and its group of the ranks of equal place in the other groups.
 
-    `timeout` is how long an exchange may take in either. Raises: UsageError if groups of that size do not come out.
+    `timeout` is how long a collective may take in either.
+
+    Raises: UsageError if `size` does not divide the number of ranks.
     """
     world = dist.get_world_size()
     if size < 1 or world % size:
         raise UsageError(f"{world} processes do not fall into groups of {size}; choose a group that divides them")
     split: Any = dist.new_subgroups_by_enumeration  # not typed in torch
     inner, _ = split([list(range(i, i + size)) for i in range(0, world, size)], timeout=timeout)
-    across, _ = split([list(range(i, world, size)) for i in range(size)], timeout=timeout)
-    return inner, across
+    outer, _ = split([list(range(i, world, size)) for i in range(size)], timeout=timeout)
+    return inner, outer
 
 
 # -- averages under way ------------------------------------------------------------------------------------------------
@@ -141,43 +143,42 @@ def groups(size: int, timeout: timedelta | None = None) -> tuple[Any, Any]:
 class Transfer:
     """The average of `flat` [n] over the ranks of `group`, under way once this is built; leave `flat` alone.
 
-    `route` is one that sums over those ranks; without a group they are all.
-
-    In a 16-bit `wire` format the shares are divided before they are sent, so that their sum cannot overflow where the
-    average does not; in fp32 the sum is divided, which keeps integers exact.
+    `all_reduce` is one that sums over those ranks, all of them without a group. With a 16-bit `comm_dtype` the summands
+    are divided before they are sent, so that their sum cannot overflow where the average does not; in fp32 the sum is
+    divided, which keeps integers exact.
 
     Raises: LimosaError, in `advance` and `wait`, if another rank is gone or does not answer in time.
     """
 
-    def __init__(self, flat: Tensor, route: Route, wire: Wire = "fp32", group: Any = None) -> None:
+    def __init__(self, flat: Tensor, all_reduce: AllReduce, comm_dtype: CommDtype = "fp32", group: Any = None) -> None:
         self.flat, self.ranks = flat, dist.get_world_size(group)
-        self.narrow = wire != "fp32"
-        self.sent = (flat / self.ranks).to(FORMATS[wire]) if self.narrow else flat
-        self.hops = route(self.sent)
-        self.work: Any = next(self.hops)
+        self.low_precision = comm_dtype != "fp32"
+        self.sent = (flat / self.ranks).to(FORMATS[comm_dtype]) if self.low_precision else flat
+        self.stages = all_reduce(self.sent)
+        self.work: Any = next(self.stages)
 
     def advance(self) -> bool:
-        """Wait for the present hop and begin the next; False when the average has arrived in `flat`."""
+        """Wait for the present stage and begin the next; False once the average is in `flat`."""
         if self.work is None:
             return False
-        arrived(self.work)
-        self.work = next(self.hops, None)
+        wait_for(self.work)
+        self.work = next(self.stages, None)
         if self.work is not None:
             return True
-        if self.narrow:
+        if self.low_precision:
             self.flat.copy_(self.sent)
         else:
             self.flat.div_(self.ranks)
         return False
 
     def wait(self) -> None:
-        """Wait until the average has arrived."""
+        """Wait until the average is in `flat`."""
         while self.advance():
             pass
 
 
-def arrived(work: Any) -> None:
-    """Wait for an exchange under way.
+def wait_for(work: Any) -> None:
+    """Wait for a collective under way.
 
     Raises: LimosaError if another rank is gone or does not answer in time.
     """
@@ -191,23 +192,23 @@ def arrived(work: Any) -> None:
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each of `tensors` by its mean over all ranks."""
     flat, parts = flat_like(tensors)
-    copy_into(parts, tensors)
-    Transfer(flat, plain()).wait()
-    copy_into(tensors, parts)
+    copy_all(parts, tensors)
+    Transfer(flat, flat_all_reduce()).wait()
+    copy_all(tensors, parts)
 
 
-def from_first(tensors: Sequence[Tensor]) -> None:
+def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
     """Replace each of `tensors` by that of rank 0."""
     for tensor in tensors:
         whole = tensor.detach().contiguous()
         dist.broadcast(whole, src=0)
-        copy_into([tensor], [whole])
+        copy_all([tensor], [whole])
 
 
 def replicate(model: Learner) -> list[nn.Parameter]:
     """Give every rank the parameters and buffers of rank 0; returns the parameters to be trained."""
     parameters = list(model.parameters())
-    from_first([*parameters, *(model.buffers() if isinstance(model, nn.Module) else ())])
+    broadcast_from_first([*parameters, *(model.buffers() if isinstance(model, nn.Module) else ())])
     return [p for p in parameters if p.requires_grad]
 
 
@@ -228,7 +229,7 @@ def parts_of(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each of `sources` over the one of `targets` in its place."""
     torch._foreach_copy_([t.detach() for t in targets], [s.detach() for s in sources])
 
@@ -257,23 +258,23 @@ class Shard:
     def read(self, out: Tensor) -> None:
         """Copy this part of the parameters to `out`."""
         whole = out if self.ranks == 1 else out.new_zeros(self.ranks * self.each)
-        copy_into(parts_of(whole, self.parameters), self.parameters)
+        copy_all(parts_of(whole, self.parameters), self.parameters)
         if whole is not out:
             out.copy_(whole[self.mine])
 
     def write(self, values: Tensor) -> None:
         """Give the parameters the values that the ranks of the group hold, each its part."""
-        copy_into(self.parameters, parts_of(self.gathered(values), self.parameters))
+        copy_all(self.parameters, parts_of(self.gathered(values), self.parameters))
 
     def gathered(self, values: Tensor) -> Tensor:
         """The parts of all ranks of the group as one [count]."""
         if self.ranks == 1:
             return values
         whole = values.new_empty(self.ranks * self.each)
-        arrived(_all_gather(whole, values, group=self.group, async_op=True))
+        wait_for(_all_gather(whole, values, group=self.group, async_op=True))
         return whole[: self.count]
 
-    def take(self, out: Tensor, whole: Tensor) -> None:
+    def copy_part(self, out: Tensor, whole: Tensor) -> None:
         """Copy this part of what `gathered` gave to `out`."""
         part = whole[self.mine]
         out[: len(part)].copy_(part)

@@ -2,7 +2,7 @@
 
 Gradients are packed into buckets in the order in which backward finishes them, and a full bucket is sent while backward
 goes on (tensor fusion and overlap, as in Jia et al. 2018 and in torch's DistributedDataParallel). Written here rather
-than taken from torch because the route and the number format are to be chosen freely, on gloo as on NCCL, and because a
+than taken from torch because algorithm and number format are to be chosen freely, on gloo as on NCCL, and because a
 Learner need not be one module with one forward.
 """
 
@@ -20,42 +20,43 @@ from limosa.core import Learner
 from limosa.errors import UsageError
 from limosa.training.distributed import ranks
 from limosa.training.distributed.collectives import (
-    Measured,
-    Route,
+    AllReduce,
+    CommDtype,
+    FastestAllReduce,
     Transfer,
-    Wire,
-    arrived,
-    by_masters,
-    copy_into,
+    broadcast_from_first,
+    copy_all,
+    flat_all_reduce,
     flat_like,
-    from_first,
-    plain,
+    master_all_reduce,
     replicate,
-    sharded,
+    sharded_all_reduce,
+    wait_for,
 )
 from limosa.training.precision import FORMATS
+from limosa.training.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataParallelConfig:
-    """How gradients travel."""
+    """How gradients are averaged."""
 
-    wire: Wire = "fp32"  # number format of what is sent
+    comm_dtype: CommDtype = "fp32"  # number format of what is sent
     bucket: float = 25.0  # MB of gradients sent together
 
     def __post_init__(self) -> None:
-        if self.wire not in FORMATS:
-            raise UsageError(f"wire is {self.wire!r}; choose one of {', '.join(FORMATS)}")
+        if self.comm_dtype not in FORMATS:
+            raise UsageError(f"comm_dtype is {self.comm_dtype!r}; choose one of {', '.join(FORMATS)}")
         if self.bucket <= 0:
             raise UsageError(f"bucket is {self.bucket} MB; it must be more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HierarchicalConfig(DataParallelConfig):
-    """How gradients travel, and by which way round."""
+    """How gradients are averaged by groups."""
 
     group: int = 0  # ranks per group, neighbours by number; 0 = those of one machine
-    form: Literal["sharded", "masters", "measured"] = "sharded"  # measured: sharded or plain, by size of the bucket
+    form: Literal["sharded", "masters", "measured"] = "sharded"  # measured: sharded or plain, whichever is faster
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,24 +66,20 @@ class HierarchicalConfig(DataParallelConfig):
             raise UsageError(f"form is {self.form!r}; choose sharded, masters or measured")
 
 
-class DataParallel:
+class DataParallel(Strategy):
     """Average the gradients of all ranks, or of those of a process `group`, before every step."""
 
     def __init__(self, config: DataParallelConfig | None = None, group: Any = None) -> None:
         self.config, self.group = config or DataParallelConfig(), group
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """All: every rank moves its own replica."""
-        return parameters
-
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0; `micro_batches` backward passes make one step."""
-        self.watch(replicate(model), micro_batches)
+        self.register(replicate(model), micro_batches)
 
-    def watch(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
+    def register(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
         """Send the gradients of `parameters`, which are equal on all ranks, as they become complete."""
-        self.route = self._route(parameters[0].device)
-        self.buckets = [Bucket(part, micro_batches) for part in _packed(parameters[::-1], self.config.bucket)]
+        self.all_reduce = self._all_reduce(parameters[0].device)
+        self.buckets = [Bucket(part, micro_batches) for part in _in_buckets(parameters[::-1], self.config.bucket)]
         self.sent: list[Transfer] = []
         self.hooks = [self._hook(parameter, bucket) for bucket in self.buckets for parameter in bucket.parameters]
 
@@ -91,33 +88,23 @@ class DataParallel:
         while len(self.sent) < len(self.buckets):
             self._send()
         under_way = list(self.sent)
-        while under_way:  # all buckets one hop further, so that hops of different buckets overlap
+        while under_way:  # all buckets one stage further, so that stages of different buckets overlap
             under_way = [transfer for transfer in under_way if transfer.advance()]
         for bucket in self.buckets:
             bucket.unpack()
         self.sent.clear()
 
-    def after_step(self, step: int) -> None:
-        """Nothing: replicas moved alike."""
-
     def finish(self) -> None:
-        """Let go of the parameters; nothing is under way between steps."""
+        """Remove the hooks; nothing is under way between steps."""
         for hook in self.hooks:
             hook.remove()
 
     def agree(self, numbers: Sequence[Tensor]) -> None:
         """Take those of rank 0: replicas are equal, other machines may round otherwise."""
-        from_first(numbers)
+        broadcast_from_first(numbers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: replicas are equal and nothing is under way."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-    def _route(self, device: torch.device) -> Route:
-        return plain(self.group)
+    def _all_reduce(self, device: torch.device) -> AllReduce:
+        return flat_all_reduce(self.group)
 
     def _hook(self, parameter: Any, bucket: Bucket) -> Any:
         return parameter.register_post_accumulate_grad_hook(lambda _: self._ready(bucket))
@@ -131,11 +118,11 @@ class DataParallel:
     def _send(self) -> None:
         bucket = self.buckets[len(self.sent)]
         bucket.pack()
-        self.sent.append(Transfer(bucket.flat, self.route, self.config.wire, self.group))
+        self.sent.append(Transfer(bucket.flat, self.all_reduce, self.config.comm_dtype, self.group))
 
 
 class Hierarchical(DataParallel):
-    """Average the gradients inside groups of near ranks first, so that less crosses the slow links between groups."""
+    """Average gradients inside groups of near ranks first, so that less is sent over the slow links between groups."""
 
     config: HierarchicalConfig
 
@@ -143,38 +130,40 @@ class Hierarchical(DataParallel):
         super().__init__(config or HierarchicalConfig())
 
     def state_dict(self) -> dict[str, Any]:
-        """The routes chosen by size, where they were measured."""
-        return {"winners": self.route.winners} if isinstance(self.route, Measured) else {}
+        """The algorithms chosen by size, where they were measured."""
+        return {"fastest": self.all_reduce.fastest} if isinstance(self.all_reduce, FastestAllReduce) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the routes that the run took before, whatever is faster now; one process took none."""
-        if isinstance(self.route, Measured) and state:
-            self.route.winners = state["winners"]
+        """Use the algorithms that the run used before, whatever is faster now; one process used none."""
+        if isinstance(self.all_reduce, FastestAllReduce) and state:
+            self.all_reduce.fastest = state["fastest"]
 
-    def _route(self, device: torch.device) -> Route:
-        size = self.config.group or ranks.here().machine
+    def _all_reduce(self, device: torch.device) -> AllReduce:
+        size = self.config.group or ranks.current_rank().local_world_size
         if self.config.form == "masters":
-            return by_masters(size)
-        route = sharded(size)
-        return route if self.config.form == "sharded" else Measured({"plain": plain(), "sharded": route}, device)
+            return master_all_reduce(size)
+        by_shards = sharded_all_reduce(size)
+        if self.config.form == "sharded":
+            return by_shards
+        return FastestAllReduce({"plain": flat_all_reduce(), "sharded": by_shards}, device)
 
 
 class ZeRO(DataParallel):
-    """Data parallel, but the state of the optimizer is shared out among the ranks (stage 1 of Rajbhandari et al. 2020).
+    """Data parallel with the optimizer's state partitioned over the ranks (stage 1 of Rajbhandari et al. 2020).
 
     Every rank's optimizer moves some of the weight tensors, of about equal size together, and then sends them to the
     others. The numbers are those of `DataParallel` to the bit, for optimizers treat every tensor by itself. Written at
     the optimizer's edges because torch's ZeroRedundancyOptimizer gathers its state through pickle to save it.
     """
 
-    def share(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
-        """The tensors that this rank moves: each tensor in turn, largest first, goes to whom has least.
+    def owned_parameters(self, parameters: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
+        """The tensors that this rank moves: each in turn, largest first, goes to the rank that has least.
 
         Raises: UsageError if there are more ranks than tensors.
         """
         world = dist.get_world_size(self.group)
         if len(parameters) < world:
-            raise UsageError(f"zero shares {len(parameters)} weight tensors among {world} processes; start fewer")
+            raise UsageError(f"zero partitions {len(parameters)} weight tensors over {world} processes; start fewer")
         self.owned: list[list[nn.Parameter]] = [[] for _ in range(world)]
         load = [0] * world
         for parameter in sorted(parameters, key=nn.Parameter.numel, reverse=True):
@@ -188,19 +177,19 @@ class ZeRO(DataParallel):
         sent = []
         for owner, parameters in enumerate(self.owned):
             flat, parts = flat_like(parameters)
-            copy_into(parts, parameters)
+            copy_all(parts, parameters)
             work = dist.broadcast(flat, group=self.group, group_src=owner, async_op=True)
             sent.append((parameters, parts, work))
         for parameters, parts, work in sent:
-            arrived(work)
-            copy_into(parameters, parts)
+            wait_for(work)
+            copy_all(parameters, parts)
 
 
 class Bucket:
-    """Gradients that travel together, as one flat buffer.
+    """Gradients that are sent together, as one flat buffer.
 
-    Behind the gradients stands one number per parameter that says whether it has one: what no rank used keeps none, as
-    in one process, and what only some ranks used counts as zero on the others.
+    Behind the gradients there is one number per parameter that says whether it has one: a parameter that no rank used
+    keeps none, as in one process; one that only some ranks used counts as zero on the others.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
@@ -215,7 +204,7 @@ class Bucket:
         if len(found) < len(self.parts):
             self.flat.zero_()
         if found:
-            copy_into(*zip(*found, strict=True))
+            copy_all(*zip(*found, strict=True))
         self.used.copy_(torch.tensor([float(p.grad is not None) for p in self.parameters]))
 
     def unpack(self) -> None:
@@ -230,7 +219,7 @@ class Bucket:
         self.missing = self.full
 
 
-def _packed(parameters: Sequence[nn.Parameter], megabytes: float) -> Iterator[list[nn.Parameter]]:
+def _in_buckets(parameters: Sequence[nn.Parameter], megabytes: float) -> Iterator[list[nn.Parameter]]:
     """`parameters` in order, in lists that are full at `megabytes`."""
     part: list[nn.Parameter] = []
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""The processes of one run: who they are, how they join, how they are started on this machine.
+"""The processes of one run: their ranks, how they join, how they are started on this machine.
 
 Each process is a *rank* of a *world*. `torchrun` tells a process so through the environment; this file is the only one
 that reads it. Importing it does not import torch.
@@ -18,19 +18,19 @@ from datetime import timedelta
 
 from limosa.errors import Interrupted, LimosaError, UsageError
 
-PATIENCE = timedelta(minutes=10)  # how long a process waits for the others in an ordinary exchange
+TIMEOUT = timedelta(minutes=10)  # of a collective
 
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # read by torch's launcher
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
-    """Which of the processes this one is."""
+class Rank:
+    """The place of this process in a run."""
 
-    rank: int = 0  # 0 to world - 1; rank 0 writes and speaks
-    world: int = 1  # processes of the run
-    machine: int = 1  # processes of the run on this machine
-    local: int = 0  # which of those this one is
+    rank: int = 0  # 0 to world_size - 1; rank 0 writes files and messages
+    world_size: int = 1  # processes of the run
+    local_world_size: int = 1  # processes of the run on this machine
+    local_rank: int = 0  # which of those this one is
 
 
 def launched() -> bool:
@@ -39,7 +39,7 @@ def launched() -> bool:
 
 
 def first() -> bool:
-    """Whether this process is the one that speaks; known before the processes have joined."""
+    """Whether this process is rank 0, which writes messages; known before the processes have joined."""
     return not launched() or os.environ["RANK"] == "0"
 
 
@@ -49,21 +49,23 @@ def restarts() -> int:
 
 
 def name() -> str:
-    """What this process calls itself where others may speak too."""
+    """The name of this process in messages."""
     return "limosa" if first() else f"limosa, rank {os.environ['RANK']}"
 
 
-def here() -> Here:
-    """Which process this is among those that have joined; the only one if none have."""
+def current_rank() -> Rank:
+    """The rank of this process among those that have joined; the only one if none have."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
-        return Here()
-    rank, world = dist.get_rank(), dist.get_world_size()
-    machine, local = (
-        int(os.environ.get(name, own)) for name, own in (("LOCAL_WORLD_SIZE", world), ("LOCAL_RANK", rank))
+        return Rank()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    return Rank(
+        rank=rank,
+        world_size=world_size,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+        local_rank=int(os.environ.get("LOCAL_RANK", rank)),
     )
-    return Here(rank=rank, world=world, machine=machine, local=local)
 
 
 def address() -> str:
@@ -80,7 +82,7 @@ def address() -> str:
 
 
 @contextmanager
-def joined() -> Iterator[Here]:
+def joined() -> Iterator[Rank]:
     """Inside, the processes that a launcher started can exchange tensors; without a launcher there is one process.
 
     The backend is gloo for tensors on the CPU and NCCL for those on a GPU; the network interface is found by torch, or
@@ -89,11 +91,11 @@ def joined() -> Iterator[Here]:
     import torch.distributed as dist
 
     if not launched() or dist.is_initialized():
-        yield here()
+        yield current_rank()
         return
-    dist.init_process_group(timeout=PATIENCE)
+    dist.init_process_group(timeout=TIMEOUT)
     try:
-        yield here()
+        yield current_rank()
     finally:
         dist.destroy_process_group()
 
@@ -103,7 +105,7 @@ def lowest(number: int) -> int:
     import torch
     import torch.distributed as dist
 
-    if here().world == 1:
+    if current_rank().world_size == 1:
         return number
     least = torch.tensor(number)
     dist.all_reduce(least, dist.ReduceOp.MIN)
@@ -126,7 +128,7 @@ def launch(processes: int, arguments: Sequence[str], max_restarts: int = 0) -> i
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Or else processes that begin anew share a store with those before, and may find the addresses of the dead in it.
+    # Otherwise restarted processes share a store with those before, and may find the addresses of the dead in it.
     os.environ[OWN_STORE] = "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failed rank has said why
     config = LaunchConfig(
