@@ -314,6 +314,25 @@ def configured(config: type[T], options: Mapping[str, Any], of: str) -> T:
         raise UsageError(f"{of} cannot take {given}: {error}") from error
 
 
+def check_at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse a config one of whose fields is below `least`.
+
+    Raises: UsageError naming the field.
+    """
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise UsageError(f"{name} is {getattr(config, name)}; it must be at least {least:g}")
+
+
+def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    """Refuse a config whose field `name` is none of `choices`.
+
+    Raises: UsageError naming the field and its choices.
+    """
+    if getattr(config, name) not in choices:
+        raise UsageError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(choices)}")
+
+
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """`levels` as an ascending tuple.
 
