@@ -6,7 +6,6 @@ context, in memory or in a file with which a stopped run goes on. A teacher's pr
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -121,7 +120,7 @@ def take(panel: Panel, index: WindowIndex, context: int, horizon: int, *, answer
     return panel.window(index.series, index.cutoff, answers=answers, dtype=torch.float32, **size)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CachedBatches:
     """Cached windows as training batches addressed by step (`core.Batches`): each window once an epoch, seeded."""
 
@@ -135,18 +134,6 @@ class CachedBatches:
     seed: int
     teacher: PredictionCache | None = None
     teacher_weight: Tensor | None = None  # [N, C]
-
-    def with_teacher(self, predictions: PredictionCache, weight: Tensor) -> CachedBatches:
-        """The same windows with a teacher's predictions and how much each counts [N, C]."""
-        made = copy.copy(self)
-        made.teacher, made.teacher_weight = predictions, weight
-        return made
-
-    def with_rows(self, rows: int) -> CachedBatches:
-        """The same windows in batches of another size."""
-        made = copy.copy(self)
-        made.rows = rows
-        return made
 
     @property
     def batch_size(self) -> int:

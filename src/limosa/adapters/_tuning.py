@@ -108,9 +108,15 @@ class ChangedWeights(Adapter):
 
 
 def tune(
-    kind: type[ChangedWeights], base: Forecaster, data: AdaptationData, config: Any, run: FitRun, learning_rate: float
+    kind: type[ChangedWeights],
+    base: Forecaster,
+    data: AdaptationData,
+    config: Any,
+    run: FitRun,
+    *,
+    learning_rate: float,
 ) -> Fitted:
-    """Train a change of weights on the training windows."""
+    """Train a change of weights on the training windows; the `fit` of a card, once kind and rate are given."""
     adapter = run.build(kind, config, base)
-    report = run.train(adapter, data, data.training.with_rows(ROWS), learning_rate=learning_rate)
+    report = run.train(adapter, data, replace(data.training, rows=ROWS), learning_rate=learning_rate)
     return Fitted(adapter=adapter, errors=data.errors(lambda at: adapter.forecast(at.request)), report=report)

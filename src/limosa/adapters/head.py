@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from limosa.adapters._data import AdaptationData
-from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._tuning import ChangedWeights, NoOptions, tune
-from limosa.core import AdapterCard, Backbone, Forecaster, Window
+from limosa.core import AdapterCard, Backbone, Window
 from limosa.errors import UsageError
 
 
@@ -51,15 +50,10 @@ def head_weights(base: Any) -> list[str]:
     return [name for name, gradient in zip(own, found, strict=True) if gradient is not None]
 
 
-def fit(base: Forecaster, data: AdaptationData, config: NoOptions, run: FitRun) -> Fitted:
-    """Train the change of the head on the training windows."""
-    return tune(Head, base, data, config, run, learning_rate=3e-4)
-
-
 CARD = AdapterCard(
     config=NoOptions,
     build=Head,
-    fit=fit,
+    fit=partial(tune, Head, learning_rate=3e-4),
     tiny=NoOptions(),
     needs="a model whose hidden states can be reached",
     source="limosa",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from limosa.adapters._data import AdaptationData
-from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._tuning import ChangedWeights, tune
-from limosa.core import AdapterCard, Forecaster
+from limosa.core import AdapterCard
 from limosa.errors import UsageError
 
 
@@ -49,15 +48,10 @@ class Lora(ChangedWeights):
         return [self.config.gain * (b @ a) for b, a in pairs]
 
 
-def fit(base: Forecaster, data: AdaptationData, config: LoraConfig, run: FitRun) -> Fitted:
-    """Train the low-rank changes on the training windows."""
-    return tune(Lora, base, data, config, run, learning_rate=1e-3)
-
-
 CARD = AdapterCard(
     config=LoraConfig,
     build=Lora,
-    fit=fit,
+    fit=partial(tune, Lora, learning_rate=1e-3),
     tiny=LoraConfig(rank=2),
     needs="a model with matrices",
     source="Hu et al. 2021, arXiv 2106.09685",

@@ -190,7 +190,7 @@ def fit(base: Forecaster, data: AdaptationData, config: MemoryConfig, run: FitRu
     report: dict[str, Any] = {"teacher_mse": {}, "gate_rate": {}, "leak_suspected": False}
     if config.teacher:
         training, validation = teach(data, config.context)
-        batches = batches.with_teacher(training.values, training.weight)
+        batches = replace(batches, teacher=training.values, teacher_weight=training.weight)
         parts = {"training": training, "validation": validation}
         report = {
             "teacher_mse": {name: part.mse for name, part in parts.items() if (part.confidence > 0).any()},

@@ -38,7 +38,7 @@ def shift(tmp_path, monkeypatch):
 
 def test_one_file_is_a_method_of_the_command_line_and_a_saved_adapter(shift, capsys):
     assert "shift" in adapters.names()
-    options = ["-h", "6", "--context", "32", "--windows", "200", "--steps", "200", "-b", "naive"]
+    options = ["-h", "6", "--context", "32", "--windows", "200", "--steps", "60", "-b", "naive"]
     assert main(["adapt", "rising.csv", "-o", "mine", "--method", "shift", "--json", "-q", *options]) == 0
     done = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in done["table"]] == ["frozen", "shift"]
