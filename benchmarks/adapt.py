@@ -1,29 +1,27 @@
-"""Adapting a frozen forecaster to one data set: TS-Memory, what its parts are worth, and its rivals.
+"""Adapting a frozen forecaster to one data set: TS-Memory, what a teacher brings, and the other adapters.
 
-    python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells ablations rivals bases leak search latency]
-                               [--variants teacher ...] [--seeds 0 1 2] [--add] [--quick] [--save]
+    python benchmarks/adapt.py [--data ETTh1 ...] [--parts cells teacher rivals bases latency]
+                               [--seeds 0 1 2] [--add] [--quick] [--save]
 
 Protocol of `cells`: data sets cut as in long_horizon.py; the frozen model sees 512 steps; one adapter, made from the
 training and validation rows, serves the horizons 96, 192, 336 and 720; scores are on all windows of the test rows
 (every eighth of ETTm1, ETTm2 and weather), steps and columns, standardised: MSE and MAE of the median, CRPS (twice the
-mean quantile loss of the model's levels), coverage of the 80 % band, beside the seasonal naive. The frozen model is
-asked once for 720 steps, and its answers, kept in half precision, serve all horizons. A cell is a data set and a
+mean quantile loss of the model's levels), coverage of the 80 % band, beside the seasonal naive. The frozen model
+predicts 720 steps once, and its predictions, kept in half precision, serve all horizons. A cell is a data set and a
 horizon; `*_change` is adapted / frozen - 1, the median over seeds; means are over cells. Test rows choose nothing.
 
-`cells` learn from the answers alone, as `limosa adapt` does. `ablations` are, with the first seed, what a teacher
-beside the answers brings (`--teacher`), and that teacher with the paper's anchor to the frozen model, or without the
-gate, the confidence, or the level alignment. `teacher_gain_over_task_only` is by how much the mean MSE change falls
-with the teacher, below 0 if it does not help, `loss_*` by how much it grows with the anchor or without a part of the
-teacher; over the cells that have both, with the first seed. `rivals` are the other methods of `limosa adapt` on ETTh1,
-each in the same windows: accuracy, processor seconds, peak memory of its own process, and what it does to ETTh2, which
-it has not seen (every eighth window); switched off, each is the frozen model bit for bit. `bases` are fracast, a
-spacetime trained on ETTh1, and the adapter of limosa-small put on them (`transfer`), at 96 steps, from a quarter of the
-windows and scored on an eighth of them: fracast takes .05 s for every 48 steps. `leak` is the teacher on ETTh1 at 96
-steps under three rules of who may be a neighbour; "self" leaves out the query alone, and leaks; it looks in every
-window, as published code does. `search` is a teacher over the training rows of weather at 96 steps that looks in every
-31st window, as `--teacher` does, in as many as are compared row by row, in all by graphs, and in all compared;
-`agreement` is how many of the nearest 50 are those of the last. `latency` is processor time of one thread at 96 steps,
-medians of interleaved calls.
+`cells` learn from the answers alone, as `limosa adapt` does. `teacher` is, with the first seed, the same with a teacher
+beside the answers (`--teacher`): `teacher_gain_over_task_only` is by how much the mean MSE change falls with it, below
+0 if it does not help, over the cells that have both. `rivals` are the adapters that `limosa adapt --method auto` tries
+on ETTh1, each in the same windows: accuracy, processor seconds, peak memory of its own process, and what it does to
+ETTh2, which it has not seen (every eighth window); switched off, each is the frozen model bit for bit. `bases` are
+fracast, a spacetime trained on ETTh1, and the adapter of limosa-small put on them (`transfer`), at 96 steps, from a
+quarter of the windows and scored on an eighth of them: fracast takes .05 s for every 48 steps. `latency` is processor
+time of one thread at 96 steps, medians of interleaved calls.
+
+Ablations of the teacher (its gate, confidence, alignment, an anchor to the frozen model), of the rules of who may be
+a neighbour (`leak`) and of the search by graphs (`search`) are finished: the saved record has their rows and figures,
+with the commits at which their code is.
 
 What was run is kept in runs/adapt/ under a name that holds its settings and is not run again. `--add` puts it beside
 the rows of the saved record, each with the commit it was run at; metrics are over both. fracast needs its own packages:
@@ -52,22 +50,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common import ROOT, Options, command_line, common_options, data_folder, finish, saved_before
-from limosa import models
+from limosa import adapters, models
 from limosa.adapters import _run as adapting
-from limosa.adapters.course import Course, CourseConfig, prepare
-from limosa.adapters.distill import Lecture, distill, teach
-from limosa.adapters.folder import fingerprint
-from limosa.adapters.fusion import Tally, moved_by
-from limosa.adapters.lessons import Lesson, Lessons, ask
+from limosa.adapters._cache import CachedBatches, CachedWindow, cache_predictions
+from limosa.adapters._data import AdaptationConfig, AdaptationData, SeriesScale, prepare
+from limosa.adapters._fitting import FitRun
+from limosa.adapters._frozen import mixed
+from limosa.adapters._saving import fingerprint
+from limosa.adapters._validation import ErrorSums
 from limosa.adapters.memory import Memory, MemoryConfig
-from limosa.adapters.neighbours import EXACT, MOST, Store, standardised
-from limosa.adapters.places import Standard, places
-from limosa.adapters.teacher import Teacher, TeacherConfig
+from limosa.adapters.memory import fit as fit_memory
+from limosa.adapters.retrieval import RetrievalConfig
+from limosa.adapters.retrieval import fit as fit_retrieval
 from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
-from limosa.data.windows import Windows
+from limosa.data.windows import Windows, enumerate_windows
 from limosa.errors import LimosaError
-from limosa.nn.scaling import scaled
 from limosa.training.loop import TrainConfig, fit
 from long_horizon import read
 
@@ -76,8 +74,8 @@ SETS = {"ETTh1": (1, "h"), "ETTh2": (1, "h"), "ETTm1": (8, "15min"), "ETTm2": (8
 SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test windows, step
 HORIZONS = (96, 192, 336, 720)
 CONTEXT = 512
-PARTS = ("cells", "ablations", "rivals", "bases", "leak", "search", "latency")
-VARIANTS = ("teacher", "anchor", "no gate", "no confidence", "no alignment")
+PARTS = ("cells", "teacher", "rivals", "bases", "latency")
+TRIED = [name for name in adapters.names() if adapters.card(name).automatic]
 Row = dict[str, Any]
 
 
@@ -122,43 +120,53 @@ def until(whole: Panel, row: int) -> Panel:
     )
 
 
-def course_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> Course:
-    """Training and validation windows with the frozen model's answers."""
+def data_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> AdaptationData:
+    """Training and validation windows with the frozen model's predictions."""
     whole, (train, validation, _) = panel(data)
-    sizes = CourseConfig(context=CONTEXT, horizon=horizon, windows=size.windows, judges=size.windows // 2)
-    return prepare(base, until(whole, validation), sizes, end=int(whole.stamps[train]), folder=KEPT / "answers")
+    sizes = {"windows": size.windows, "validation_windows": size.windows // 2}
+    config = AdaptationConfig(context=CONTEXT, horizon=horizon, **sizes)
+    return prepare(base, until(whole, validation), config, end=int(whole.stamps[train]), folder=KEPT / "answers")
 
 
-def held_out(base: Forecaster, name: str, data: str, size: Size, horizon: int = 720) -> Lessons:
-    """Test windows with the frozen model's answers; those near the end have fewer than `horizon` of their own."""
+def held_out(base: Forecaster, name: str, data: str, size: Size, horizon: int = 720) -> CachedBatches:
+    """Test windows with the frozen model's predictions; those near the end have fewer than `horizon` answers."""
     whole, (train, validation, _) = panel(data)
     stride = SETS[data][0] * size.stride
-    at = places(whole.lengths, past=CONTEXT, answers=HORIZONS[0], origins=np.array([validation]), stride=stride)
+    origin = np.array([validation])
+    index = enumerate_windows(whole.lengths, past=CONTEXT, horizon=HORIZONS[0], origin=origin, stride=stride)[:]
     path = KEPT / "answers" / f"test-{name}-{data}-{horizon}-{stride}-{fingerprint(base)}.npy"
-    kept, levels = ask(base, whole, at, context=CONTEXT, horizon=horizon, path=path)
-    units = Standard.of(until(whole, train))
-    return Lessons(whole, at, context=CONTEXT, base=kept, levels=levels, units=units, batch_size=512, seed=0)
+    cache, levels = cache_predictions(base, whole, index, context=CONTEXT, horizon=horizon, path=path)
+    return CachedBatches(
+        panel=whole,
+        index=index,
+        context=CONTEXT,
+        cache=cache,
+        levels=levels,
+        deviation=SeriesScale.of(until(whole, train)).deviation,
+        rows=512,
+        seed=0,
+    )
 
 
-def scores(test: Lessons, answer: Callable[[Lesson], Forecast]) -> dict[int, dict[str, float]]:
+def scores(test: CachedBatches, forecast: Callable[[CachedWindow], Forecast]) -> dict[int, dict[str, float]]:
     """Errors at each horizon, over the windows that have all its answers."""
-    tallies = {horizon: Tally(horizon) for horizon in HORIZONS}
+    sums = {horizon: ErrorSums(horizon) for horizon in HORIZONS}
     rows, channels = test.panel.values.shape
     with torch.inference_mode():
-        for part, lesson in test.parts():
-            made = answer(lesson)
-            assert lesson.future is not None
-            for horizon, tally in tallies.items():
-                whole = torch.from_numpy(test.at.cutoff[part] + horizon <= rows)
+        for part, window in test.in_order():
+            made = forecast(window)
+            assert window.future is not None
+            for horizon, own in sums.items():
+                whole = torch.from_numpy(test.index.cutoff[part] + horizon <= rows)
                 if whole.any() and horizon <= made.values.shape[2]:
                     cut = Forecast(values=made.values[whole][:, :, :horizon], levels=made.levels)
-                    tally.add(cut, lesson.future[whole][:, :horizon], torch.ones(int(whole.sum()), channels))
-    return {horizon: tally.errors().until(horizon) for horizon, tally in tallies.items() if tally.count.any()}
+                    own.add(cut, window.future[whole][:, :horizon], torch.ones(int(whole.sum()), channels))
+    return {horizon: own.errors().until(horizon) for horizon, own in sums.items() if own.count.any()}
 
 
-def fused(memory: Memory) -> Callable[[Lesson], Forecast]:
-    """The adapted forecast from the frozen model's kept answers."""
-    return lambda lesson: moved_by(lesson.said, memory.correction(lesson.past, lesson.said), memory.alpha)
+def corrected(memory: Memory) -> Callable[[CachedWindow], Forecast]:
+    """The adapted forecast from the frozen model's cached one."""
+    return lambda at: mixed(at.base_forecast, memory.correction(at.past, at.base_forecast), memory.alpha)
 
 
 def kept(key: str, quick: bool, run: Callable[[], Row]) -> Row:
@@ -196,50 +204,32 @@ def base_of(name: str, size: Size) -> Forecaster:
 # -- TS-Memory ---------------------------------------------------------------------------------------------------------
 
 
-def settings(size: Size, seed: int) -> TrainConfig:
-    """Those of `limosa adapt --method memory`."""
-    return adapting.training("memory", size.steps, seed)
-
-
 def options(data: str, horizon: int = 720) -> MemoryConfig:
     """Those of `limosa adapt --method memory`."""
     return MemoryConfig(context=CONTEXT, horizon=horizon, channels=panel(data)[0].values.shape[1])
 
 
-def altered(lectures: tuple[Lecture, Lecture], variant: str) -> tuple[Lecture, Lecture]:
-    """Lectures without a part of what decides how far they are believed."""
-    fit_part, judged = lectures
-    if variant == "no gate":
-        fit_part = replace(fit_part, opened=fit_part.confidence > 0)
-    elif variant == "no confidence":
-        fit_part = replace(fit_part, confidence=(fit_part.confidence > 0).float())
-    return fit_part, judged
-
-
 def memories(name: str, data: str, size: Size, seeds: list[int], variant: str, quick: bool, horizon: int = 720) -> Row:
-    """Adapters of one data set, one for each seed, scored on its test rows."""
+    """Adapters of one data set, one for each seed, scored on its test rows; with a teacher for that variant."""
 
     def run() -> Row:
         base = base_of(name, size)
         test = held_out(base, name, data, size, horizon)
         start = time.process_time()
-        course = course_of(base, data, size, horizon)
-        config = TeacherConfig(align="none" if variant == "no alignment" else TeacherConfig().align)
-        lectures = None if variant == "default" else altered(teach(course, config, CONTEXT), variant)
-        made = options(data, horizon)
-        made = replace(made, anchor=0.3) if variant == "anchor" else made
+        adaptation = data_of(base, data, size, horizon)
+        config = replace(options(data, horizon), teacher=variant == "teacher")
         shared = time.process_time() - start
-        row: Row = {"frozen": scores(test, lambda at: at.said), "adapted": [], "minutes": []}
+        row: Row = {"frozen": scores(test, lambda at: at.base_forecast), "adapted": [], "minutes": []}
         for seed in seeds:
             start = time.process_time()
-            memory, report, _ = distill(course, made, settings(size, seed), lectures=lectures)
+            made = fit_memory(base, adaptation, config, FitRun(steps=size.steps, seed=seed))
             row["minutes"].append((time.process_time() - start + shared) / 60.0)
-            row["adapted"].append(scores(test, fused(memory)))
-            row["gate"], row["alarm"], row["teacher_mse"] = report.gate, report.alarm, report.teacher_mse
+            row["adapted"].append(scores(test, corrected(made.adapter)))
+            row |= {key: made.report[key] for key in ("gate_rate", "leak_suspected", "teacher_mse")}
             if variant == "default" and not quick:
-                save_file(memory.state_dict(), _weights(name, data, size, seed))
+                save_file(made.adapter.state_dict(), _weights(name, data, size, seed))
         row["naive"] = scores(test, _naive(data))
-        row["parameters"] = sum(p.numel() for p in memory.parameters())
+        row["parameters"] = sum(p.numel() for p in made.adapter.parameters())
         return row
 
     seeds_key = "-".join(map(str, seeds))
@@ -252,10 +242,10 @@ def _weights(name: str, data: str, size: Size, seed: int) -> Path:
     return folder / f"{name}-{data}-{size.windows}-{size.steps}-{seed}.safetensors"
 
 
-def _naive(data: str) -> Callable[[Lesson], Forecast]:
+def _naive(data: str) -> Callable[[CachedWindow], Forecast]:
     """The seasonal naive of a day, or of a step for daily rows."""
     naive = models.build("naive", context=CONTEXT)
-    return lambda lesson: naive.forecast(lesson.asked)
+    return lambda window: naive.forecast(window.request)
 
 
 def changes(row: Row, horizon: int) -> dict[str, float]:
@@ -289,7 +279,7 @@ def lines(part: str, base: str, data: str, variant: str, row: Row) -> list[Row]:
         if "naive" in row:
             line["naive_mse"] = _at(row["naive"], horizon)["mse"]
             line |= {"parameters": row["parameters"], "fit_cpu_minutes": median(row["minutes"])}
-            line |= {f"gate_{part}": rate for part, rate in row["gate"].items()}
+            line |= {f"gate_{part}": rate for part, rate in row["gate_rate"].items()}
         made.append(line)
     return made
 
@@ -306,23 +296,22 @@ def cells(size: Size, which: Namespace, quick: bool) -> list[Row]:
     return table
 
 
-def ablations(size: Size, which: Namespace, quick: bool) -> list[Row]:
-    """What a teacher and its parts are worth."""
+def teacher(size: Size, which: Namespace, quick: bool) -> list[Row]:
+    """What a teacher brings beside the answers."""
     table = []
-    for variant in VARIANTS[:1] if quick else which.variants:
-        for data in which.data:
-            row = memories("limosa-small", data, size, which.seeds[:1], variant, quick)
-            table += lines("ablations", "limosa-small", data, variant, row)
+    for data in which.data:
+        row = memories("limosa-small", data, size, which.seeds[:1], "teacher", quick)
+        table += lines("teacher", "limosa-small", data, "teacher", row)
     return table
 
 
 def rivals(size: Size, which: Namespace, quick: bool) -> list[Row]:
-    """Every method on ETTh1, each in a process of its own."""
+    """Every adapter on ETTh1, each in a process of its own."""
     table = []
-    for method in ("memory",) if quick else adapting.METHODS:
+    for method in ("memory",) if quick else TRIED:
 
         def run(method: str = method) -> Row:
-            command = [sys.executable, __file__, "--one-rival", method, *(["--quick"] if quick else [])]
+            command = [sys.executable, __file__, "--one-method", method, *(["--quick"] if quick else [])]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             made: Row = json.loads(done.stdout.splitlines()[-1])
@@ -333,24 +322,26 @@ def rivals(size: Size, which: Namespace, quick: bool) -> list[Row]:
     return table
 
 
-def one_rival(method: str, size: Size) -> Row:
+def one_method(method: str, size: Size) -> Row:
     """Adapt to ETTh1 by one method, within the native horizon; score it there at 96 steps, and on ETTh2."""
     base = models.load("limosa-small")
     some = walks(4)
     untouched = base.forecast(some).values
-    course = course_of(base, "ETTh1", size, horizon=96)
+    adaptation = data_of(base, "ETTh1", size, horizon=96)
+    config = adapting.possible(base, method, adaptation.config, channels=panel("ETTh1")[0].values.shape[1])[method]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    done = adapting.run(course, method, size.steps, None)
+    done = adapting.fitted(adaptation, method, config, FitRun(steps=size.steps))
+    adapter = done.fitted.adapter
     row: Row = {"horizon": 96, "cpu_seconds": done.seconds}
     row["extra_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0 - before
-    row["added_latency"] = adapting.added_latency(done.model, base, course)
+    row["added_latency"] = adapting.added_latency(adapter, base, adaptation)
     for data, key in (("ETTh1", "mse_change"), ("ETTh2", "elsewhere")):
         test = held_out(base, "limosa-small", data, replace(size, stride=max(8, size.stride)))
-        after, frozen = (scores(test, answer)[96] for answer in (_short(done.model), _short(base)))
+        after, frozen = (scores(test, answer)[96] for answer in (_short(adapter), _short(base)))
         row[key] = after["mse"] / frozen["mse"] - 1.0
         if data == "ETTh1":
             row |= {f"{name}_change": after[name] / frozen[name] - 1.0 for name in ("mae", "crps")}
-    row["off_is_frozen"] = torch.equal(done.model.base.forecast(some).values, untouched)
+    row["off_is_frozen"] = torch.equal(adapter.base.forecast(some).values, untouched)
     return row
 
 
@@ -360,14 +351,14 @@ def walks(rows: int) -> Window:
     return Window(past=torch.randn(rows, CONTEXT, 1, generator=dice).cumsum(1), horizon=96)
 
 
-def _short(model: Forecaster) -> Callable[[Lesson], Forecast]:
-    """The answer to 96 steps, without a kept one."""
+def _short(model: Forecaster) -> Callable[[CachedWindow], Forecast]:
+    """The forecast of 96 steps, made anew."""
 
-    def answer(lesson: Lesson) -> Forecast:
-        stamps = None if lesson.stamps is None else lesson.stamps[:, : CONTEXT + 96]
-        return model.forecast(replace(lesson.asked, horizon=96, stamps=stamps))
+    def forecast(window: CachedWindow) -> Forecast:
+        stamps = None if window.stamps is None else window.stamps[:, : CONTEXT + 96]
+        return model.forecast(replace(window.request, horizon=96, stamps=stamps))
 
-    return answer
+    return forecast
 
 
 def bases(size: Size, which: Namespace, quick: bool) -> list[Row]:
@@ -399,68 +390,16 @@ def transfer(name: str, data: str, size: Size, fewer: Size, seed: int) -> Row:
     memory = Memory(options(data), base).eval()
     memory.load_state_dict(load_file(path))
     test = held_out(base, name, data, fewer, horizon=96)
-    return {"frozen": scores(test, lambda at: at.said), "adapted": [scores(test, fused(memory))]}
-
-
-def leak(size: Size, which: Namespace, quick: bool) -> list[Row]:
-    """The teacher under three rules of who may be a neighbour."""
-    table = []
-    for apart in ("self", "disjoint", "causal"):
-
-        def run(apart: Any = apart) -> Row:
-            course = course_of(models.load("limosa-small"), "ETTh1", size, horizon=96)
-            fit_part, judged = teach(course, TeacherConfig(apart=apart, stride=1), CONTEXT)
-            row: Row = {"fit_mse": fit_part.mse, "fit_gate": fit_part.gate}
-            return row | {"validation_mse": judged.mse, "validation_gate": judged.gate}
-
-        row = kept(f"leak-{apart}-{size.windows}", quick, run)
-        table.append({"part": "leak", "base": "limosa-small", "data": "ETTh1", "horizon": 96, "variant": apart} | row)
-    return table
-
-
-def search(size: Size, which: Namespace, quick: bool) -> list[Row]:
-    """A teacher that looks in some rows, walks through graphs of all, or compares all."""
-    whole, (train, _, _) = panel("weather")
-    fit_part = until(whole, train // 8 if quick else train)
-    sizes: dict[str, Any] = {"every 31st": {"stride": TeacherConfig().stride}, "compared": {"most": EXACT}}
-    sizes |= {"graphs": {}, "all compared": {"most": MOST, "exact": MOST}}
-    if quick:
-        sizes |= {"compared": {"most": 10_000}, "graphs": {"exact": 10_000}, "all compared": {"exact": MOST}}
-    table: list[Row] = []
-    asked, right = None, None
-    for name, each in reversed(sizes.items()):
-        start = time.process_time()
-        store = Store(*standardised(fit_part), context=CONTEXT, horizon=96, **each)
-        built = time.process_time() - start
-        if asked is None:  # the same windows for all, from the store that has all
-            rows = torch.from_numpy(np.random.default_rng(0).choice(len(store), 64 if quick else 2048, replace=False))
-            window = rows // store.values.shape[1]
-            asked = store.past(rows), (store.first[window], store.last[window]), store.future(rows)
-        past, span, future = asked
-        start = time.process_time()
-        found = store.search(past, span, apart="disjoint", count=50)
-        spent = time.process_time() - start
-        C = store.values.shape[1]
-        at = store.cutoff[found.index // C] * C + found.index % C
-        right = at if right is None else right
-        teacher = Teacher(store, TeacherConfig())
-        counsel = teacher.ask(past, span, "disjoint")
-        teacher.tune(counsel)
-        own = scaled(past[..., None])
-        said = teacher.quantiles(counsel, past, (0.5,))[:, 0] * own.scale[..., 0] + own.center[..., 0]
-        row: Row = {"part": "search", "data": "weather", "horizon": 96, "variant": name, "stored": len(store)}
-        row |= {"stored_of": store.whole, "built_seconds": built, "ms_per_query": 1e3 * spent / len(past)}
-        row["agreement"] = mean(len(set(a) & set(b)) / 50 for a, b in zip(at.tolist(), right.tolist(), strict=True))
-        table.append(row | {"fit_mse": float((said - future).square().nanmean())})
-    return table[::-1]
+    return {"frozen": scores(test, lambda at: at.base_forecast), "adapted": [scores(test, corrected(memory))]}
 
 
 def latency(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """What an adapter adds to a forecast."""
     base = models.load("limosa-small")
     memory = Memory(MemoryConfig(), base).eval()
-    course = course_of(base, "ETTh1", size, horizon=96)
-    looked_up = adapting.retrieval(course, CONTEXT).eval()
+    adaptation = data_of(base, "ETTh1", size, horizon=96)
+    config = RetrievalConfig(context=CONTEXT, horizon=96)
+    looked_up = fit_retrieval(base, adaptation, config, FitRun()).adapter.eval()
     looked_up.alpha.fill_(0.5)
     table = []
     for rows in (1, 256):
@@ -485,16 +424,16 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
     """The figures that the rows of a table come to."""
     metrics: dict[str, float] = {}
     by_part = {part: [row for row in table if row["part"] == part] for part in PARTS}
-    of: dict[str, dict[Any, float]] = {variant: {} for variant in ("default", *VARIANTS)}
-    for row in (*by_part["cells"], *by_part["ablations"]):
-        of[row["variant"]][row["data"], row["horizon"]] = row["first_seed"]
-    for variant, own in of.items():
-        if variant != "teacher" and (shared := own.keys() & of["teacher"].keys()):
-            name = "teacher_gain_over_task_only" if variant == "default" else f"loss_{variant.replace(' ', '_')}"
-            metrics[name] = mean(own[at] - of["teacher"][at] for at in shared)
-    for row in by_part["ablations"]:
-        if row["variant"] == "teacher" and row["data"] == "ETTh1":
-            metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("fit", "validation")}
+    first_seed = {
+        part: {(row["data"], row["horizon"]): row["first_seed"] for row in by_part[part]}
+        for part in ("cells", "teacher")
+    }
+    if shared := first_seed["cells"].keys() & first_seed["teacher"].keys():
+        gains = (first_seed["cells"][at] - first_seed["teacher"][at] for at in shared)
+        metrics["teacher_gain_over_task_only"] = mean(gains)
+    for row in by_part["teacher"]:
+        if row["data"] == "ETTh1":
+            metrics |= {f"gate_rate_{part}_etth1": row[f"gate_{part}"] for part in ("training", "validation")}
     if main := by_part["cells"]:
         metrics |= {f"mean_{key}_change": mean(row[f"{key}_change"] for row in main) for key in ("mse", "mae", "crps")}
         metrics["worst_cell_mse_change"] = max(row["mse_change"] for row in main)
@@ -511,11 +450,6 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
         ]
         moved = "transfer_" if variant == "transfer" else ""
         metrics[f"mean_mse_change_{moved}{name}_{data.lower()}"] = mean(row["mse_change"] for row in own_rows)
-    for row in by_part["leak"]:
-        metrics |= {f"teacher_{key}_{row['variant']}": row[f"fit_{key}"] for key in ("mse", "gate")}
-    for row in by_part["search"]:
-        name = row["variant"].replace(" ", "_")
-        metrics |= {f"search_{key}_{name}": row[key] for key in ("ms_per_query", "agreement", "fit_mse")}
     for row in by_part["latency"]:
         prefix = "" if row["variant"] == "memory" else f"{row['variant']}_"
         metrics[f"{prefix}latency_overhead_batch{row['batch']}"] = row["overhead"]
@@ -528,8 +462,7 @@ def arguments() -> tuple[Options, Namespace]:
     parser.add_argument("--data", nargs="+", choices=tuple(SETS), default=list(SETS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of the ablations")
-    parser.add_argument("--one-rival", choices=adapting.METHODS, help="only this method, in this process")
+    parser.add_argument("--one-method", choices=TRIED, help="only this method, in this process")
     parser.add_argument("--add", action="store_true", help="to the rows of the saved record")
     given = parser.parse_args()
     given.seeds = given.seeds or ([given.seed] if given.quick else [given.seed + i for i in range(3)])
@@ -541,18 +474,18 @@ def main() -> None:
     chosen, which = arguments()
     torch.set_num_threads(1)
     size = Size.of(chosen.quick)
-    if which.one_rival:
-        print(json.dumps(one_rival(which.one_rival, size)))
+    if which.one_method:
+        print(json.dumps(one_method(which.one_method, size)))
         return
-    rows = {place(row): row for row in (saved_before()[1] if which.add else ())}
+    metrics_before, rows_before = saved_before() if which.add else ({}, [])
+    rows = {place(row): row for row in rows_before}
     of: dict[str, Callable[[Size, Namespace, bool], list[Row]]] = {
-        "cells": cells, "ablations": ablations, "rivals": rivals, "bases": bases, "leak": leak,
-        "search": search, "latency": latency,
+        "cells": cells, "teacher": teacher, "rivals": rivals, "bases": bases, "latency": latency,
     }  # fmt: skip
     for part in which.parts:
         rows |= {place(row): row for row in of[part](size, which, chosen.quick)}
-    table = sorted(rows.values(), key=lambda row: PARTS.index(row["part"]))
-    finish(chosen, metrics=metrics_of(table), table=table, seeds=which.seeds)
+    table = sorted(rows.values(), key=lambda row: (*PARTS, row["part"]).index(row["part"]))  # finished parts come last
+    finish(chosen, metrics=metrics_before | metrics_of(table), table=table, seeds=which.seeds)
 
 
 if __name__ == "__main__":

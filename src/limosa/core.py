@@ -286,14 +286,28 @@ class Pretrained(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a model or adapter file exports: how to configure it, build it, build it tiny, and where it comes from."""
+    """What a model file exports: how to configure it, build it, build it tiny, and where it comes from."""
 
     config: type  # frozen dataclass of the model's options
-    build: Callable[..., Any]  # config -> model; of an adapter: config, frozen forecaster -> forecaster
+    build: Callable[..., Any]  # config -> model
     tiny: Any  # a config small enough for tests
     source: str  # the paper or "limosa"
     summary: str  # one line for `limosa models`
     scale_law: bool = True  # forecast(a*x + b) == a*forecast(x) + b for a > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCard:
+    """What an adapter file exports: how to configure, build and fit it, and what it asks of the frozen forecaster."""
+
+    config: type  # frozen dataclass; of its fields `context`, `horizon`, `channels` take the sizes of the data
+    build: Callable[..., Any]  # config, frozen forecaster -> forecaster; UsageError if that one lacks what is needed
+    fit: Callable[..., Any]  # frozen forecaster, adaptation data, config, run -> fitted adapter and its errors
+    tiny: Any  # a config small enough for tests
+    needs: str  # what it asks of the frozen forecaster, in words
+    source: str  # the paper or "limosa"
+    summary: str  # one line: what is learnt
+    automatic: bool = True  # whether `--method auto` tries it
 
 
 def configured(config: type[T], options: Mapping[str, Any], of: str) -> T:

@@ -1,0 +1,46 @@
+"""The folder is the registry: every file in it that exports a `CARD` is an adapter, under its file's name.
+
+An adapter wraps a frozen forecaster and is a forecaster. Files with a leading underscore hold what adapters share.
+Listing names imports no adapter; a card is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import Any
+
+from limosa.core import AdapterCard, Forecaster, configured
+from limosa.errors import UsageError
+
+AUTO = "auto"  # in place of a name: every adapter whose card allows it is fitted, and the best is kept
+
+
+def names() -> list[str]:
+    """Names of the adapter files, sorted."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+
+
+def card(name: str) -> AdapterCard:
+    """The card of the adapter file `name`.
+
+    Raises: UsageError, offering the nearest name.
+    """
+    if name not in names():
+        known = [*names(), AUTO]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"no adapter is named {name!r}; {hint}there are: {', '.join(known)}")
+    found = importlib.import_module(f"{__name__}.{name}").CARD
+    assert isinstance(found, AdapterCard), f"{name} must export CARD: AdapterCard"
+    return found
+
+
+def build(name: str, base: Forecaster, **options: Any) -> Any:
+    """A new, unfitted adapter of a frozen forecaster, from its file's name and its config's options.
+
+    Raises: UsageError if an option does not exist or is out of range, or `base` lacks what the adapter needs.
+    """
+    found = card(name)
+    return found.build(configured(found.config, options, name), base)

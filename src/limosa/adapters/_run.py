@@ -1,69 +1,62 @@
-"""What `adapt` does: one cut of the data, one set of base answers, every way of adapting judged by the same."""
+"""Run `limosa adapt`: prepare the data once, fit each adapter asked for, compare them, save the best."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
+from limosa import adapters
 from limosa import models as registry
-from limosa.adapters import folder as saved
-from limosa.adapters.course import Course, CourseConfig, prepare
-from limosa.adapters.distill import Report, distill, teach, tuned
-from limosa.adapters.fusion import SHARES, Errors, choose
-from limosa.adapters.memory import MemoryConfig
-from limosa.adapters.neighbours import EXACT
-from limosa.adapters.retrieval import Retrieval, RetrievalConfig
-from limosa.adapters.teacher import TeacherConfig
-from limosa.adapters.tuning import Tuned, TuningConfig, What
+from limosa.adapters import _saving
+from limosa.adapters._cache import OnDone
+from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
+from limosa.adapters._fitting import FitRun, Fitted
+from limosa.adapters._frozen import Corrected, device_of
+from limosa.adapters._validation import Errors
 from limosa.core import Forecaster, OnProgress, Window
+from limosa.data.panel import Panel
 from limosa.errors import DataError, ModelNotFound, UsageError
-from limosa.training.loop import Progress, TrainConfig, fit
+from limosa.training.loop import Progress
 from limosa.training.randomness import own_randomness
 
-if TYPE_CHECKING:
-    from limosa.data.panel import Panel
-
-Method = Literal["memory", "full", "head", "lora", "retrieval", "auto"]
-METHODS: tuple[str, ...] = get_args(Method)[:-1]
-TUNINGS = get_args(What)
 FRACAST = "fracast"
 CHRONOS = "chronos:"  # before the folder of one
-CONTEXT = 512  # steps that adapters of ours read
-RATES = {"memory": 1e-3, "full": 1e-4, "head": 3e-4, "lora": 1e-3}
-TUNING_ROWS = 64  # rows a step, where a step goes back through the whole model
+COMPARED = ("mse", "mae", "crps")
 
 log = logging.getLogger("limosa")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One way of adapting, tried."""
+    """A fitted adapter and what it cost."""
 
     method: str
-    model: Any  # the adapted forecaster
-    errors: Errors  # on the validation windows, by step
+    fitted: Fitted
     seconds: float  # processor time
-    report: Report | None = None
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Means over the steps."""
+        return self.fitted.errors.until()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """What `adapt` gives back."""
+    """What `adapt` returns."""
 
-    model: Forecaster  # the chosen way, ready to forecast
+    model: Forecaster  # the chosen adapter on the frozen forecaster
     method: str
-    table: list[dict[str, Any]]  # a row per way tried, the frozen model first
+    table: list[dict[str, Any]]  # a row per method, the frozen forecaster first
     report: dict[str, Any]  # what is saved beside the adapter
 
 
@@ -72,12 +65,12 @@ def load(folder: str | Path, load_base: Callable[[str], Forecaster]) -> Forecast
 
     Raises: ModelNotFound if that model is gone, DataError if another one has its name.
     """
-    name = saved.base_of(folder)
+    name = _saving.base_of(folder)
     try:
         frozen = base(name, load_base)
     except ModelNotFound as error:
         raise ModelNotFound(f"{folder} was made for the model {name}, which is not there any more: {error}") from error
-    made: Forecaster = saved.load(folder, frozen)
+    made: Forecaster = _saving.load(folder, frozen)
     return made
 
 
@@ -100,53 +93,44 @@ def adapt(
     frozen: Forecaster,
     name: str,
     *,
-    method: Method,
-    sizes: CourseConfig,
-    steps: int,
+    method: str,
+    config: AdaptationConfig,
+    run: FitRun,
     teacher: bool,
-    resume: bool,
     on_progress: OnProgress | None,
 ) -> Adapted:
-    """Try one method, or each that the frozen model allows, and save the best in `out`.
+    """Fit one adapter, or with "auto" each that the frozen forecaster allows, and save the best in `out`.
 
-    A memory learns from a teacher beside the answers if `teacher`.
+    Checkpoints go to a folder in `out`, whatever that of `run` is. `teacher` is for adapters whose config has it.
 
-    Raises: UsageError if `out` holds what must not be overwritten, or the frozen model does not allow the method;
-    DataError if there is nothing to learn from or to be judged by.
+    Raises: UsageError if `out` holds what must not be overwritten, or the frozen forecaster does not allow the method;
+    DataError if there is nothing to learn from or to validate on.
     """
-    cache, place = out / "cache", folder_of(name)
-    check_free(out, cache, place, resume)
-    ways = possible(frozen, method)
-    told = None if on_progress is None else _phase(on_progress, "asking the frozen model")
-    course = prepare(frozen, panel, sizes, folder=cache, on_done=told)
-    before = course.tally(lambda at: at.said).errors()
+    cache, folder = out / "cache", folder_of(name)
+    _check_free(out, cache, folder, run.resume)
+    configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher)
+    data = prepare(frozen, panel, config, folder=cache, on_done=_predicting(on_progress))
+    before = data.errors(lambda at: at.base_forecast)
     if not np.isfinite(before.mse).any():
         raise DataError(
             "no window to be judged by has both a past and answers; give rows with fewer gaps, or more of them"
         )
-    outcomes = [
-        run(
-            course,
-            way,
-            steps,
-            cache / f"{way}-{course.key}{'-taught' * teacher}",
-            teacher=teacher,
-            resume=resume,
-            on_progress=on_progress,
-        )
-        for way in ways
-    ]
-    best = _best(before, outcomes) if method == "auto" else outcomes[0]
-    table = [_row("frozen", before, before, 0.0, 0.0)]
-    for one in outcomes:
-        slower = added_latency(one.model, frozen, course)
-        table.append(_row(one.method, one.errors, before, one.seconds, slower))
-    report = _report(course, best, before)
-    known_as = name if place is None else CHRONOS * name.startswith(CHRONOS) + str(place)
-    saved.save(best.model, out, base=known_as, more=report)
+    outcomes = []
+    for one, options in configs.items():
+        place = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
+        told = _steps(on_progress, one)
+        outcomes.append(fitted(data, one, options, replace(run, folder=place, on_progress=told)))
+    best = _best(before, outcomes) if method == adapters.AUTO else outcomes[0]
+    table = [_row("frozen", before, before.until(), seconds=0.0, latency=0.0)]
+    for outcome in outcomes:
+        latency = added_latency(outcome.fitted.adapter, frozen, data)
+        table.append(_row(outcome.method, before, outcome.errors, seconds=outcome.seconds, latency=latency))
+    report = _report(data, best, before)
+    known_as = name if folder is None else CHRONOS * name.startswith(CHRONOS) + str(folder)
+    _saving.save(best.fitted.adapter, out, base=known_as, more=report)
     shutil.rmtree(cache)
     log.info(f"{best.method} saved in {out}")
-    return Adapted(model=best.model, method=best.method, table=table, report=report)
+    return Adapted(model=best.fitted.adapter, method=best.method, table=table, report=report)
 
 
 def folder_of(name: str) -> Path | None:
@@ -157,107 +141,60 @@ def folder_of(name: str) -> Path | None:
     return folder.resolve()
 
 
-def check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None:
-    """Make sure, before any work, that an adapter in `out` takes the place of nothing but an adapter.
+def _check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None:
+    """Make sure, before any work, that an adapter in `out` overwrites nothing but an adapter.
 
     Raises: UsageError if it does not.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a folder")
-    if out.resolve() == base or ((out / "config.json").exists() and not saved.is_adapter(out)):
+    if out.resolve() == base or ((out / "config.json").exists() and not _saving.is_adapter(out)):
         raise UsageError(f"{out} holds a model, which the adapter would overwrite; choose another folder")
     if any(cache.glob("*")) and not resume:
         raise UsageError(f"{out} holds a run already; go on with it by --resume, or choose another folder")
 
 
-def possible(frozen: Forecaster, method: str) -> list[str]:
-    """`method`, or for "auto" every way that the frozen model allows.
+def possible(
+    frozen: Forecaster, method: str, sizes: AdaptationConfig, *, channels: int, teacher: bool = False
+) -> dict[str, Any]:
+    """The config of `method`, or for "auto" of every adapter that the frozen forecaster allows, by name.
 
     Raises: UsageError if it does not allow `method`.
     """
-    ways = []
-    for way in METHODS if method == "auto" else (method,):
+    automatic = method == adapters.AUTO
+    configs = {}
+    for name in adapters.names() if automatic else (method,):
+        card = adapters.card(name)
+        if automatic and not card.automatic:
+            continue
+        given = {"horizon": sizes.horizon, "channels": channels, "teacher": teacher}
+        known: dict[str, Any] = {field.name: field.default for field in fields(card.config)}
+        if "context" in known:
+            given["context"] = min(known["context"], sizes.context)
         try:
-            if way in TUNINGS:
-                Tuned(TuningConfig(what=way), frozen)  # type: ignore[arg-type]
-            ways.append(way)
+            options = card.config(**{option: value for option, value in given.items() if option in known})
+            with own_randomness(0):
+                card.build(options, frozen)
         except UsageError as error:  # a model without weights has nothing to tune
-            if method != "auto":
+            if not automatic:
                 raise
-            log.info(f"{way} is left out: {error}")
-    return ways
+            log.info(f"{name} is left out: {error}")
+        else:
+            configs[name] = options
+    return configs
 
 
-def run(
-    course: Course,
-    method: str,
-    steps: int,
-    folder: Path | None,
-    *,
-    teacher: bool = False,
-    resume: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Outcome:
-    """Adapt in one way; a memory with the help of a teacher if `teacher`.
-
-    Raises: UsageError if the frozen model does not allow it.
-    """
+def fitted(data: AdaptationData, method: str, config: Any, run: FitRun) -> Outcome:
+    """Fit one adapter and take its time."""
     start = time.process_time()
-    told = None if on_progress is None else _steps(on_progress, method)
-    horizon = course.config.horizon
-    config = training(method, steps, course.config.seed)
-    context = min(CONTEXT, course.config.context)
-    if method == "memory":
-        channels = int(course.parts.whole.values.shape[1])
-        options = MemoryConfig(context=context, horizon=horizon, channels=channels)
-        made: Any
-        lectures = teach(course, TeacherConfig(), context) if teacher else None
-        made, report, tally = distill(
-            course, options, config, lectures=lectures, folder=folder, resume=resume, on_progress=told
-        )
-        errors = tally.errors(choose(tally))
-        return Outcome(method=method, model=made, errors=errors, seconds=time.process_time() - start, report=report)
-    if method == "retrieval":
-        made = retrieval(course, context)
-        tally = course.tally(lambda at: at.said, lambda at: made.correction(at.past, at.said), SHARES)
-        chosen = choose(tally)
-        made.alpha.copy_(torch.tensor(SHARES)[torch.from_numpy(chosen)])
-        errors = tally.errors(chosen)
-    else:
-        with own_randomness(config.seed):
-            made = Tuned(TuningConfig(what=method), course.base)  # type: ignore[arg-type]
-        lessons = course.fit.in_batches_of(TUNING_ROWS)
-        fit(made, lessons, config, validation=course.held(), folder=folder, resume=resume, on_progress=told)
-        errors = course.tally(lambda at: made.forecast(at.asked)).errors()
-    return Outcome(method=method, model=made.eval(), errors=errors, seconds=time.process_time() - start)
+    made = adapters.card(method).fit(data.base, data, config, run)
+    return Outcome(method=method, fitted=made, seconds=time.process_time() - start)
 
 
-def training(method: str, steps: int, seed: int) -> TrainConfig:
-    """The settings of a run of `steps`."""
-    return TrainConfig(
-        steps=steps,
-        learning_rate=RATES.get(method, 1e-3),
-        warmup=max(1, steps // 10),
-        weight_decay=0.1,
-        average=0.98,
-        validate_every=max(1, steps // 20),
-        checkpoint_every=max(1, steps // 5),
-        patience=6,
-        seed=seed,
-    )
-
-
-def retrieval(course: Course, context: int) -> Retrieval:
-    """A retrieval with the store of the fit part and the temperature found on it."""
-    teacher, _ = tuned(course, TeacherConfig(), context, EXACT)  # no graphs: they would be built at every load
-    made = Retrieval(RetrievalConfig(context=context, horizon=course.config.horizon), course.base)
-    made.fill(teacher)
-    return made
-
-
-def added_latency(model: Forecaster, frozen: Forecaster, course: Course, rows: int = 32) -> float:
+def added_latency(model: Forecaster, frozen: Forecaster, data: AdaptationData, rows: int = 32) -> float:
     """How much longer an adapted forecast of some windows takes than the frozen one, as a fraction."""
-    return slower(model, frozen, course.judged.take(np.arange(min(rows, len(course.judged)))).asked)
+    window = data.validation.take(np.arange(min(rows, len(data.validation)))).request
+    return slower(model, frozen, window.to(device_of(frozen)))
 
 
 def slower(model: Forecaster, frozen: Forecaster, window: Window, rounds: int = 5) -> float:
@@ -274,24 +211,25 @@ def slower(model: Forecaster, frozen: Forecaster, window: Window, rounds: int = 
 
 
 def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome:
-    """The lowest squared error among those not worse than the frozen model in any measure; else a silent memory."""
-    least = before.until(len(before.mse))
-    found = {one.method: one.errors.until(len(before.mse)) for one in outcomes}
-    fine = [one for one in outcomes if all(found[one.method][name] <= least[name] for name in ("mse", "mae", "crps"))]
-    if fine:
-        return min(fine, key=lambda one: found[one.method]["mse"])
+    """The lowest squared error among those not worse than the frozen forecaster in any measure; else none is used.
+
+    Then the first correction, whose weights are set to 0, stands for the frozen forecaster.
+    """
+    frozen = before.until()
+    harmless = [one for one in outcomes if all(one.errors[name] <= frozen[name] for name in COMPARED)]
+    if harmless:
+        return min(harmless, key=lambda one: one.errors["mse"])
     log.info("no method helps without harm; the frozen forecasts stay")
-    silent = next(one for one in outcomes if one.method == "memory")
-    silent.model.alpha.zero_()
-    report = silent.report and dataclasses.replace(silent.report, shares=silent.model.alpha.tolist())
-    return dataclasses.replace(silent, errors=before, report=report)
+    unused = next(one for one in outcomes if isinstance(one.fitted.adapter, Corrected))
+    unused.fitted.adapter.alpha.zero_()
+    return replace(unused, fitted=replace(unused.fitted, errors=before))
 
 
-def _row(method: str, errors: Errors, before: Errors, seconds: float, slower: float) -> dict[str, Any]:
-    found, least = (each.until(len(before.mse)) for each in (errors, before))
-    row: dict[str, Any] = {"method": method} | {name: round(value, 5) for name, value in found.items()}
-    row |= {f"{name}_change": round(_change(found[name], least[name]), 4) for name in ("mse", "mae", "crps")}
-    return row | {"cpu_seconds": round(seconds, 1), "peak_mb": round(_peak_mb()), "added_latency": round(slower, 3)}
+def _row(method: str, before: Errors, errors: dict[str, float], *, seconds: float, latency: float) -> dict[str, Any]:
+    frozen = before.until()
+    row: dict[str, Any] = {"method": method} | {name: round(value, 5) for name, value in errors.items()}
+    row |= {f"{name}_change": round(_change(errors[name], frozen[name]), 4) for name in COMPARED}
+    return row | {"cpu_seconds": round(seconds, 1), "peak_mb": round(_peak_mb()), "added_latency": round(latency, 3)}
 
 
 def _change(after: float, before: float) -> float:
@@ -309,26 +247,29 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def _report(course: Course, best: Outcome, before: Errors) -> dict[str, Any]:
+def _report(data: AdaptationData, best: Outcome, before: Errors) -> dict[str, Any]:
     """What is saved beside an adapter."""
-    ends = sorted({min(h, course.config.horizon) for h in (24, 96, 192, 336, 720, course.config.horizon)})
-    gains = {str(h): {k: _change(best.errors.until(h)[k], v) for k, v in before.until(h).items()} for h in ends}
-    levels = list(course.judged.levels)
-    told = {} if best.report is None else dataclasses.asdict(best.report)
+    ends = sorted({min(h, data.config.horizon) for h in (24, 96, 192, 336, 720, data.config.horizon)})
+    after, adapter = best.fitted.errors, best.fitted.adapter
+    gains = {str(h): {k: _change(after.until(h)[k], v) for k, v in before.until(h).items()} for h in ends}
+    weights = {"mixing_weights": adapter.alpha.tolist()} if isinstance(adapter, Corrected) else {}
     return {
         "method": best.method,
-        "fit_end": course.parts.end,
-        "levels": levels,
-        "sizes": dataclasses.asdict(course.config),
-        "validation": best.errors.until(course.config.horizon),
+        "training_end": data.split.end,
+        "levels": list(data.validation.levels),
+        "sizes": asdict(data.config),
+        "validation": best.errors,
         "change_by_horizon": gains,
-        **told,
+        **weights,
+        **best.fitted.report,
     }
 
 
-def _phase(on_progress: OnProgress, note: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(done, total, note)
+def _predicting(on_progress: OnProgress | None) -> OnDone | None:
+    return None if on_progress is None else lambda done, total: on_progress(done, total, "the frozen model predicts")
 
 
-def _steps(on_progress: OnProgress, method: str) -> Callable[[Progress], None]:
+def _steps(on_progress: OnProgress | None, method: str) -> Callable[[Progress], None] | None:
+    if on_progress is None:
+        return None
     return lambda at: on_progress(at.step, at.steps, f"{method}, loss {at.loss:.4f}")

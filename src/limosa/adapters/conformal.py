@@ -1,57 +1,72 @@
 """Conformal calibration: intervals that cover what they say, measured on windows the model did not train on.
 
 Split conformal prediction as in conformalised quantile regression (Romano, Patterson and Candès 2019), but the score is
-a stretch, not a shift: by what factor an interval must grow about the median to hold the actual value. A stretch has no
+a factor, not a shift: by how much an interval must grow about the median to hold the actual value. A factor has no
 unit, so series of all sizes share one calibration; bands that are wrong by a constant factor come out right exactly.
 
-For each central interval the stretch is the ceil((n + 1) * share)-th smallest of n scores: on exchangeable windows the
+For each central interval the factor is the ceil((n + 1) * share)-th smallest of n scores: on exchangeable windows the
 interval then covers at least its share, on average over calibrations.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from limosa.core import Forecast, Forecaster, Window
+from limosa.adapters._data import AdaptationData
+from limosa.adapters._fitting import FitRun, Fitted
+from limosa.adapters._frozen import Adapter, device_of
+from limosa.core import AdapterCard, Forecast, Forecaster, Window
+from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.backtest import origins
 
-if TYPE_CHECKING:
-    from limosa.data.panel import Panel
+ROWS = 2048  # windows times channels that `fit` calibrates on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conformal:
-    """A forecaster whose intervals are stretched about the median; made by `calibrate`."""
+class ConformalConfig:
+    """Options of `Conformal`."""
 
-    base: Forecaster
-    levels: tuple[float, ...]  # ascending, symmetric about the median
-    stretch: Tensor  # [P, H] float64, by interval, narrowest first, and step; later steps take the last
-    notes: tuple[str, ...] = ()  # what to know of the calibration, in words
+    horizon: int = 720  # steps with a factor of their own; later ones take the last
+    levels: tuple[float, ...] = ()  # ascending, symmetric about the median; () leaves the intervals as they are
 
-    @property
-    def context(self) -> int:
-        """That of the base, in steps."""
-        return self.base.context
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise UsageError(f"horizon is {self.horizon}; it must be at least 1 step")
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists
 
-    @property
-    def horizon(self) -> int:
-        """That of the base, in steps."""
-        return self.base.horizon
 
+class Conformal(Adapter):
+    """A forecaster whose intervals are stretched about the median. Satisfies Forecaster."""
+
+    config: ConformalConfig
+    factors: Tensor  # [P, H] float64, by interval, narrowest first, and step
+
+    def __init__(self, config: ConformalConfig, base: Forecaster) -> None:
+        super().__init__(config, base)
+        factors = torch.ones(len(config.levels) // 2, config.horizon, dtype=torch.float64)
+        self.register_buffer("factors", factors)
+        self.notes: tuple[str, ...] = ()  # what to know of the calibration, in words
+
+    @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The base's median with stretched intervals; wider ones contain narrower ones."""
-        median, below, above = _halves(self.base.forecast(window), self.levels)  # [B, H, C], [P, B, H, C] twice
-        step = torch.arange(window.horizon).clamp(max=self.stretch.shape[1] - 1)
-        stretch = self.stretch[:, step].to(median)[:, None, :, None]  # [P, 1, H, 1]
-        below, above = ((stretch * half).cummax(0).values for half in (below, above))
+        base_forecast: Forecast = self.base.forecast(window)
+        levels = self.config.levels
+        if not levels:
+            return base_forecast
+        median, below, above = _halves(base_forecast, levels)  # [B, H, C], [P, B, H, C] twice
+        step = torch.arange(window.horizon).clamp(max=self.factors.shape[1] - 1)
+        factors = self.factors[:, step].to(median)[:, None, :, None]  # [P, 1, H, 1]
+        below, above = ((factors * half).cummax(0).values for half in (below, above))
         values = torch.cat([median - below.flip(0), median[None], median + above])  # [Q, B, H, C]
-        return Forecast(values=values.transpose(0, 1), levels=self.levels)
+        return Forecast(values=values.transpose(0, 1), levels=levels)
 
 
 def calibrate(
@@ -66,9 +81,9 @@ def calibrate(
 ) -> Conformal:
     """Forecast the last `windows` windows of every series and stretch the intervals to what came.
 
-    All series share one stretch per interval and block of steps. A block is one step where there are scores enough
+    All series share one factor per interval and block of steps. A block is one step where there are scores enough
     for the widest interval; otherwise neighbouring steps are pooled, which assumes that the base is as wrong at one
-    as at the next. Beyond `horizon` the last block's stretch holds.
+    as at the next. Beyond `horizon` the last block's factor holds.
 
     Args:
         panel: the history only: what is to be forecast must come after it.
@@ -79,19 +94,41 @@ def calibrate(
 
     Raises: DataError if no series is long enough or nothing is observed, UsageError if the base has no intervals.
     """
+    step, context = horizon if step is None else step, context or forecaster.context
+    found = origins(panel, horizon=horizon, windows=windows, step=step, context=context, batch_size=batch_size)
+    device = device_of(forecaster)
+    pairs = ((forecaster.forecast(one.window.to(device)), one.actual.to(device)) for one in found)
+    return _calibrated(forecaster, pairs, horizon)
+
+
+def _calibrated(base: Forecaster, pairs: Iterable[tuple[Forecast, Tensor]], horizon: int) -> Conformal:
+    """`base` with intervals stretched to what came [B, H, C] after each forecast.
+
+    Raises: DataError if nothing was observed, UsageError if the base has no intervals.
+    """
     levels: tuple[float, ...] = ()
     collected = []
-    context = context or forecaster.context
-    step = horizon if step is None else step
-    for origin in origins(panel, horizon=horizon, windows=windows, step=step, context=context, batch_size=batch_size):
-        forecast = forecaster.forecast(origin.window)
-        levels = levels or _symmetric(forecast.levels)
-        collected.append(_scores(forecast, origin.actual, levels))
+    with torch.no_grad():
+        for forecast, actual in pairs:
+            levels = levels or _symmetric(forecast.levels)
+            collected.append(_scores(forecast, actual, levels).cpu())
     scores = torch.cat(collected, dim=1)  # [P, n, H]
     if torch.isnan(scores).all():
         raise DataError("no step of the calibration windows has an observed value; calibrate on more windows")
-    stretch, notes = _stretch(scores, levels)
-    return Conformal(base=forecaster, levels=levels, stretch=stretch, notes=notes)
+    adapter = Conformal(ConformalConfig(horizon=horizon, levels=levels), base)
+    adapter.factors, adapter.notes = _factors(scores, levels)
+    return adapter.eval()
+
+
+def fit(base: Forecaster, data: AdaptationData, config: ConformalConfig, run: FitRun) -> Fitted:
+    """Calibrate on training windows, which the base has not trained on; validation windows measure the coverage."""
+    most = max(1, ROWS // data.split.whole.values.shape[1])
+    spread = np.arange(len(data.training))[:: -(-len(data.training) // most)]
+    batches = (data.training.take(part) for part in np.array_split(spread, -(-len(spread) // 64)))
+    pairs = ((at.base_forecast, at.future) for at in batches if at.future is not None)
+    adapter = _calibrated(base, pairs, config.horizon)
+    errors = data.errors(lambda at: adapter.forecast(at.request))
+    return Fitted(adapter=adapter, errors=errors, report={"notes": list(adapter.notes)})
 
 
 def finite_sample_rank(count: int | Tensor, share: float | Tensor) -> Tensor:
@@ -121,7 +158,7 @@ def _halves(forecast: Forecast, levels: tuple[float, ...]) -> tuple[Tensor, Tens
 
 
 def _scores(forecast: Forecast, actual: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """The stretch at which each interval just holds the actual value, [P, B * C, H]; NaN where nothing was observed.
+    """The factor at which each interval just holds the actual value, [P, B * C, H]; NaN where nothing was observed.
 
     Infinite where the actual value lies outside an interval of no width.
     """
@@ -132,8 +169,8 @@ def _scores(forecast: Forecast, actual: Tensor, levels: tuple[float, ...]) -> Te
     return scores.transpose(2, 3).flatten(1, 2).double()
 
 
-def _stretch(scores: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, tuple[str, ...]]:
-    """Stretch factors [P, H] from scores [P, n, H], and what to know of them."""
+def _factors(scores: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """Factors [P, H] from scores [P, n, H], and what to know of them."""
     share = torch.tensor([2 * level - 1 for level in levels if level > 0.5], dtype=scores.dtype)  # [P]
     H = scores.shape[2]
     pooled = _pool(scores, enough=math.ceil(2 / (1 - float(share[-1]))))  # [P, G, m]
@@ -142,8 +179,8 @@ def _stretch(scores: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, tuple[s
     ordered = pooled.sort(-1).values  # NaN last
     chosen = ordered.gather(2, (torch.minimum(rank, count) - 1).clamp(min=0)[..., None])[..., 0]
     widest = torch.where(torch.isfinite(pooled), pooled, 0.0).amax(-1)
-    stretch = torch.where(torch.isfinite(chosen), chosen, widest)
-    stretch = torch.where(count > 0, stretch, 1.0)  # steps of which nothing was observed keep their intervals
+    factors = torch.where(torch.isfinite(chosen), chosen, widest)
+    factors = torch.where(count > 0, factors, 1.0)  # steps of which nothing was observed keep their intervals
     notes = []
     G = pooled.shape[1]
     if G < H:
@@ -157,7 +194,7 @@ def _stretch(scores: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, tuple[s
             "which take the largest and may cover less; calibrate on more windows"
         )
     block = torch.arange(H) * G // H
-    return stretch[:, block], tuple(notes)
+    return factors[:, block], tuple(notes)
 
 
 def _pool(scores: Tensor, enough: int) -> Tensor:
@@ -169,3 +206,15 @@ def _pool(scores: Tensor, enough: int) -> Tensor:
     steps = edge[:-1, None] + torch.arange(int(edge.diff().max()))  # [G, s]
     pooled = scores[:, :, steps.clamp(max=H - 1)].masked_fill(steps >= edge[1:, None], torch.nan)  # [P, n, G, s]
     return pooled.transpose(1, 2).reshape(P, G, n * steps.shape[1])
+
+
+CARD = AdapterCard(
+    config=ConformalConfig,
+    build=Conformal,
+    fit=fit,
+    tiny=ConformalConfig(horizon=24),
+    needs="a forecaster with intervals",
+    source="Romano, Patterson and Candès 2019, arXiv 1905.03222",
+    summary="intervals that cover what they say; the median stays",
+    automatic=False,  # it does not move the median, by which methods are compared
+)

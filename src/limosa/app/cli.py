@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from limosa import adapters
 from limosa.alerts.incidents import AlertConfig
 from limosa.app.doctor import doctor as examine
 from limosa.app.doctor import fit_threads
@@ -376,8 +377,12 @@ def adapt(
         typer.Option("--base", "-b", metavar="NAME|FOLDER", help="The frozen model: fracast and chronos:FOLDER too."),
     ] = DEFAULT_MODEL,
     method: Annotated[
-        Literal["memory", "full", "head", "lora", "retrieval", "auto"],
-        typer.Option(help="How to adapt; auto tries all and keeps the best that does no harm."),
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"How to adapt: {', '.join(adapters.names())}; auto tries those that move the median and keeps the "
+            "best that does no harm.",
+        ),
     ] = "memory",
     horizon: Annotated[
         int | None, typer.Option("--horizon", "-h", metavar="STEPS", help="Steps ahead that are adapted.")

@@ -86,7 +86,7 @@ class Feedback(nn.Module):
 
     def forward(self) -> Tensor:
         """The stable row."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not isinstance(self.row, nn.Parameter):  # a tensor in its place, for one call
             return stable(self.row)
         now = (self.row.data_ptr(), self.row._version)
         if self._kept is None or self._kept[0] != now:

@@ -103,8 +103,8 @@ def test_series_of_all_sizes_share_one_calibration() -> None:
             return Forecast(values=super().forecast(window).values * scale, levels=self.levels)
 
     small, large = panel(200, 20), panel(200, 20, scale=1e6)
-    stretches = [calibrate(one, OwnScale(), horizon=4).stretch for one in (small, large)]
-    torch.testing.assert_close(stretches[0], stretches[1])
+    factors = [calibrate(one, OwnScale(), horizon=4).factors for one in (small, large)]
+    torch.testing.assert_close(factors[0], factors[1])
 
 
 def test_each_step_has_its_own_stretch_where_there_are_scores_enough() -> None:

@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from limosa import models
-from limosa.adapters.course import CourseConfig, prepare
-from limosa.adapters.distill import TeacherConfig, distill, teach
-from limosa.adapters.memory import Memory, MemoryConfig
+from limosa.adapters._data import AdaptationConfig, prepare
+from limosa.adapters._fitting import FitRun
+from limosa.adapters._neighbours import Found, Store
+from limosa.adapters._teacher import teach
+from limosa.adapters.memory import Memory, MemoryConfig, fit
 from limosa.core import Window
 from limosa.errors import UsageError
-from limosa.training.loop import TrainConfig
-from unit.adapters.conftest import Last, panel_of, seasons
+from unit.adapters.conftest import Last, panel_of
 
-TINY = MemoryConfig(context=48, horizon=12, ahead=4, width=16, token=8)
-QUICK = TrainConfig(steps=30, learning_rate=5e-3, warmup=5, average=0.9, validate_every=15)
-SIZES = CourseConfig(context=48, horizon=12, windows=400, judges=200, batch_size=64)
+TINY = MemoryConfig(context=48, horizon=12, patch=4, width=16, token=8)
+QUICK = FitRun(steps=60)
+SIZES = AdaptationConfig(context=48, horizon=12, windows=400, validation_windows=200, batch_size=64)
 
 
 def loud(base=None, config=TINY):
-    """A memory whose last layer says something."""
+    """A memory whose last layer is not zero."""
     torch.manual_seed(0)
     made = Memory(config, base or Last()).eval()
-    torch.nn.init.normal_(made.answer.weight, std=0.2)
-    torch.nn.init.normal_(made.answer.bias, std=0.2)
+    torch.nn.init.normal_(made.head.weight, std=0.2)
+    torch.nn.init.normal_(made.head.bias, std=0.2)
     return made
 
 
@@ -38,9 +38,9 @@ def window(steps=48, horizon=12, rows=3):
 
 
 def test_a_constant_series_keeps_the_frozen_forecast():
-    asked = replace(window(), past=torch.full((2, 48, 1), 0.1, dtype=torch.float64))
+    request = replace(window(), past=torch.full((2, 48, 1), 0.1, dtype=torch.float64))
     memory = loud()
-    assert torch.equal(memory.forecast(asked).values, memory.base.forecast(asked).values)
+    assert torch.equal(memory.forecast(request).values, memory.base.forecast(request).values)
 
 
 def test_a_series_without_values_stays_missing_and_one_of_three_steps_works():
@@ -50,23 +50,23 @@ def test_a_series_without_values_stays_missing_and_one_of_three_steps_works():
     assert bool(memory.forecast(window(steps=3)).values.isfinite().all())
 
 
-def test_with_a_share_of_nothing_it_is_the_frozen_forecast_bit_for_bit():
-    memory, asked = loud(), window()
-    assert not torch.equal(memory.forecast(asked).values, memory.base.forecast(asked).values)
+def test_with_a_weight_of_nothing_it_is_the_frozen_forecast_bit_for_bit():
+    memory, request = loud(), window()
+    assert not torch.equal(memory.forecast(request).values, memory.base.forecast(request).values)
     memory.alpha.zero_()
-    assert torch.equal(memory.forecast(asked).values, memory.base.forecast(asked).values)
+    assert torch.equal(memory.forecast(request).values, memory.base.forecast(request).values)
 
 
-def test_half_a_share_is_half_the_way():
-    memory, asked = loud(), window()
-    frozen, whole = memory.base.forecast(asked).values, memory.forecast(asked).values
+def test_half_a_weight_is_half_the_way():
+    memory, request = loud(), window()
+    frozen, whole = memory.base.forecast(request).values, memory.forecast(request).values
     memory.alpha.fill_(0.5)
-    assert torch.allclose(memory.forecast(asked).values, (frozen + whole) / 2, atol=1e-6)
+    assert torch.allclose(memory.forecast(request).values, (frozen + whole) / 2, atol=1e-6)
 
 
 def test_steps_beyond_those_it_learnt_stay_as_they_are():
-    memory, asked = loud(), window(horizon=30)
-    made, frozen = memory.forecast(asked).values, memory.base.forecast(asked).values
+    memory, request = loud(), window(horizon=30)
+    made, frozen = memory.forecast(request).values, memory.base.forecast(request).values
     assert torch.equal(made[:, :, 12:], frozen[:, :, 12:])
     assert not torch.equal(made[:, :, :12], frozen[:, :, :12])
 
@@ -79,74 +79,80 @@ def test_it_works_for_any_levels_and_on_another_forecaster(levels):
     assert bool((made.values.diff(dim=1) >= 0).all())
     loss = memory.loss(replace(window(), future=torch.zeros(3, 12, 1)))
     loss.backward()
-    assert bool(memory.answer.weight.grad.isfinite().all())
+    assert bool(memory.head.weight.grad.isfinite().all())
 
 
 def test_half_precision_forecasts_are_finite():
-    asked = window()
+    request = window()
     with torch.autocast("cpu", torch.bfloat16):
-        assert bool(loud().forecast(asked).values.isfinite().all())
+        assert bool(loud().forecast(request).values.isfinite().all())
 
 
-def test_errors_count_in_the_unit_of_the_lesson_not_in_scales_of_its_context(days):
-    lesson = prepare(Last(), days, SIZES).fit.take(np.arange(8))
-    loss = loud().loss(lesson)
-    torch.testing.assert_close(loud().loss(replace(lesson, unit=2.0 * lesson.unit)), loss / 2)
-    quiet = replace(lesson, past=0.01 * lesson.past, future=0.01 * lesson.future, base=0.01 * lesson.base)
+def test_errors_count_in_the_unit_of_the_series_not_in_scales_of_its_context(days):
+    cached = prepare(Last(), days, SIZES).training.take(np.arange(8))
+    loss = loud().loss(cached)
+    torch.testing.assert_close(loud().loss(replace(cached, unit=2.0 * cached.unit)), loss / 2)
+    small = {name: 0.01 * getattr(cached, name) for name in ("past", "future", "base_values")}
+    quiet = replace(cached, **small)
     torch.testing.assert_close(loud().loss(quiet), loss / 100)
 
 
 def test_it_learns_what_the_frozen_forecaster_gets_wrong(days):
-    course = prepare(Last(), days, SIZES)
-    _, report, tally = distill(course, TINY, QUICK, lectures=teach(course, TeacherConfig(), 48))
-    assert tally.errors(20).mse.mean() < 0.5 * tally.errors(0).mse.mean()
-    assert min(report.shares) > 0.5
-    assert not report.alarm
-    assert report.gate["fit"] > 0.5
+    data = prepare(Last(), days, SIZES)
+    made = fit(data.base, data, replace(TINY, teacher=True), QUICK)
+    before = data.errors(lambda at: at.base_forecast)
+    assert made.errors.mse.mean() < 0.5 * before.mse.mean()
+    assert made.adapter.alpha.min() > 0.5
+    assert not made.report["leak_suspected"]
+    assert made.report["gate_rate"]["training"] > 0.5
 
 
-def test_a_teacher_can_find_neighbours_by_hidden_states():
-    torch.manual_seed(0)
-    patched = models.card("patched")
-    course = prepare(patched.build(patched.tiny).eval(), panel_of(seasons(400)), SIZES)
-    hidden, plain = (teach(course, TeacherConfig(keys=keys), 48)[0] for keys in ("hidden", "context"))
-    assert hidden.mse < 0.2
-    assert hidden.mse != plain.mse
+def test_a_teacher_that_sees_the_answers_is_found_out(walk, caplog, monkeypatch):
+    data = prepare(Last(), walk, SIZES)
+    honest = teach(data, 48)
+    assert abs(honest[0].gate_rate - honest[1].gate_rate) < 0.2
+    search = Store.search
 
+    def leaking(self, past, span, *, count):
+        """All but the query itself, as published code does."""
+        if span is None:
+            return search(self, past, span, count=count)
+        found = search(self, past, None, count=count)
+        itself = self.first[found.index // self.values.shape[1]] == span[0][:, None]
+        return Found(index=found.index, allowed=found.allowed & ~itself)
 
-def test_a_teacher_that_sees_the_answers_is_found_out(walk, caplog):
-    course = prepare(Last(), walk, SIZES)
-    leaking, honest = (teach(course, TeacherConfig(apart=apart), 48) for apart in ("self", "disjoint"))
-    assert leaking[0].gate - leaking[1].gate > 0.2
-    assert abs(honest[0].gate - honest[1].gate) < 0.2
-    assert leaking[0].mse < 0.7 * honest[0].mse
+    monkeypatch.setattr(Store, "search", leaking)
     with caplog.at_level(logging.WARNING, "limosa"):
-        _, report, _ = distill(course, TINY, replace(QUICK, steps=2), lectures=leaking)
-    assert report.alarm
+        made = fit(data.base, data, replace(TINY, teacher=True), replace(QUICK, steps=2))
+    assert made.report["leak_suspected"]
     assert "seen their answers" in caplog.text
+    assert made.report["teacher_mse"]["training"] < 0.7 * honest[0].mse
 
 
 def test_where_nothing_can_be_learnt_nothing_is_changed():
     walk = panel_of(np.random.default_rng(1).standard_normal((6000, 2)).cumsum(0))  # in a short one there are trends
-    course = prepare(Last(), walk, SIZES)
-    memory, report, _ = distill(course, TINY, QUICK)
-    asked = window()
-    assert set(report.shares) == {0.0}
-    assert torch.equal(memory.forecast(asked).values, memory.base.forecast(asked).values)
+    data = prepare(Last(), walk, SIZES)
+    memory = fit(data.base, data, TINY, QUICK).adapter
+    request = window()
+    assert not memory.alpha.any()
+    assert torch.equal(memory.forecast(request).values, memory.base.forecast(request).values)
 
 
 def test_the_same_seed_gives_the_same_memory(days):
     made = []
     for _ in "ab":
-        course = prepare(Last(), days, SIZES)
-        memory, *_ = distill(course, TINY, replace(QUICK, steps=5), lectures=teach(course, TeacherConfig(), 48))
-        made.append(memory.state_dict())
+        data = prepare(Last(), days, SIZES)
+        random = torch.random.get_rng_state()
+        fitted = fit(data.base, data, replace(TINY, teacher=True), replace(QUICK, steps=5))
+        made.append(fitted.adapter.state_dict())
+        torch.random.set_rng_state(random)
+        torch.rand(3)
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
 def test_options_are_checked():
-    with pytest.raises(UsageError, match="ahead is 0"):
-        MemoryConfig(ahead=0)
+    with pytest.raises(UsageError, match="patch is 0"):
+        MemoryConfig(patch=0)
     with pytest.raises(UsageError, match="give windows with a future"):
         loud().loss(window())
 

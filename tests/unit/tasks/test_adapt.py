@@ -12,8 +12,8 @@ import torch
 
 import limosa
 from limosa import models as registry
-from limosa.adapters.distill import Report
-from limosa.adapters.fusion import Errors
+from limosa.adapters._fitting import Fitted
+from limosa.adapters._validation import Errors
 from limosa.app.cli import main
 from limosa.errors import DataError, Interrupted, ModelNotFound, UsageError
 
@@ -44,7 +44,15 @@ def test_an_adapter_is_a_folder_that_forecasts(place, capsys):
     assert sorted(path.name for path in (place / "mine").iterdir()) == ["adapter.safetensors", "config.json"]
     config = json.loads((place / "mine" / "config.json").read_text())
     assert config["base"] == "limosa-small"
-    assert {"base_hash", "fit_end", "levels", "validation", "change_by_horizon", "gate", "shares"} <= set(config)
+    assert {
+        "base_hash",
+        "training_end",
+        "levels",
+        "validation",
+        "change_by_horizon",
+        "gate_rate",
+        "mixing_weights",
+    } <= set(config)
     assert main(["forecast", "a.csv", "-h", "8", "-m", "mine", "-q"]) == 0
     told = capsys.readouterr().out.splitlines()[1].split(",")
     table = limosa.forecast("a.csv", 8, model="mine")
@@ -54,11 +62,11 @@ def test_an_adapter_is_a_folder_that_forecasts(place, capsys):
 
 def test_a_teacher_is_asked_for_and_reported(place, capsys):
     assert main(["adapt", "a.csv", "-o", "plain", "--json", "-q", *SMALL]) == 0
-    assert json.loads(capsys.readouterr().out)["report"]["gate"] == {}
+    assert json.loads(capsys.readouterr().out)["report"]["gate_rate"] == {}
     assert main(["adapt", "a.csv", "-o", "taught", "--teacher", "--json", "-q", *SMALL]) == 0
     report = json.loads(capsys.readouterr().out)["report"]
-    assert set(report["gate"]) == {"fit", "validation"}
-    assert report["alarm"] is False
+    assert set(report["gate_rate"]) == {"training", "validation"}
+    assert report["leak_suspected"] is False
     assert main(["adapt", "a.csv", "-o", "x", "--teacher", "--method", "head", "-q", *SMALL]) == 2
     assert "learns from no teacher" in capsys.readouterr().err
 
@@ -99,7 +107,7 @@ def test_a_stopped_run_goes_on_and_is_not_overwritten(place, monkeypatch, capsys
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapting, "distill", stopped)
+    monkeypatch.setattr(adapting, "fitted", stopped)
     assert main(["adapt", "a.csv", "-o", "mine", "-q", *SMALL]) == 130
     assert "--resume" in capsys.readouterr().err
     monkeypatch.undo()
@@ -117,25 +125,30 @@ def test_where_every_method_harms_the_frozen_model_is_kept(place):
     before = Errors(mse=np.ones(8), mae=np.ones(8), crps=np.ones(8), coverage80=np.ones(8))
     worse = dataclasses.replace(before, mae=2.0 * np.ones(8))
     done.model.alpha.fill_(1.0)
-    tried = [adapting.Outcome(method=name, model=done.model, errors=worse, seconds=0.0) for name in ("lora", "memory")]
-    best = adapting._best(before, tried)
+    fitted = Fitted(adapter=done.model, errors=worse)
+    tried = [adapting.Outcome(method=name, fitted=fitted, seconds=0.0) for name in ("lora", "memory")]
+    best = adapting._best(before, [dataclasses.replace(tried[0], fitted=Fitted(adapter=None, errors=worse)), tried[1]])
     assert best.method == "memory"
-    assert not best.model.alpha.any()
-    reported = adapting.Outcome(
-        method="memory",
-        model=done.model,
-        errors=worse,
-        seconds=0.0,
-        report=Report(teacher_mse={}, gate={}, alarm=False, shares=[1.0], best_step=1),
-    )
-    assert set(adapting._best(before, [reported]).report.shares) == {0.0}
+    assert best.fitted.errors is before
+    assert not best.fitted.adapter.alpha.any()
+
+
+def test_bands_alone_can_be_calibrated_and_saved(place, capsys):
+    assert main(["adapt", "a.csv", "-o", "wide", "--method", "conformal", "--json", "-q", *SMALL]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    frozen, adapted = printed["table"]
+    assert adapted["mse_change"] == 0.0
+    assert abs(adapted["coverage80"] - 0.8) < abs(frozen["coverage80"] - 0.8)
+    saved, base = limosa.load("wide").forecast(_window()), limosa.load("limosa-small").forecast(_window())
+    assert torch.equal(saved.at(0.5), base.at(0.5))
+    assert not torch.equal(saved.at(0.9), base.at(0.9))
 
 
 def test_wrong_numbers_and_names_are_refused(place):
     with pytest.raises(UsageError, match="steps is 0"):
         limosa.adapt("a.csv", "x", steps=0)
-    with pytest.raises(UsageError, match="method is 'magic'"):
-        limosa.adapt("a.csv", "x", method="magic")
+    with pytest.raises(UsageError, match="no adapter is named 'memry'; did you mean memory"):
+        limosa.adapt("a.csv", "x", method="memry")
     with pytest.raises(ModelNotFound, match="nothing-of-that-name"):
         limosa.adapt("a.csv", "x", base="nothing-of-that-name")
     for name in ("context", "horizon"):
@@ -216,7 +229,7 @@ def test_a_run_with_other_numbers_does_not_go_on_from_these_checkpoints(place, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapting.saved, "save", stopped)
+        patch.setattr(adapting._saving, "save", stopped)
         with pytest.raises(Interrupted):
             limosa.adapt("a.csv", "mine", **NAIVE)
     runs = [limosa.adapt("a.csv", "mine", resume=True, seed=5, **NAIVE), limosa.adapt("a.csv", "new", seed=5, **NAIVE)]

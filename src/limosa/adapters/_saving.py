@@ -1,13 +1,12 @@
-"""Saved adapters: `adapter.safetensors` and `config.json`, which names the frozen model and its hash.
+"""Save and load adapters: `adapter.safetensors`, and `config.json`, which names the frozen model and its hash.
 
-A folder holds what was learnt and nothing of the frozen model; it is put on the same model again or refused.
+A folder holds what was learnt and nothing of the frozen model; it loads on the same model only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from limosa.core import Card, Forecaster
+from limosa import adapters
+from limosa.adapters._frozen import device_of
+from limosa.core import Forecaster
 from limosa.errors import DataError, UsageError
 from limosa.nn.saving import read_config, read_tensors, write_folder
 
@@ -27,8 +28,9 @@ _UNFIT = (AttributeError, ImportError, KeyError, OSError, RuntimeError, Safetens
 
 
 def fingerprint(base: Forecaster) -> str:
-    """A hash of a model's class, options and weights: equal for equal models."""
-    made = hashlib.sha256(f"{type(base).__module__}.{type(base).__qualname__}".encode())
+    """A hash of a model's class, options and weights: equal for equal models, also after their file has moved."""
+    file = type(base).__module__.rpartition(".")[2]
+    made = hashlib.sha256(f"{file}.{type(base).__qualname__}".encode())
     config = getattr(base, "config", None)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         made.update(json.dumps(dataclasses.asdict(config), sort_keys=True, default=str).encode())
@@ -39,15 +41,8 @@ def fingerprint(base: Forecaster) -> str:
     return made.hexdigest()[:16]
 
 
-def card(kind: str) -> Card:
-    """The card of an adapter file."""
-    found = importlib.import_module(f"limosa.adapters.{kind}").CARD
-    assert isinstance(found, Card)
-    return found
-
-
 def save(adapter: Any, folder: str | Path, *, base: str, more: Mapping[str, Any]) -> None:
-    """Write an adapter's folder; `base` is the name or folder of the frozen model, `more` what is worth knowing.
+    """Write an adapter's folder; `base` is the name or folder of the frozen model, `more` a report for the config.
 
     Raises: LimosaError if the folder cannot be written; no file is left half-written.
     """
@@ -97,9 +92,9 @@ def load(folder: str | Path, base: Forecaster) -> Any:
             "that one, or adapt this one: limosa adapt"
         )
     try:
-        own = card(str(content["model"]).partition(":")[2])
+        own = adapters.card(str(content["model"]).partition(":")[2])
         adapter = own.build(own.config(**content["options"]), base)
         adapter.restore(read_tensors(folder, TENSORS))
     except _UNFIT as error:
         raise DataError(f"{folder} does not hold an adapter of this version: {error}") from error
-    return adapter.eval()
+    return adapter.to(device_of(base)).eval()

@@ -1,0 +1,75 @@
+"""A change of weights is kept apart from them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limosa import adapters, models
+from limosa.adapters.head import head_weights
+from limosa.adapters.lora import LoraConfig
+from limosa.core import Window
+from limosa.errors import UsageError
+from unit.adapters.conftest import Last
+
+
+def tiny(name="patched"):
+    torch.manual_seed(0)
+    own = models.card(name)
+    return own.build(own.tiny).eval()
+
+
+class Shifted(torch.nn.Module):
+    """A model without matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+
+    def loss(self, batch):
+        return self.shift.sum()
+
+
+def test_the_head_is_what_stands_after_the_last_hidden_state():
+    names = head_weights(tiny())
+    assert {name.partition(".")[0] for name in names} == {"norm", "to_steps", "to_quantiles"}
+
+
+def test_a_low_rank_change_is_smaller_than_the_matrices_it_changes():
+    lora = adapters.build("lora", tiny(), rank=1)
+    full = adapters.build("full", tiny())
+    count = [sum(p.numel() for p in each.parameters()) for each in (lora, full)]
+    assert count[0] < 0.2 * count[1]
+    assert count[1] == sum(p.numel() for p in full.base.parameters())
+
+
+def test_a_change_of_weights_asks_only_for_what_the_model_answers_at_once():
+    tuned = adapters.build("full", tiny())
+    past, future = torch.randn(2, 32, 1), torch.randn(2, 5 * tuned.horizon, 1)
+    longer = Window(past=past, future=future, horizon=5 * tuned.horizon)
+    native = Window(past=past, future=future[:, : tuned.horizon], horizon=tuned.horizon)
+    assert torch.equal(tuned.loss(longer), tuned.loss(native))
+
+
+def test_a_model_without_weights_or_hidden_states_says_what_to_use():
+    with pytest.raises(UsageError, match="no weights to train"):
+        adapters.build("lora", Last())
+    with pytest.raises(UsageError, match="cannot be reached"):
+        head_weights(Last())
+    with pytest.raises(UsageError, match="no weights that Lora could change"):
+        adapters.build("lora", Shifted())
+    with pytest.raises(UsageError, match="rank is 0"):
+        LoraConfig(rank=0)
+
+
+def test_a_change_reaches_a_model_that_keeps_what_it_made_of_its_weights():
+    """A SpaceTime keeps stable rows for calls without gradients; those of other weights must not be taken for them."""
+    tuned, window = adapters.build("full", tiny("spacetime")), Window(past=torch.randn(2, 32, 1), horizon=4)
+    made = []
+    for size in (0.0, 0.1, 0.0):
+        for change in tuned.change:
+            torch.nn.init.constant_(change, size)
+        with torch.inference_mode():
+            made.append(tuned.forecast(window).values)
+    assert torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], made[1])
