@@ -190,7 +190,8 @@ def base_of(name: str, size: Size) -> Forecaster:
         windows = Windows(until(whole, train), context=CONTEXT, horizon=96, batch_size=16, seed=0)
         fit(model, windows, TrainConfig(steps=size.steps, warmup=max(1, size.steps // 10), average=0.99))
         model.save_pretrained(folder)
-    return models.load(folder)
+    found: Forecaster = models.load(folder)
+    return found
 
 
 # -- TS-Memory ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import typer.main
 
 from limosa import Window
 from limosa import models as registry
@@ -113,11 +112,11 @@ def test_the_help_texts_on_the_page_are_those_of_the_commands():
 
 def test_every_option_has_a_help_text_and_every_command_is_on_the_page():
     page = (ROOT / "docs" / "cli.md").read_text()
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in ((name, app.get_command(None, name)) for name in app.list_commands(None)):
         assert command.help, name
         assert f"$ limosa {name} --help" in page
-        for parameter in command.params:
-            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+        for parameter in command.own.values():
+            assert parameter.option.help, f"{name}: {parameter.name}"
 
 
 def test_the_readme_names_every_folder_of_the_package():

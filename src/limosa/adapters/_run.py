@@ -83,11 +83,11 @@ def load(folder: str | Path, load_base: Callable[[str], Forecaster]) -> Forecast
 def base(name: str, load_base: Callable[[str], Forecaster]) -> Forecaster:
     """A forecaster by name or folder, also one of another library: `fracast`, `chronos:FOLDER`."""
     if name == FRACAST:
-        from limosa.models.forecasters.fracast import Fracast
+        from limosa.models.foreign.fracast import Fracast
 
         return Fracast()
     if name.startswith(CHRONOS):
-        from limosa.models.forecasters.chronos import Chronos
+        from limosa.models.foreign.chronos import Chronos
 
         return Chronos.from_pretrained(name.removeprefix(CHRONOS))
     return load_base(name)

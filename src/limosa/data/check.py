@@ -11,9 +11,10 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from limosa.data.layout import Layout, columns_of
 from limosa.data.panel import Panel, assemble
 from limosa.data.parse import read_records
-from limosa.data.read import Layout, asked, open_source
+from limosa.data.read import open_source
 from limosa.errors import DataError
 
 _SHORT = 3  # observed values below which nothing but the last value can be carried on
@@ -86,7 +87,7 @@ def inspect(
     if isinstance(source, Panel):
         return check(source)
     faults: list[DataError] = []
-    columns, freq = asked(**layout)
+    columns, freq = columns_of(**layout)
     report = Report()
     try:
         rows = read_records(open_source(source, columns), columns, faults.append)

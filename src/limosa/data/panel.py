@@ -18,8 +18,8 @@ from limosa.core import Window
 from limosa.data import frequency
 from limosa.data import read as reading
 from limosa.data.frequency import Frequency
+from limosa.data.layout import Columns, Layout, columns_of
 from limosa.data.parse import OnFault, Records, read_records, stop
-from limosa.data.read import Columns, Layout, Source
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Panel:
         return cls._build(reading.open_source, source, layout)
 
     @classmethod
-    def _build(cls, open_: Callable[[Any, Columns], Source], source: Any, layout: Layout) -> Self:
-        columns, freq = reading.asked(**layout)
+    def _build(cls, open_: Callable[[Any, Columns], reading.Source], source: Any, layout: Layout) -> Self:
+        columns, freq = columns_of(**layout)
         return cls(**assemble(read_records(open_(source, columns), columns), freq))
 
     def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:

@@ -11,11 +11,11 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, Any
 
 import narwhals as nw
 import numpy as np
@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limosa.data.layout import Columns
 from limosa.errors import DataError, UsageError
 
 Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
@@ -30,53 +31,6 @@ Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
 _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-
-
-class Layout(TypedDict, total=False):
-    """What the columns of the caller's table are, and the step of time: keyword arguments of whatever reads one."""
-
-    id_col: str  # default "unique_id"
-    time_col: str  # default "ds"
-    target_col: str | Sequence[str]  # default "y"
-    known_cols: Sequence[str]  # covariates known in advance
-    static_cols: Sequence[str]  # numbers that stay the same
-    freq: str | int | None  # pandas alias or the step of a count; inferred by default
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns of the caller's table are what."""
-
-    id: str = "unique_id"
-    time: str = "ds"
-    targets: tuple[str, ...] = ("y",)
-    known: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        twice = [name for name in self.names if self.names.count(name) > 1]
-        if twice:
-            raise UsageError(f"column {twice[0]!r} is asked for twice; give each column one role")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every column, in the order id, time, targets, known, static."""
-        return (self.id, self.time, *self.targets, *self.known, *self.static)
-
-
-def asked(
-    *,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
-    freq: str | int | None = None,
-) -> tuple[Columns, str | int | None]:
-    """The columns and the step that a `Layout` asks for, with the defaults in place."""
-    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
-    columns = Columns(id=id_col, time=time_col, targets=targets, known=tuple(known_cols), static=tuple(static_cols))
-    return columns, freq
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from limosa.data.table import TARGET, actual_column, model_columns
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.metrics import CUTOFF
-from limosa.files import check_writable, write_beside
+from limosa.files import PICTURES, check_writable, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from limosa.data.panel import Panel
 
-SUFFIXES = (".png", ".svg")
 MOST = 6  # charts in one picture
 # Okabe and Ito's palette, told apart with any kind of colour vision.
 INK, GREY, BLUE, ORANGE = "#2b3440", "#8a939e", "#0072b2", "#d55e00"
@@ -63,7 +62,7 @@ def fan_chart(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     path = Path(path)
-    check_writable(path, SUFFIXES)
+    check_writable(path, PICTURES)
     names = panel.columns
     known = [names.id, names.time, CUTOFF, TARGET, actual_column(panel)]
     if name not in model_columns(table.columns, known):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Forecast, Window
+from limosa.core import Forecast, ForeignCard, Window
 from limosa.errors import LimosaError, ModelNotFound
 
 
@@ -68,3 +68,12 @@ class Chronos(nn.Module):
         bolt = type(self.pipeline).__name__ == "ChronosBoltPipeline"
         made = self.pipeline.predict(rows if bolt else rows[:, None], prediction_length=horizon)
         return made.float() if isinstance(made, Tensor) else torch.cat(list(made)).float()
+
+
+CARD = ForeignCard(
+    load=Chronos.from_pretrained,
+    takes_folder=True,
+    source="amazon-science/chronos-forecasting",
+    summary="Chronos-Bolt and Chronos-2 from a folder, each channel by itself",
+    licence="Apache-2.0",
+)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from limosa.core import Forecast, Window
+from limosa.core import Forecast, ForeignCard, Window
 from limosa.errors import LimosaError
 
 LEVELS = tuple(float(level) for level in np.arange(1, 10) / 10)
@@ -50,3 +50,11 @@ class Fracast(nn.Module):
             values[part] = self._model.forecast_batch(rows[part], horizon=window.horizon)
         made = torch.from_numpy(np.sort(values, -1)).view(B, C, window.horizon, -1).permute(0, 3, 2, 1)
         return Forecast(values=made.to(window.past.dtype), levels=LEVELS)
+
+
+CARD = ForeignCard(
+    load=lambda _: Fracast().eval(),
+    source="the package fracast",
+    summary="85,000 weights that come in a package of their own",
+    licence="as its package says",
+)
