@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,7 +103,12 @@ def open_parquet(path: str | Path, columns: Columns) -> Source:
 
 
 def open_frame(frame: Any, columns: Columns) -> Source:
-    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays."""
+    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays.
+
+    A Series, a list of numbers or an array of one dimension is one series: the target, by the index where that holds
+    times, else counted.
+    """
+    frame = _one_series(frame, columns)
     if isinstance(frame, pd.DataFrame) and isinstance(frame.index, pd.DatetimeIndex) and columns.time not in frame:
         frame = frame.reset_index(names=columns.time)
     if isinstance(frame, Mapping):
@@ -122,6 +128,22 @@ def open_frame(frame: Any, columns: Columns) -> Source:
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
     return Source(table=pa.table(arrays), place="row {}".format)
+
+
+def _one_series(values: Any, columns: Columns) -> Any:
+    """Values of one dimension as a frame of the target column; anything else as it is."""
+    if isinstance(values, pd.Series):
+        times = isinstance(values.index, pd.DatetimeIndex | pd.PeriodIndex)
+        index = values.index if times else None
+        index = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
+        return pd.DataFrame({columns.targets[0]: values.to_numpy()}, index=index)
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        return {columns.targets[0]: series.to_arrow()}
+    numbers = isinstance(values, list | tuple) and all(one is None or isinstance(one, Real) for one in values)
+    if numbers or (isinstance(values, np.ndarray) and values.ndim == 1):
+        return {columns.targets[0]: values}
+    return values
 
 
 def mixed(name: str, zones: Iterable[str]) -> DataError:

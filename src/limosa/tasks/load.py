@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -61,7 +62,9 @@ def _stamp(name: str) -> Stamp:
     folder = registry.find(name) or Path(elsewhere[1] if elsewhere else "")
     if not folder.name or not folder.is_dir():
         return ()
-    own = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.iterdir()) if f.is_file())
+    own = tuple(
+        (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.resolve().iterdir()) if f.is_file()
+    )
     try:
         return own + (_stamp(adapters.base_of(folder)) if adapters.is_adapter(folder) else ())
     except ModelNotFound:
@@ -122,6 +125,9 @@ class Elsewhere:
         """Quantiles [B, Q, H, C], on the device and in the type of `window.past`."""
         import torch
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = (
+            torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+        )
+        with half:
             answer = self.model.forecast(window.to(self.device))
         return dataclasses.replace(answer, values=answer.values.to(window.past))
