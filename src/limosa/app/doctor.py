@@ -1,4 +1,4 @@
-"""What this machine offers and whether the installation is whole, for `limosa doctor`."""
+"""Examine the machine and the installation, for `limosa doctor`."""
 
 from __future__ import annotations
 

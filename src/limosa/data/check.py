@@ -1,7 +1,7 @@
-"""What `limosa check` says of a data set: its shape, and everything worth mending before a forecast, with the fix.
+"""Check a data set: its size, and each finding with its fix.
 
-`check` looks at a panel that loaded; `inspect` reads a source, turns every fault that would stop the loading into a
-finding, and checks what is left.
+`check` looks at a panel; `inspect` reads a source, turns every fault for which reading would stop into a finding, and
+checks what is left.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from limosa.data.parse import read_records
 from limosa.data.read import open_source
 from limosa.errors import DataError
 
-_SHORT = 3  # observed values below which nothing but the last value can be carried on
-_SHOWN = 5  # series named in a line for people
+_SHORT = 3  # observed values; with fewer a forecast only carries the last value on
+_SHOWN = 5  # series that a line of text names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,10 @@ class Report:
             ]
         lines += [f"note       {note}" for note in self.notes]
         for finding in self.findings:
-            lines += [f"{finding.level:<10} {finding.message}{_named(finding.series)}", f"{'':<10} fix: {finding.fix}"]
+            lines += [
+                f"{finding.level:<10} {finding.message}{_series_names(finding.series)}",
+                f"{'':<10} fix: {finding.fix}",
+            ]
         return lines if self.findings else [*lines, "nothing to mend"]
 
 
@@ -161,7 +164,7 @@ def _error(fault: DataError) -> Finding:
     return Finding(level="error", message=message, fix=fix)
 
 
-def _named(series: tuple[str, ...]) -> str:
+def _series_names(series: tuple[str, ...]) -> str:
     if not series:
         return ""
     more = f" and {len(series) - _SHOWN} more" if len(series) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""Files and frames in, one arrow table out.
+"""Read files and frames into one arrow table.
 
 CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
 frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an

@@ -1,4 +1,4 @@
-"""Forecasts as rows: one frame with the column names of Nixtla's tools, so that their metrics and plots work unchanged.
+"""Turn forecasts into rows of a frame with the column names of Nixtla's tools, whose metrics and plots then work.
 
     unique_id, ds, [target,] <model>, <model>-lo-80, <model>-hi-80, <model>_ql0.1
 
@@ -101,17 +101,17 @@ def model_columns(columns: Iterable[str], known: Iterable[str]) -> dict[str, Mod
     names = [name for name in columns if name not in set(known)]
     bounds: dict[str, dict[float, dict[str, str]]] = {}
     single: dict[str, dict[float, str]] = {}
-    plain = []
+    medians = []
     for name in names:
         found = _SUFFIX.search(name)
         if not found or name[: found.start()] not in names:
-            plain.append(name)
+            medians.append(name)
         elif found["side"]:
             bounds.setdefault(name[: found.start()], {}).setdefault(float(found["level"]), {})[found["side"]] = name
         else:
             single.setdefault(name[: found.start()], {})[float(found["quantile"])] = name
     models = {}
-    for model in plain:
+    for model in medians:
         level = {p: (b["lo"], b["hi"]) for p, b in sorted(bounds.get(model, {}).items()) if len(b) == 2}
         implied = {0.5: model} | {round(0.5 - p / 200, 9): lo for p, (lo, _) in level.items()}
         implied |= {round(0.5 + p / 200, 9): hi for p, (_, hi) in level.items()}
