@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ def doctor() -> dict[str, Any]:
 
     Versions, processor, threads, memory, GPU, embedded models, write permission; `problems` lists what to mend.
     """
+    from importlib.metadata import version
+
     import torch
 
     models = {name: _examine(name) for name in registry.embedded()}

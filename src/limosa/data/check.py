@@ -79,10 +79,7 @@ class Report:
         return lines if self.findings else [*lines, "nothing to mend"]
 
 
-def inspect(
-    source: Any,
-    **layout: Unpack[Layout],
-) -> Report:
+def inspect(source: Any, **layout: Unpack[Layout]) -> Report:
     """The report on whatever `Panel.read` reads, with the same arguments; faults of the data become findings.
 
     Raises: UsageError for arguments that are wrong whatever the data.

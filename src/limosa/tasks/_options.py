@@ -83,8 +83,7 @@ ComputeOn = Annotated[Device, Option("Where to compute; auto is a GPU where ther
 Precision = Literal["fp32", "bf16"]
 ComputeIn = Annotated[Precision, Option("Arithmetic of the model.")]
 Picture = Annotated[
-    Path | None,
-    Option("Picture to draw, .png or .svg, of up to six series.", "FILE", accept=writable(PICTURES)),
+    Path | None, Option("Picture to draw, .png or .svg, of up to six series.", "FILE", accept=writable(PICTURES))
 ]
 OutputFile = Annotated[
     Path | None,

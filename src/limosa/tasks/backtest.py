@@ -10,22 +10,7 @@ from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import UsageError
 from limosa.options import Call, Option, command, names, verb
-from limosa.tasks._options import (
-    DEFAULT_MODEL,
-    BatchSize,
-    ComputeIn,
-    ComputeOn,
-    Context,
-    Horizon,
-    Levels,
-    Metrics,
-    Model,
-    Picture,
-    Quantiles,
-    Season,
-    Table,
-    models,
-)
+from limosa.tasks import _options as options
 from limosa.tasks._shared import as_caller_type, count_of, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
@@ -36,25 +21,30 @@ log = logging.getLogger("limosa")
 
 @verb(unit="windows")
 def backtest(
-    source: Table,
-    horizon: Horizon,
+    source: options.Table,
+    horizon: options.Horizon,
     *,
     model: Annotated[
-        Model | Sequence[Model] | Mapping[str, Forecaster],
-        Option("Models to compare: names or folders, with commas.", "NAME,...", flag="-m", read=names, accept=models),
-    ] = ("naive", DEFAULT_MODEL),
+        options.Model | Sequence[options.Model] | Mapping[str, Forecaster],
+        Option(
+            "Models to compare: names or folders, with commas.",
+            "NAME,...",
+            flag="-m",
+            read=names,
+            accept=options.models,
+        ),
+    ] = ("naive", options.DEFAULT_MODEL),
     windows: Annotated[int, Option("How many cut-offs.", "NUMBER", also=("n_windows",), least=1)] = 1,
     step: Annotated[
-        int | None,
-        Option("Steps between cut-offs; the horizon if not given.", "STEPS", also=("step_size",), least=1),
+        int | None, Option("Steps between cut-offs; the horizon if not given.", "STEPS", also=("step_size",), least=1)
     ] = None,
-    level: Levels = (80, 95),
-    quantiles: Quantiles = (),
-    context: Context = None,
-    batch_size: BatchSize = 256,
-    device: ComputeOn = "cpu",
-    precision: ComputeIn = "fp32",
-    plot: Picture = None,
+    level: options.Levels = (80, 95),
+    quantiles: options.Quantiles = (),
+    context: options.Context = None,
+    batch_size: options.BatchSize = 256,
+    device: options.ComputeOn = "cpu",
+    precision: options.ComputeIn = "fp32",
+    plot: options.Picture = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
@@ -90,7 +80,7 @@ def backtest(
 
 
 @command
-def _scores(call: Call, *, metric: Metrics = ("mase", "wql"), season: Season = None) -> None:
+def _scores(call: Call, *, metric: options.Metrics = ("mase", "wql"), season: options.Season = None) -> None:
     panel = read(**call.take("source", *Layout.__annotations__))
     table = call.run(source=panel)
     scores = score(panel, table, metrics=metric, season=season)

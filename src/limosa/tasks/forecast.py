@@ -11,20 +11,7 @@ from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import DataError
 from limosa.options import Option, verb
-from limosa.tasks._options import (
-    DEFAULT_MODEL,
-    BatchSize,
-    ComputeIn,
-    ComputeOn,
-    Context,
-    Horizon,
-    Levels,
-    Model,
-    Picture,
-    Quantiles,
-    Table,
-    one_model,
-)
+from limosa.tasks import _options as options
 from limosa.tasks._shared import as_caller_type, count_of, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
@@ -39,24 +26,24 @@ log = logging.getLogger("limosa")
 
 @verb(unit="series")
 def forecast(
-    source: Table,
-    horizon: Horizon,
+    source: options.Table,
+    horizon: options.Horizon,
     *,
     model: Annotated[
-        Model,
-        Option("A name from `limosa models` or a folder.", "NAME|FOLDER", flag="-m", accept=one_model),
-    ] = DEFAULT_MODEL,
-    level: Levels = (80, 95),
-    quantiles: Quantiles = (),
+        options.Model,
+        Option("A name from `limosa models` or a folder.", "NAME|FOLDER", flag="-m", accept=options.one_model),
+    ] = options.DEFAULT_MODEL,
+    level: options.Levels = (80, 95),
+    quantiles: options.Quantiles = (),
     future: Annotated[Any, Option("The known covariates of the steps to come, CSV or Parquet.", "FILE")] = None,
-    context: Context = None,
+    context: options.Context = None,
     calibrate: Annotated[
         int, Option("Correct the bands on this many held-back windows per series.", "WINDOWS", least=0)
     ] = 0,
-    batch_size: BatchSize = 256,
-    device: ComputeOn = "cpu",
-    precision: ComputeIn = "fp32",
-    plot: Picture = None,
+    batch_size: options.BatchSize = 256,
+    device: options.ComputeOn = "cpu",
+    precision: options.ComputeIn = "fp32",
+    plot: options.Picture = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
