@@ -52,6 +52,11 @@ class Parameter:
     default: Any
     option: Option | None = None
 
+    @property
+    def long_name(self) -> str:
+        """What it is called on the command line."""
+        return (self.option.name if self.option else "") or f"--{self.name.replace('_', '-')}"
+
     def accept(self, value: Any) -> Any:
         """`value` as the type of the parameter, where it has one meaning.
 
@@ -161,6 +166,7 @@ def accepted(parameters: Mapping[str, Parameter], given: Mapping[str, Any], of: 
 class Call(Protocol):
     """One command line that was read, as a verb's own command gets it."""
 
+    verb: Verb
     arguments: list[str]  # all words after `limosa`
     given: dict[str, Any]  # the verb's options that stand there, checked
     output: Path | None  # where a table is to be written

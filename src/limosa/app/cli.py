@@ -132,7 +132,7 @@ def _click_parameter(one: Parameter, *, argument: bool) -> click.Parameter:
     own = _option(one)
     if argument:
         return click.Argument([one.name], metavar=own.metavar)
-    names = [*([own.flag] if own.flag else []), own.name or f"--{one.name.replace('_', '-')}", one.name]
+    names = [*([own.flag] if own.flag else []), one.long_name, one.name]
     if one.type is bool:
         return click.Option(names, is_flag=True, help=own.help)
     return click.Option(
@@ -170,8 +170,7 @@ def _value(one: Parameter, text: Any) -> Any:
         try:
             text = own.read(text)
         except ValueError as error:
-            name = own.name or f"--{one.name.replace('_', '-')}"
-            raise UsageError(f"{name} is {', '.join(text) if own.many else text!r}; {error}") from None
+            raise UsageError(f"{one.long_name} is {', '.join(text) if own.many else text!r}; {error}") from None
     return one.accept(text)
 
 

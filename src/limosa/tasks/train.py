@@ -413,7 +413,7 @@ def _train_or_pretrain(
     recipe = call.given["source"].endswith(".toml")
     own = inspect.signature(pretrain).parameters
     if recipe and (overruled := [name for name in call.given if name not in own and name != "source"]):
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in overruled)
+        words = ", ".join(call.verb.parameters[name].long_name for name in overruled)
         raise UsageError(f"a recipe says itself what {words} would; change it there, or leave it out")
     if (nproc != 1 or max_restarts) and not ranks.launched():
         if not call.given.get("resume"):

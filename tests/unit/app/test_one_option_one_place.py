@@ -109,3 +109,8 @@ def test_wrong_options_are_one_line_with_the_nearest(capsys):
     assert error.startswith("limosa: No such option")
     assert "--horizon" in error
     assert error.count("\n") == 1
+
+
+def test_options_that_a_recipe_would_overrule_are_named_as_they_were_given(tmp_path, capsys):
+    assert main(["train", "a.toml", "-o", str(tmp_path / "x"), "--option", "width=3", "--rate-batch", "4"]) == 2
+    assert "a recipe says itself what --option, --rate-batch would" in capsys.readouterr().err
