@@ -134,7 +134,9 @@ def _click_parameter(one: Parameter, *, argument: bool) -> click.Parameter:
         return click.Argument([one.name], metavar=own.metavar)
     names = [*([own.flag] if own.flag else []), one.long_name, one.name]
     if one.type is bool:
-        return click.Option(names, is_flag=True, help=own.help)
+        if one.default is True:
+            names[-2] += f"/--no-{one.long_name[2:]}"
+        return click.Option(names, is_flag=True, default=one.default, help=own.help)
     return click.Option(
         names,
         type=_click_type(one),

@@ -36,12 +36,13 @@ def greet(
     times: Annotated[int, Option("How often.", "NUMBER", flag="-t", least=1)] = 1,
     words: Annotated[Sequence[str], Option("What to say.", "WORD,...", read=names)] = ("hello",),
     tone: Annotated[Literal["soft", "loud"], Option("How to say it.")] = "soft",
+    polite: Annotated[bool, Option("Say please.")] = True,
     on_progress: Any = None,
     **layout: Unpack[Layout],
 ) -> pd.DataFrame:
     """Say hello to each series of a table."""
     panel = read(source, **layout)
-    said = [" ".join(words * times) + "!" * (tone == "loud") for _ in range(len(panel))]
+    said = [" ".join(words * times) + "!" * (tone == "loud") + " please" * polite for _ in range(len(panel))]
     return pd.DataFrame({"unique_id": panel.ids, "said": said})
 '''
 
@@ -60,10 +61,13 @@ def greet(tmp_path, monkeypatch):
 def test_a_new_file_is_a_command_and_a_public_function(greet, capsys):
     assert "greet" in app.list_commands(None)
     file = str(greet / "data.csv")
-    assert main(["greet", file, "--id-col", "shop", "-t", "2", "--words", "hi,you", "--tone", "loud", "-q"]) == 0
+    assert (
+        main(["greet", file, "--id-col", "shop", "-t", "2", "--words", "hi,you", "--tone", "loud", "--no-polite", "-q"])
+        == 0
+    )
     assert capsys.readouterr().out == "unique_id,said\na,hi you hi you!\nb,hi you hi you!\n"
     table = limosa.greet(file, id_col="shop", times=2.0)
-    assert table["said"].tolist() == ["hello hello"] * 2
+    assert table["said"].tolist() == ["hello hello please"] * 2
     assert main(["greet", file, "-t", "0"]) == 2
     assert "times is 0; it must be at least 1" in capsys.readouterr().err
     with pytest.raises(limosa.UsageError, match=r"tone is 'lout'; did you mean loud?"):
