@@ -102,10 +102,10 @@ def named_forecaster(
     weights = found.parameters() if isinstance(found, torch.nn.Module) else iter(())
     place = next(weights, torch.empty(0)).device
     plain = place.type == "cpu" and precision == "fp32"
-    return name, found if plain else Elsewhere(found, place, precision)
+    return name, found if plain else OnDevice(found, place, precision)
 
 
-class Elsewhere:
+class OnDevice:
     """A forecaster that computes on a device, or in bf16: windows go there, and forecasts come back as they went."""
 
     def __init__(self, model: Forecaster, device: torch.device, precision: Precision) -> None:
