@@ -66,6 +66,7 @@ from limosa.core import Forecast, Forecaster, Window
 from limosa.data.panel import Panel
 from limosa.data.windows import Windows, enumerate_windows
 from limosa.errors import LimosaError
+from limosa.tasks.load import load
 from limosa.training.loop import TrainConfig, fit
 from long_horizon import read
 
@@ -189,7 +190,8 @@ def kept(key: str, quick: bool, run: Callable[[], Row]) -> Row:
 def base_of(name: str, size: Size) -> Forecaster:
     """A frozen model by name; spacetime is trained on the training rows of ETTh1 first."""
     if name != "spacetime":
-        return adapting.base(name, models.load)
+        made: Forecaster = load(name, can=Forecaster)
+        return made
     folder = KEPT / f"spacetime-{size.steps}"
     if not (folder / "config.json").exists():
         whole, (train, _, _) = panel("ETTh1")
@@ -198,7 +200,8 @@ def base_of(name: str, size: Size) -> Forecaster:
         windows = Windows(until(whole, train), context=CONTEXT, horizon=96, batch_size=16, seed=0)
         fit(model, windows, TrainConfig(steps=size.steps, warmup=max(1, size.steps // 10), average=0.99))
         model.save_pretrained(folder)
-    return models.load(folder)
+    found: Forecaster = models.load(folder)
+    return found
 
 
 # -- TS-Memory ---------------------------------------------------------------------------------------------------------

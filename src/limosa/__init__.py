@@ -1,11 +1,16 @@
-"""The public names of limosa, each imported when first used: `import limosa` loads neither torch nor pandas."""
+"""The public names of limosa, each imported when first used: `import limosa` loads neither torch nor pandas.
+
+A verb is found in the file of its name in `limosa.tasks`; a new one needs no line here but for type checkers.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limosa.alerts.incidents import AlertConfig as AlertConfig
     from limosa.core import Forecast as Forecast
     from limosa.core import Forecaster as Forecaster
     from limosa.core import Window as Window
@@ -20,27 +25,26 @@ if TYPE_CHECKING:
     from limosa.tasks.detect import detect as detect
     from limosa.tasks.forecast import forecast as forecast
     from limosa.tasks.load import load as load
+    from limosa.tasks.models import list_models as list_models
+    from limosa.tasks.plot import plot as plot
+    from limosa.tasks.score import score as score
     from limosa.tasks.stream import stream as stream
     from limosa.tasks.train import train as train
     from limosa.tasks.watch import watch as watch
 
+    __version__: str
+
 _HOMES = {
-    "limosa.tasks.detect": ("detect",),
-    "limosa.tasks.adapt": ("adapt",),
-    "limosa.tasks.backtest": ("backtest",),
-    "limosa.tasks.check": ("check",),
-    "limosa.tasks.forecast": ("forecast",),
-    "limosa.tasks.load": ("load",),
-    "limosa.tasks.train": ("train",),
-    "limosa.tasks.stream": ("stream",),
-    "limosa.tasks.watch": ("watch",),
+    "limosa.alerts.incidents": ("AlertConfig",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
     "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),
+    "limosa.tasks.models": ("list_models",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
+_VERBS = ("adapt", "backtest", "check", "detect", "forecast", "load", "plot", "score", "stream", "train", "watch")
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, *_VERBS])
 
 
 def __getattr__(name: str) -> Any:
@@ -48,9 +52,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("limosa")
-    if name not in _HOME:
+    if name == "models":  # a package: the registry
+        return importlib.import_module("limosa.models")
+    home = _HOME.get(name, f"limosa.tasks.{name}")
+    if name.startswith("_") or importlib.util.find_spec(home) is None:
         raise AttributeError(f"module 'limosa' has no attribute {name!r}; there are: {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

@@ -310,6 +310,17 @@ class AdapterCard:
     automatic: bool = True  # whether `--method auto` tries it
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForeignCard:
+    """What the file of another library's model exports: how it is loaded, and where it comes from."""
+
+    load: Callable[[str], Any]  # folder -> model in evaluation mode; "" for a model that needs none
+    takes_folder: bool = False  # it is named `NAME:FOLDER`
+    source: str
+    summary: str  # one line for `limosa models`
+    licence: str
+
+
 def configured(config: type[T], options: Mapping[str, Any], of: str) -> T:
     """A config dataclass from options by name; `of` says in errors whose options they are.
 
@@ -356,3 +367,16 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     if not ordered or not all(0.0 < level < 1.0 for level in ordered) or len(set(ordered)) != len(ordered):
         raise UsageError(f"quantile levels are {list(levels)}; give distinct numbers between 0 and 1")
     return ordered
+
+
+def check_level(level: Sequence[float]) -> tuple[float, ...]:
+    """The levels of central intervals in percent, ascending, each once.
+
+    Raises: UsageError if one is not between 1 and 100.
+    """
+    if level and all(0 < share <= 1 for share in level):
+        percent = ", ".join(f"{100 * share:g}" for share in level)
+        raise UsageError(f"level is {', '.join(map(str, level))}; levels are percentages: did you mean {percent}?")
+    if not all(1 <= percent < 100 for percent in level):
+        raise UsageError(f"level is {list(level)}; levels are percentages between 1 and 100, such as 80,95")
+    return tuple(sorted({float(percent) for percent in level}))

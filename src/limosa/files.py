@@ -9,6 +9,9 @@ from pathlib import Path
 
 from limosa.errors import LimosaError, UsageError
 
+TABLES = (".csv", ".parquet")  # suffixes of tables that can be written
+PICTURES = (".png", ".svg")
+
 
 def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary file beside `path`, then rename it to `path`: readers see the old file or the new.

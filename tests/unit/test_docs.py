@@ -13,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import typer.main
 
-from limosa import Window
+import limosa
+from limosa import Window, tasks
 from limosa import models as registry
 from limosa.app.cli import app, main
+from limosa.models import detectors
+from limosa.options import VERBS
+from promises.detectors import LAWS, Subject
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -104,6 +107,45 @@ def test_the_page_on_adding_a_model_shows_a_whole_model(monkeypatch):
     assert torch.isfinite(model.spread.grad)
 
 
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """Put the first example of a page as a file into a folder of the package."""
+    names = []
+
+    def put(page, package, name):
+        (tmp_path / f"{name}.py").write_text(blocks(ROOT / "docs" / page, "python")[0])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+        names.append(f"{package.__name__}.{name}")
+
+    yield put
+    for name in names:
+        sys.modules.pop(name, None)
+        VERBS.pop(name, None)
+
+
+def test_the_page_on_adding_a_verb_shows_a_whole_verb(in_folder, tmp_path, capsys):
+    in_folder("add-a-verb.md", tasks, "gaps")
+    holes = pd.DataFrame({"shop": "a", "ds": range(9), "y": [1, None, 1, None, None, 1, None, None, None]})
+    holes.to_csv(tmp_path / "holes.csv", index=False)
+    assert main(["gaps", str(tmp_path / "holes.csv"), "-n", "2", "--order", "length", "--id-col", "shop", "-q"]) == 0
+    assert capsys.readouterr().out == "shop,since,rows\na,6,3\na,3,2\n"
+    assert limosa.gaps(holes, id_col="shop")["rows"].tolist() == [1, 2, 3]
+    with pytest.raises(limosa.UsageError, match="least is 0; it must be at least 1"):
+        limosa.gaps(holes, least=0)
+
+
+def test_the_page_on_adding_a_detector_shows_a_whole_detector(in_folder, tmp_path):
+    in_folder("add-a-detector.md", detectors, "range")
+    card = registry.card("range")
+    promises = Subject(name="range", make=lambda: card.build(card.tiny), load=registry.load, scale_law=False)
+    for law in LAWS:
+        law(promises)
+    frame = pd.DataFrame({"a": np.sin(np.arange(600.0)), "b": np.cos(np.arange(600.0))})
+    frame.loc[500:510, "b"] = 9.0
+    found = limosa.detect(frame, train=frame[:400], model="range")
+    assert found.frame()["channels"].iloc[0].startswith("b ")
+
+
 def test_the_help_texts_on_the_page_are_those_of_the_commands():
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "help.py", "--check"], capture_output=True, text=True, check=False
@@ -113,11 +155,11 @@ def test_the_help_texts_on_the_page_are_those_of_the_commands():
 
 def test_every_option_has_a_help_text_and_every_command_is_on_the_page():
     page = (ROOT / "docs" / "cli.md").read_text()
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in ((name, app.get_command(None, name)) for name in app.list_commands(None)):
         assert command.help, name
         assert f"$ limosa {name} --help" in page
-        for parameter in command.params:
-            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+        for parameter in command.own.values():
+            assert parameter.option.help, f"{name}: {parameter.name}"
 
 
 def test_the_readme_names_every_folder_of_the_package():

@@ -12,6 +12,7 @@ import pytest
 import limosa
 
 NAMES = [
+    "AlertConfig",
     "DataError",
     "Forecast",
     "Forecaster",
@@ -25,7 +26,10 @@ NAMES = [
     "check",
     "detect",
     "forecast",
+    "list_models",
     "load",
+    "plot",
+    "score",
     "stream",
     "train",
     "watch",
@@ -49,6 +53,11 @@ def test_every_module_can_be_imported_under_its_own_name_beside_the_verbs():
 
 def test_the_version_is_that_of_the_package():
     assert limosa.__version__ == importlib.metadata.version("limosa")
+
+
+def test_the_models_are_a_package_and_its_verb_has_another_name():
+    assert "naive" in limosa.models.names()
+    assert "naive" in set(limosa.list_models()["name"])
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():

@@ -25,11 +25,10 @@ from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._validation import Errors
 from limosa.core import Forecaster, OnProgress, Window
 from limosa.data.panel import Panel
-from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.errors import DataError, UsageError
 from limosa.training.loop import Progress
 from limosa.training.randomness import own_randomness
 
-FRACAST = "fracast"
 CHRONOS = "chronos:"  # before the folder of one
 COMPARED = ("mse", "mae", "crps")
 
@@ -58,33 +57,6 @@ class Adapted:
     method: str
     table: list[dict[str, Any]]  # a row per method, the frozen forecaster first
     report: dict[str, Any]  # what is saved beside the adapter
-
-
-def load(folder: str | Path, load_base: Callable[[str], Forecaster]) -> Forecaster:
-    """A saved adapter on the model it was made for.
-
-    Raises: ModelNotFound if that model is gone, DataError if another one has its name.
-    """
-    name = _saving.base_of(folder)
-    try:
-        frozen = base(name, load_base)
-    except ModelNotFound as error:
-        raise ModelNotFound(f"{folder} was made for the model {name}, which is not there any more: {error}") from error
-    made: Forecaster = _saving.load(folder, frozen)
-    return made
-
-
-def base(name: str, load_base: Callable[[str], Forecaster]) -> Forecaster:
-    """A forecaster by name or folder, also one of another library: `fracast`, `chronos:FOLDER`."""
-    if name == FRACAST:
-        from limosa.models.forecasters.fracast import Fracast
-
-        return Fracast()
-    if name.startswith(CHRONOS):
-        from limosa.models.forecasters.chronos import Chronos
-
-        return Chronos.from_pretrained(name.removeprefix(CHRONOS))
-    return load_base(name)
 
 
 def adapt(
@@ -136,7 +108,7 @@ def adapt(
 def folder_of(name: str) -> Path | None:
     """The folder that the name of a base stands for, absolute: an adapter has to find it from anywhere."""
     folder = Path(name.removeprefix(CHRONOS))
-    if name in (FRACAST, *registry.embedded()) or not (folder / "config.json").exists():
+    if name in registry.embedded() or not (folder / "config.json").exists():
         return None
     return folder.resolve()
 

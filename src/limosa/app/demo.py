@@ -7,9 +7,10 @@ from pathlib import Path
 
 from limosa.data.table import write_table
 from limosa.errors import LimosaError
-from limosa.tasks import backtest as verbs_backtest
-from limosa.tasks import plot as verbs_plot
-from limosa.tasks._shared import DEFAULT_MODEL, read
+from limosa.tasks._options import DEFAULT_MODEL
+from limosa.tasks._shared import read
+from limosa.tasks.backtest import backtest
+from limosa.tasks.score import score
 
 EXAMPLE = Path(__file__).parent / "example" / "bikes.csv"
 HORIZON = 168  # hours, one week
@@ -20,12 +21,11 @@ def demo(folder: Path, model: str = DEFAULT_MODEL) -> None:
     _say(f"Reading {EXAMPLE.name}: bicycles rented per hour in Washington, D.C., two months of 2012.")
     panel = read(EXAMPLE)
     _say(f"Holding back the last week, {HORIZON} hours, and forecasting it with naive and {model} ...")
-    table = verbs_backtest.backtest(panel, HORIZON, model=("naive", model))
-    _say("Scores on the week held back, lower is better:")
-    _say(verbs_backtest.score(panel, table, metrics=("mase", "wql")).round(3).to_string(index=False))
     folder.mkdir(parents=True, exist_ok=True)
+    table = backtest(panel, HORIZON, model=("naive", model), plot=folder / "demo.png")
+    _say("Scores on the week held back, lower is better:")
+    _say(score(panel, table).round(3).to_string(index=False))
     write_table(table, folder / "demo.csv")
-    verbs_plot.draw(panel, table, folder / "demo.png")
     _say(f"Wrote {folder / 'demo.csv'}, the forecast, and {folder / 'demo.png'}, its picture.")
     _say("With your own file: limosa forecast FILE -h 48 -o forecast.csv --plot forecast.png")
 

@@ -1,4 +1,4 @@
-"""What this machine offers and whether the installation is whole, for `limosa doctor`."""
+"""Examine the machine and the installation, for `limosa doctor`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ import math
 import os
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from limosa import models as registry
 from limosa.errors import LimosaError
+from limosa.options import verb
+from limosa.tasks._shared import in_words
 
 PACKAGES = ("limosa", "torch", "numpy", "pandas", "pyarrow", "narwhals", "utilsforecast", "safetensors", "matplotlib")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")  # what speeds the kernels up
 
 
+@verb(
+    text=lambda found: "\n".join(f"{name:<18}{in_words(value)}" for name, value in found.items()),
+    record=lambda found: found,
+    code=lambda found: int(bool(found["problems"])),
+)
 def doctor() -> dict[str, Any]:
-    """Versions, processor, threads, memory, GPU, embedded models, write permission; `problems` lists what to mend."""
+    """Say what this machine offers and whether the installation is whole. Exit code 1 if it is not.
+
+    Versions, processor, threads, memory, GPU, embedded models, write permission; `problems` lists what to mend.
+    """
+    from importlib.metadata import version
+
     import torch
 
     models = {name: _examine(name) for name in registry.embedded()}

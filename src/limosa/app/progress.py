@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar with the time left on a terminal, a plain line every few seconds elsewhere."""
+"""Show progress on standard error: a bar with the time left on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def progress(unit: str, quiet: bool) -> Iterator[OnProgress | None]:
     if quiet:
         yield None
     elif sys.stderr.isatty():
-        with _bar(unit) as tell:
-            yield tell
+        with _bar(unit) as update:
+            yield update
     else:
         yield _lines(unit)
 
@@ -33,26 +33,26 @@ def _bar(unit: str) -> Iterator[OnProgress]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit, total=None)
 
-        def tell(done: int, total: int, note: str = "") -> None:
+        def update(done: int, total: int, note: str = "") -> None:
             bar.update(task, completed=done, total=total, description=f"{unit} {note}")
 
-        yield tell
+        yield update
 
 
 def _lines(unit: str) -> OnProgress:
-    began = said = time.monotonic()
-    first = before = 0
+    started = printed = time.monotonic()  # seconds
+    first = last = 0  # of `done`, in this part of the work
 
-    def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal began, said, first, before
+    def update(done: int, total: int, note: str = "") -> None:
+        nonlocal started, printed, first, last
         now = time.monotonic()
-        if not first or done < before:  # what is done first, of each part of the work, warms up; the pace begins here
-            began, first = now, done
-        before = done
-        if now - said >= EVERY and first < done < total:
-            said = now
-            left = (now - began) / (done - first) * (total - done)
+        if not first or done < last:  # the first step of each part is slow and does not count for the pace
+            started, first = now, done
+        last = done
+        if now - printed >= EVERY and first < done < total:
+            printed = now
+            left = (now - started) / (done - first) * (total - done)
             more = f", {note}" if note else ""
             sys.stderr.write(f"limosa: {done:,} of {total:,} {unit}{more}, {left:.0f} s left\n")
 
-    return tell
+    return update

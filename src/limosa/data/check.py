@@ -1,7 +1,7 @@
-"""What `limosa check` says of a data set: its shape, and everything worth mending before a forecast, with the fix.
+"""Check a data set: its size, and each finding with its fix.
 
-`check` looks at a panel that loaded; `inspect` reads a source, turns every fault that would stop the loading into a
-finding, and checks what is left.
+`check` looks at a panel; `inspect` reads a source, turns every fault for which reading would stop into a finding, and
+checks what is left.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from limosa.data.layout import Layout, columns_of
 from limosa.data.panel import Panel, assemble
 from limosa.data.parse import read_records
-from limosa.data.read import Layout, asked, open_source
+from limosa.data.read import open_source
 from limosa.errors import DataError
 
-_SHORT = 3  # observed values below which nothing but the last value can be carried on
-_SHOWN = 5  # series named in a line for people
+_SHORT = 3  # observed values; with fewer a forecast only carries the last value on
+_SHOWN = 5  # series that a line of text names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +72,14 @@ class Report:
             ]
         lines += [f"note       {note}" for note in self.notes]
         for finding in self.findings:
-            lines += [f"{finding.level:<10} {finding.message}{_named(finding.series)}", f"{'':<10} fix: {finding.fix}"]
+            lines += [
+                f"{finding.level:<10} {finding.message}{_series_names(finding.series)}",
+                f"{'':<10} fix: {finding.fix}",
+            ]
         return lines if self.findings else [*lines, "nothing to mend"]
 
 
-def inspect(
-    source: Any,
-    **layout: Unpack[Layout],
-) -> Report:
+def inspect(source: Any, **layout: Unpack[Layout]) -> Report:
     """The report on whatever `Panel.read` reads, with the same arguments; faults of the data become findings.
 
     Raises: UsageError for arguments that are wrong whatever the data.
@@ -86,7 +87,7 @@ def inspect(
     if isinstance(source, Panel):
         return check(source)
     faults: list[DataError] = []
-    columns, freq = asked(**layout)
+    columns, freq = columns_of(**layout)
     report = Report()
     try:
         rows = read_records(open_source(source, columns), columns, faults.append)
@@ -160,7 +161,7 @@ def _error(fault: DataError) -> Finding:
     return Finding(level="error", message=message, fix=fix)
 
 
-def _named(series: tuple[str, ...]) -> str:
+def _series_names(series: tuple[str, ...]) -> str:
     if not series:
         return ""
     more = f" and {len(series) - _SHOWN} more" if len(series) > _SHOWN else ""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,8 @@ from limosa.core import Window
 from limosa.data import frequency
 from limosa.data import read as reading
 from limosa.data.frequency import Frequency
+from limosa.data.layout import Columns, Layout, columns_of
 from limosa.data.parse import OnFault, Records, read_records, stop
-from limosa.data.read import Columns, Layout, Source
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -65,52 +64,26 @@ class Panel:
         return isinstance(self.freq, str)
 
     @classmethod
-    def from_csv(
-        cls,
-        source: str | Path | IO[Any],
-        **layout: Unpack[Layout],
-    ) -> Self:
-        """Read a CSV file, or an open one, with a header line.
-
-        Without an id column the file is one series; without `ds` or `y` the only column that can be it is taken; with
-        no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`.
-
-        Raises: DataError naming the series, the line and the fix; UsageError if `freq` is unknown.
-        """
-        return cls._build(reading.open_csv, source, layout)
-
-    @classmethod
-    def from_parquet(
-        cls,
-        source: str | Path,
-        **layout: Unpack[Layout],
-    ) -> Self:
-        """Read a Parquet file or a folder of them; the rest as `from_csv`, rows counted from 0 in messages."""
-        return cls._build(reading.open_parquet, source, layout)
-
-    @classmethod
-    def from_frame(
-        cls,
-        frame: Any,
-        **layout: Unpack[Layout],
-    ) -> Self:
-        """Read a pandas, polars, pyarrow or other frame, or a dict of arrays; the rest as `from_parquet`."""
+    def from_frame(cls, frame: Any, **layout: Unpack[Layout]) -> Self:
+        """Read a pandas, polars, pyarrow or other frame, or a dict of arrays, as `read` does."""
         return cls._build(reading.open_frame, frame, layout)
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        **layout: Unpack[Layout],
-    ) -> Self:
-        """Read whatever `source` is: a path by its suffix, "-" for CSV on standard input, a frame or a panel."""
+    def read(cls, source: Any, **layout: Unpack[Layout]) -> Self:
+        """Read a path by its suffix, an open CSV file, "-" for standard input, a frame, arrays, or a panel.
+
+        Without an id column the source is one series; without `ds` or `y` the only column that can be it is taken; with
+        no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`.
+
+        Raises: DataError naming the series, the line and the fix; UsageError if an option is unknown.
+        """
         if isinstance(source, cls):
             return source
         return cls._build(reading.open_source, source, layout)
 
     @classmethod
-    def _build(cls, open_: Callable[[Any, Columns], Source], source: Any, layout: Layout) -> Self:
-        columns, freq = reading.asked(**layout)
+    def _build(cls, open_: Callable[[Any, Columns], reading.Source], source: Any, layout: Layout) -> Self:
+        columns, freq = columns_of(**layout)
         return cls(**assemble(read_records(open_(source, columns), columns), freq))
 
     def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from limosa.data.read import EMPTY, Columns, Place, Source, cast, mixed
+from limosa.data.layout import Columns
+from limosa.data.read import EMPTY, Place, Source, cast, mixed
 from limosa.errors import DataError
 
 OnFault = Callable[[DataError], None]

@@ -1,4 +1,4 @@
-"""Files and frames in, one arrow table out.
+"""Read files and frames into one arrow table.
 
 CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
 frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an
@@ -11,11 +11,12 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, Any
 
 import narwhals as nw
 import numpy as np
@@ -23,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limosa.data.layout import Columns
 from limosa.errors import DataError, UsageError
 
 Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
@@ -30,53 +32,6 @@ Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
 _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-
-
-class Layout(TypedDict, total=False):
-    """What the columns of the caller's table are, and the step of time: keyword arguments of whatever reads one."""
-
-    id_col: str  # default "unique_id"
-    time_col: str  # default "ds"
-    target_col: str | Sequence[str]  # default "y"
-    known_cols: Sequence[str]  # covariates known in advance
-    static_cols: Sequence[str]  # numbers that stay the same
-    freq: str | int | None  # pandas alias or the step of a count; inferred by default
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns of the caller's table are what."""
-
-    id: str = "unique_id"
-    time: str = "ds"
-    targets: tuple[str, ...] = ("y",)
-    known: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        twice = [name for name in self.names if self.names.count(name) > 1]
-        if twice:
-            raise UsageError(f"column {twice[0]!r} is asked for twice; give each column one role")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every column, in the order id, time, targets, known, static."""
-        return (self.id, self.time, *self.targets, *self.known, *self.static)
-
-
-def asked(
-    *,
-    id_col: str = "unique_id",
-    time_col: str = "ds",
-    target_col: str | Sequence[str] = "y",
-    known_cols: Sequence[str] = (),
-    static_cols: Sequence[str] = (),
-    freq: str | int | None = None,
-) -> tuple[Columns, str | int | None]:
-    """The columns and the step that a `Layout` asks for, with the defaults in place."""
-    targets = (target_col,) if isinstance(target_col, str) else tuple(target_col)
-    columns = Columns(id=id_col, time=time_col, targets=targets, known=tuple(known_cols), static=tuple(static_cols))
-    return columns, freq
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +103,12 @@ def open_parquet(path: str | Path, columns: Columns) -> Source:
 
 
 def open_frame(frame: Any, columns: Columns) -> Source:
-    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays."""
+    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays.
+
+    A Series, a list of numbers or an array of one dimension is one series: the target, by the index where that holds
+    times, else counted.
+    """
+    frame = _one_series(frame, columns)
     if isinstance(frame, pd.DataFrame) and isinstance(frame.index, pd.DatetimeIndex) and columns.time not in frame:
         frame = frame.reset_index(names=columns.time)
     if isinstance(frame, Mapping):
@@ -168,6 +128,22 @@ def open_frame(frame: Any, columns: Columns) -> Source:
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
     return Source(table=pa.table(arrays), place="row {}".format)
+
+
+def _one_series(values: Any, columns: Columns) -> Any:
+    """Values of one dimension as a frame of the target column; anything else as it is."""
+    if isinstance(values, pd.Series):
+        times = isinstance(values.index, pd.DatetimeIndex | pd.PeriodIndex)
+        index = values.index if times else None
+        index = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
+        return pd.DataFrame({columns.targets[0]: values.to_numpy()}, index=index)
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        return {columns.targets[0]: series.to_arrow()}
+    numbers = isinstance(values, list | tuple) and all(one is None or isinstance(one, Real) for one in values)
+    if numbers or (isinstance(values, np.ndarray) and values.ndim == 1):
+        return {columns.targets[0]: values}
+    return values
 
 
 def mixed(name: str, zones: Iterable[str]) -> DataError:

@@ -1,4 +1,4 @@
-"""Forecasts as rows: one frame with the column names of Nixtla's tools, so that their metrics and plots work unchanged.
+"""Turn forecasts into rows of a frame with the column names of Nixtla's tools, whose metrics and plots then work.
 
     unique_id, ds, [target,] <model>, <model>-lo-80, <model>-hi-80, <model>_ql0.1
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from limosa.errors import UsageError
-from limosa.files import check_writable, write_beside
+from limosa.core import check_level
+from limosa.files import TABLES, check_writable, write_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from limosa.core import Forecast
     from limosa.data.panel import Panel
 
-SUFFIXES = (".csv", ".parquet")  # of tables that can be written
 TARGET = "target"  # the column that tells several target columns apart
 _SUFFIX = re.compile(r"-(?P<side>lo|hi)-(?P<level>\d+(\.\d+)?)$|_ql(?P<quantile>0?\.\d+)$")
 
@@ -79,16 +78,6 @@ def forecast_columns(
     return columns
 
 
-def check_level(level: Sequence[float]) -> tuple[float, ...]:
-    """The levels of central intervals in percent, ascending, each once.
-
-    Raises: UsageError if one is not in (0, 100).
-    """
-    if not all(0 < percent < 100 for percent in level):
-        raise UsageError(f"level is {list(level)}; levels are percentages between 0 and 100, such as 80,95")
-    return tuple(sorted({float(percent) for percent in level}))
-
-
 def actual_column(panel: Panel) -> str:
     """The name of the column of actual values: that of the target, or `y` when there are several."""
     targets = panel.columns.targets
@@ -112,17 +101,17 @@ def model_columns(columns: Iterable[str], known: Iterable[str]) -> dict[str, Mod
     names = [name for name in columns if name not in set(known)]
     bounds: dict[str, dict[float, dict[str, str]]] = {}
     single: dict[str, dict[float, str]] = {}
-    plain = []
+    medians = []
     for name in names:
         found = _SUFFIX.search(name)
         if not found or name[: found.start()] not in names:
-            plain.append(name)
+            medians.append(name)
         elif found["side"]:
             bounds.setdefault(name[: found.start()], {}).setdefault(float(found["level"]), {})[found["side"]] = name
         else:
             single.setdefault(name[: found.start()], {})[float(found["quantile"])] = name
     models = {}
-    for model in plain:
+    for model in medians:
         level = {p: (b["lo"], b["hi"]) for p, b in sorted(bounds.get(model, {}).items()) if len(b) == 2}
         implied = {0.5: model} | {round(0.5 - p / 200, 9): lo for p, (lo, _) in level.items()}
         implied |= {round(0.5 + p / 200, 9): hi for p, (_, hi) in level.items()}
@@ -141,7 +130,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
     Raises: UsageError for another suffix or a missing folder, LimosaError if writing fails.
     """
-    check_writable(path, SUFFIXES)
+    check_writable(path, TABLES)
     if path.suffix.lower() == ".csv":
         write_beside(path, lambda beside: table.to_csv(beside, index=False))
     else:

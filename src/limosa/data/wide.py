@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from limosa.data.layout import Layout
     from limosa.data.panel import Panel
-    from limosa.data.read import Layout
 
 TIME_NAMES = ("ds", "time", "timestamp", "date", "datetime", "ts")
 

@@ -7,15 +7,15 @@ before it is passed on. Only covariates that the caller declared as known in adv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from limosa.core import Forecaster, Window
-from limosa.data.table import TARGET, actual_column, check_level, forecast_columns
+from limosa.core import Forecaster, OnProgress, Window, check_level
+from limosa.data.table import TARGET, actual_column, forecast_columns
 from limosa.data.windows import enumerate_windows
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.metrics import CUTOFF
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limosa.data.panel import Panel
-
-OnProgress = Callable[[int, int], None]  # windows done, windows in all
 
 log = logging.getLogger("limosa")
 

@@ -1,4 +1,4 @@
-"""How good forecasts were: the losses of utilsforecast on the frame that `backtest` returns.
+"""Score forecasts: the losses of utilsforecast on the frame that `backtest` returns.
 
 Scores are made per series and cutoff, then averaged. Scales of MASE and RMSSE come from the history up to the cutoff
 alone. Steps whose actual value is missing are left out; a score that cannot be made (the MASE of a series that never
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from limosa.data.panel import Panel
 
 CUTOFF = "cutoff"
-PLAIN: dict[str, Callable[..., pd.DataFrame]] = {
+UNSCALED: dict[str, Callable[..., pd.DataFrame]] = {
     "mae": losses.mae,  # data units
     "mse": losses.mse,  # data units squared
     "rmse": losses.rmse,  # data units, root per series and cutoff
@@ -31,7 +31,7 @@ PLAIN: dict[str, Callable[..., pd.DataFrame]] = {
 SCALED: dict[str, Callable[..., pd.DataFrame]] = {"mase": losses.mase, "rmsse": losses.rmsse}
 QUANTILE = ("wql", "scaled_crps")  # of all series together, and the mean of each series' own
 METRICS = ("mase", "rmsse", "smape", "mae", "rmse", "wql", "scaled_crps", "coverage")  # what `evaluate` gives unasked
-ALL_METRICS = (*PLAIN, *SCALED, *QUANTILE, "coverage")
+ALL_METRICS = (*UNSCALED, *SCALED, *QUANTILE, "coverage")
 
 # Inside this file a frame has the columns `series` (a number), `cutoff`, `y` and the models'; the history also `ds`.
 _KEYS = ["series", CUTOFF]
@@ -109,8 +109,8 @@ def _scores(
     history = _history(frame, panel) if set(metrics) & set(SCALED) else None
     parts = {}
     for metric in metrics:
-        if metric in PLAIN:
-            parts[metric] = PLAIN[metric](frame, list(models), **_NAMES)
+        if metric in UNSCALED:
+            parts[metric] = UNSCALED[metric](frame, list(models), **_NAMES)
         elif metric in SCALED:
             parts[metric] = SCALED[metric](frame, list(models), season, history, time_col="ds", **_NAMES)
         elif metric in QUANTILE:

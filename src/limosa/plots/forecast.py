@@ -1,4 +1,4 @@
-"""Fan charts: history, median, nested intervals, and what came where it is known; PNG or SVG by suffix.
+"""Draw fan charts: history, median, nested intervals, and actual values where they are known; PNG or SVG by suffix.
 
 Drawn with matplotlib's objects on their own canvas, not through pyplot: no window, no figure kept in memory.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from limosa.data.table import TARGET, actual_column, model_columns
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.metrics import CUTOFF
-from limosa.files import check_writable, write_beside
+from limosa.files import PICTURES, check_writable, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from limosa.data.panel import Panel
 
-SUFFIXES = (".png", ".svg")
-MOST = 6  # charts in one picture
+MAX_CHARTS = 6  # in one picture
 # Okabe and Ito's palette, told apart with any kind of colour vision.
 INK, GREY, BLUE, ORANGE = "#2b3440", "#8a939e", "#0072b2", "#d55e00"
 # For ticks a year, month, day, hour, minute or second apart: theirs, that of a larger unit's turn, and the axis's end.
@@ -63,7 +62,7 @@ def fan_chart(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     path = Path(path)
-    check_writable(path, SUFFIXES)
+    check_writable(path, PICTURES)
     names = panel.columns
     known = [names.id, names.time, CUTOFF, TARGET, actual_column(panel)]
     if name not in model_columns(table.columns, known):
@@ -108,7 +107,7 @@ def _charts(
     several = TARGET in table
     keys = [names.id, TARGET] if several else [names.id]
     charts = []
-    for key, fans in islice(table.groupby(keys, sort=False), MOST):
+    for key, fans in islice(table.groupby(keys, sort=False), MAX_CHARTS):
         i = int(pd.Index(panel.ids).get_loc(key[0]))
         rows = slice(int(panel.start[i]), int(panel.start[i + 1]))
         values = panel.values[rows, names.targets.index(key[1]) if several else 0]

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from limosa.errors import UsageError
-from limosa.files import check_writable
-from limosa.plots.forecast import BLUE, INK, ORANGE, SUFFIXES, date_axis, plain_axes, positions, save_picture
+from limosa.files import PICTURES, check_writable
+from limosa.plots.forecast import BLUE, INK, ORANGE, date_axis, plain_axes, positions, save_picture
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def event_chart(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     path = Path(path)
-    check_writable(path, SUFFIXES)
+    check_writable(path, PICTURES)
     index, shown = pd.Index(times), np.sort(np.argsort(-blame, kind="stable")[:MOST])
     heights = [1.0] * len(shown) + [1.3]
     size = (10.0, 1.1 * len(shown) + 2.2)
@@ -109,7 +109,7 @@ def graph_chart(links: Floats, stability: Floats, channels: Sequence[str], path:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     path, count = Path(path), len(channels)
-    check_writable(path, SUFFIXES)
+    check_writable(path, PICTURES)
     if links.shape != (count, count) or stability.shape != (count, count):
         raise UsageError(f"links {links.shape} and stability {stability.shape} must be [{count}, {count}]")
     angle = np.pi / 2.0 - 2.0 * np.pi * np.arange(count) / count

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa.errors import DataError
-from limosa.files import check_writable
-from limosa.plots.forecast import BLUE, INK, ORANGE, SUFFIXES, plain_axes, save_picture
+from limosa.files import PICTURES, check_writable
+from limosa.plots.forecast import BLUE, INK, ORANGE, plain_axes, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def learning_curves(steps: Sequence[Line], rounds: Sequence[Line], path: Path) -
     Raises: UsageError for another suffix or a missing folder; DataError if there is nothing to draw; LimosaError if
     the file cannot be written.
     """
-    check_writable(path, SUFFIXES)
+    check_writable(path, PICTURES)
     if not steps:
         raise DataError(f"there is nothing to draw in {path}: the run left no steps")
     from matplotlib.figure import Figure

@@ -5,39 +5,61 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from limosa import adapters
-from limosa.core import OnProgress
+from limosa.core import Forecaster, OnProgress
+from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, UsageError
-from limosa.tasks._shared import DEFAULT_MODEL, count_of, read
+from limosa.options import Option, verb
+from limosa.tasks._options import DEFAULT_MODEL, Context, OutputFolder, Table, one_model
+from limosa.tasks._shared import count_of, in_columns, read
 from limosa.tasks.load import load
 
 if TYPE_CHECKING:
     from limosa.adapters._run import Adapted
-    from limosa.data.read import Layout
 
 log = logging.getLogger("limosa")
 
+METHODS = f"How to adapt: {', '.join(adapters.names())}; {adapters.AUTO} tries those that may help and keeps the best."
 
+
+def one_method(_: str, value: Any) -> str:
+    """The name of an adapter, or "auto".
+
+    Raises: UsageError, offering the nearest name.
+    """
+    if value != adapters.AUTO:
+        adapters.card(str(value))
+    return str(value)
+
+
+@verb(
+    unit="done",
+    text=lambda done: in_columns(done.table),
+    record=lambda done: {"table": done.table, "report": done.report},
+)
 def adapt(
-    source: Any,
-    out: str | Path,
+    source: Table,
+    out: OutputFolder,
     *,
-    base: str | Path = DEFAULT_MODEL,
-    method: str = "memory",
-    horizon: int | None = None,
-    context: int | None = None,
-    windows: int = 8192,
-    steps: int = 600,
-    batch_size: int = 256,
-    teacher: bool = False,
-    seed: int = 0,
-    resume: bool = False,
+    base: Annotated[
+        str | Path,
+        Option("The frozen model: fracast and chronos:FOLDER too.", "NAME|FOLDER", flag="-b", accept=one_model),
+    ] = DEFAULT_MODEL,
+    method: Annotated[str, Option(METHODS, "NAME", accept=one_method)] = "memory",
+    horizon: Annotated[int | None, Option("Steps ahead that are adapted.", "STEPS", flag="-h", also=("h",))] = None,
+    context: Context = None,
+    windows: Annotated[int, Option("Windows times channels to learn from.", "NUMBER")] = 8192,
+    steps: Annotated[int, Option("Optimizer steps.", "NUMBER", least=1)] = 600,
+    batch_size: Annotated[int, Option("Windows times channels at once.", "NUMBER")] = 256,
+    teacher: Annotated[bool, Option("A memory learns from similar pasts too, not from the answers alone.")] = False,
+    seed: Annotated[int, Option("Same seed, same adapter.", "NUMBER")] = 0,
+    resume: Annotated[bool, Option("Go on with the run in the folder.")] = False,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Adapted:
-    """Adapt a frozen model to `source` and save the adapter in the folder `out`; `forecast(..., model=out)` uses it.
+    """Adapt a frozen model to a table and print what it brought; forecast with `-m FOLDER`.
 
     `base` is a name or folder, also `fracast` or `chronos:FOLDER` where those packages are installed. The last fifth of
     the rows, in time, is for validation: it chooses weights and how much of a correction is used. `horizon` is how many
@@ -49,8 +71,6 @@ def adapt(
     Raises: UsageError, also for a teacher of another method; DataError, ModelNotFound; Interrupted on Ctrl-C, saying
     how to go on.
     """
-    if steps < 1:
-        raise UsageError(f"steps is {steps}; it must be at least 1")
     if method != adapters.AUTO:
         options = {field.name for field in dataclasses.fields(adapters.card(method).config)}
         if teacher and "teacher" not in options:
@@ -59,7 +79,7 @@ def adapt(
     from limosa.adapters._data import AdaptationConfig
     from limosa.adapters._fitting import FitRun
 
-    frozen = adapting.base(str(base), load)
+    frozen = load(base, can=Forecaster)
     panel = read(source, **layout)
     longest = int(panel.lengths.max())
     if horizon is not None and horizon >= longest:

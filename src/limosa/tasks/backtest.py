@@ -1,55 +1,68 @@
-"""Forecast the past at several cutoffs, and score such tables."""
+"""Forecast the past of each series at several cut-offs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Annotated, Any, Unpack
 
 from limosa.core import Forecaster, OnProgress
+from limosa.data.layout import Layout
 from limosa.errors import UsageError
-from limosa.tasks._shared import DEFAULT_MODEL, Model, as_caller_type, check_request, count_of, read
-from limosa.tasks.load import named
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from limosa.data.panel import Panel
-    from limosa.data.read import Layout
+from limosa.options import Call, Option, command, names, verb
+from limosa.tasks import _options as options
+from limosa.tasks._shared import as_caller_type, count_of, read
+from limosa.tasks.load import named_forecaster
+from limosa.tasks.plot import draw
+from limosa.tasks.score import score
 
 log = logging.getLogger("limosa")
 
 
+@verb(unit="windows")
 def backtest(
-    source: Any,
-    horizon: int,
+    source: options.Table,
+    horizon: options.Horizon,
     *,
-    model: Model | Sequence[Model] | Mapping[str, Forecaster] = DEFAULT_MODEL,
-    windows: int = 1,
-    step: int | None = None,
-    level: Sequence[float] = (80, 95),
-    quantiles: Sequence[float] = (),
-    context: int | None = None,
-    batch_size: int = 256,
+    model: Annotated[
+        options.Model | Sequence[options.Model] | Mapping[str, Forecaster],
+        Option(
+            "Models to compare: names or folders, with commas.",
+            "NAME,...",
+            flag="-m",
+            read=names,
+            accept=options.models,
+        ),
+    ] = ("naive", options.DEFAULT_MODEL),
+    windows: Annotated[int, Option("How many cut-offs.", "NUMBER", also=("n_windows",), least=1)] = 1,
+    step: Annotated[
+        int | None, Option("Steps between cut-offs; the horizon if not given.", "STEPS", also=("step_size",), least=1)
+    ] = None,
+    level: options.Levels = (80, 95),
+    quantiles: options.Quantiles = (),
+    context: options.Context = None,
+    batch_size: options.BatchSize = 256,
+    device: options.ComputeOn = "cpu",
+    precision: options.ComputeIn = "fp32",
+    plot: options.Picture = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
-    """Forecast the past: `windows` cut-offs, `step` rows apart (`horizon` if None), the last `horizon` before the end.
+    """Forecast the past of a table and score it: prints one row per metric, `-o` keeps the forecasts.
 
-    At each cut-off a model sees only the rows before it. Returns the caller's kind of frame with columns id, time,
-    `cutoff`, target, and for each model what `forecast` gives.
+    The last cut-off lies `horizon` rows before the end of each series; at each a model sees only the rows before it.
+    In Python `limosa.score` makes the scores. `model` may also map names of columns to objects.
+
+    Returns the caller's kind of frame with columns id, time, `cutoff`, target, and what `forecast` gives of each model.
 
     Raises: as `forecast`; DataError if no series is long enough.
     """
-    from limosa.evaluate.backtest import backtest as roll
+    from limosa.evaluate import backtest as rolling
 
-    check_request(horizon, model, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
-    if windows < 1 or (step is not None and step < 1):
-        raise UsageError(f"windows is {windows} and step is {step}; both must be at least 1")
     panel = read(source, **layout)
-    forecasters = _named_models(model)
+    forecasters = _by_name(model, device, precision)
     log.info(f"backtesting {', '.join(forecasters)} on {count_of(len(panel))}, {windows} x {horizon} steps")
-    table = roll(
+    table = rolling.backtest(
         panel,
         forecasters,
         horizon=horizon,
@@ -61,26 +74,25 @@ def backtest(
         batch_size=batch_size,
         on_progress=on_progress,
     )
+    if plot is not None:
+        draw(panel, table, plot)
     return as_caller_type(table, source)
 
 
-def score(panel: Panel, table: pd.DataFrame, *, metrics: Sequence[str], season: int | None = None) -> pd.DataFrame:
-    """Scores of a `backtest` table of `panel`: one row per metric, one column per model.
-
-    `season` scales MASE and RMSSE, in steps; None takes the usual one of the frequency.
-
-    Raises: UsageError if a metric is unknown, DataError if nothing is there to compare with.
-    """
-    from limosa.evaluate.metrics import evaluate
-
-    return evaluate(table, panel, metrics=metrics, season=season)
+@command
+def _scores(call: Call, *, metric: options.Metrics = ("mase", "wql"), season: options.Season = None) -> None:
+    panel = read(**call.take("source", *Layout.__annotations__))
+    table = call.run(source=panel)
+    scores = score(panel, table, metrics=metric, season=season)
+    if call.output is not None:
+        call.write(table, call.output)
+    call.print(scores)
 
 
-def _named_models(model: Model | Sequence[Model] | Mapping[str, Forecaster]) -> dict[str, Forecaster]:
+def _by_name(model: Any, device: Any, precision: Any) -> dict[str, Forecaster]:
     if isinstance(model, Mapping):
-        return dict(model)
-    several = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
-    pairs = [named(one) for one in several]
+        return {name: named_forecaster(one, device, precision)[1] for name, one in model.items()}
+    pairs = [named_forecaster(one, device, precision) for one in model]
     if len({name for name, _ in pairs}) < len(pairs) or not pairs:
         raise UsageError(f"models are {[name for name, _ in pairs]}; give at least one, each under its own name")
     return dict(pairs)

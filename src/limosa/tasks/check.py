@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
+
+from limosa.data.layout import Layout
+from limosa.options import verb
+from limosa.tasks._options import Table
 
 if TYPE_CHECKING:
     from limosa.data.check import Report
-    from limosa.data.read import Layout
 
 
-def check(
-    source: Any,
-    **layout: Unpack[Layout],
-) -> Report:
-    """What `source` holds and what is wrong with it, each finding with its fix."""
+@verb(
+    text=lambda report: "\n".join(report.lines()),
+    record=lambda report: report.to_dict(),
+    code=lambda report: 0 if report.ok else 3,
+)
+def check(source: Table, **layout: Unpack[Layout]) -> Report:
+    """Say what a table holds and what is wrong with it, each with its fix. Exit code 3 if it cannot be forecast.
+
+    Raises: UsageError for arguments that are wrong whatever the data.
+    """
     from limosa.data.check import inspect
 
     return inspect(source, **layout)

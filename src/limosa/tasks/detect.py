@@ -7,19 +7,25 @@ from which every risk has its threshold. Importing this file imports neither tor
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 
 from limosa import models as registry
 from limosa.alerts.incidents import AlertConfig, Event, Watch
 from limosa.core import Batches, Detector, Graphed, Learner, OnProgress, Training, Window
+from limosa.data.layout import ChannelLayout
 from limosa.data.wide import Rows, read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.files import PICTURES, TABLES
+from limosa.options import Call, Option, command, verb
 from limosa.tasks import train as training
+from limosa.tasks._options import ModelOptions, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from limosa.alerts.threshold import Tail
-    from limosa.data.read import Layout
 
     Floats = NDArray[np.float64]
 
@@ -139,7 +144,7 @@ def trained(
     steps: int = 500,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    **layout: Unpack[Layout],
+    **layout: Unpack[ChannelLayout],
 ) -> Trained:
     """A new detector of the file `model`, fitted to the normal rows of `source`.
 
@@ -213,7 +218,7 @@ class Detection:
     blame: Floats  # [T, C]
     detector: Trained
 
-    def events_frame(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         """One row per event; channels and broken links as text."""
         import pandas as pd
 
@@ -248,20 +253,28 @@ class Detection:
         )
 
 
+@verb(unit="steps", record=lambda found: [as_record(event) for event in found.events])
 def detect(
-    source: Any,
+    source: Annotated[
+        Any, Option("Table of channels, CSV or Parquet, wide or long; - for a stream of CSV on stdin.", "FILE")
+    ],
     *,
-    model: str | Path | Trained = DEFAULT_DETECTOR,
-    train: Any = None,
-    options: Mapping[str, Any] | None = None,
+    model: Annotated[
+        str | Path | Trained, Option("A detector to fit, or the folder of a saved one.", "NAME|FOLDER", flag="-m")
+    ] = DEFAULT_DETECTOR,
+    train: Annotated[Any, Option("Normal rows to learn from; FILE itself if not given.", "FILE")] = None,
+    options: ModelOptions = None,
     alerts: AlertConfig | None = None,
-    steps: int = 500,
-    save: str | Path | None = None,
-    seed: int = 0,
+    steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
+    save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
+    seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
+    plot: Annotated[
+        Path | None, Option("Picture of the events, .png or .svg.", "FILE", accept=writable(PICTURES))
+    ] = None,
     on_progress: OnProgress | None = None,
-    **layout: Unpack[Layout],
+    **layout: Unpack[ChannelLayout],
 ) -> Detection:
-    """Find the moments at which the channels of `source` are not as usual.
+    """Find events in the channels of a table: since when, how sure, which channels. Prints one row per event.
 
     `model` is a detector that was saved (`save` writes its folder), or the name of a detector's file, which learns what
     is normal from `train`, another table of the same columns; without `train` from `source` itself, most of which has
@@ -285,7 +298,10 @@ def detect(
     )
     if save is not None:
         known.save(save)
-    return _found(known, rows.of(known.channels), config)
+    found = _found(known, rows.of(known.channels), config)
+    if plot is not None:
+        found.draw(plot)
+    return found
 
 
 def known_or_trained(model: str | Path | Trained, normal: Any, *, instead: Rows | None = None, **how: Any) -> Trained:
@@ -304,16 +320,6 @@ def known_or_trained(model: str | Path | Trained, normal: Any, *, instead: Rows 
     if normal is None:
         log.warning("no normal rows were given (--train): most of the table itself is taken for normal")
     return trained(instead if normal is None else normal, model, **how)
-
-
-def layout(*, freq: str | None, id_col: str, time_col: str, target_col: Sequence[str]) -> Layout:
-    """The columns of a table as they were asked for, what was left open being left out."""
-    chosen: Layout = {"id_col": id_col, "freq": freq}
-    if time_col:
-        chosen["time_col"] = time_col
-    if target_col:
-        chosen["target_col"] = target_col if len(target_col) > 1 else target_col[0]
-    return chosen
 
 
 def _found(known: Trained, rows: Rows, config: AlertConfig) -> Detection:
@@ -376,3 +382,55 @@ def as_record(event: Event) -> dict[str, Any]:
         "channels": [share._asdict() for share in event.channels],
         "broken": [link._asdict() for link in event.broken],
     }
+
+
+@command
+def _detect_or_watch(
+    call: Call,
+    *,
+    risk: Annotated[float, Option("Share of normal rows that may raise an alarm.", "SHARE")] = AlertConfig.risk,
+    cooldown: Annotated[int, Option("Quiet rows that close an event.", "ROWS")] = AlertConfig.cooldown,
+    settle: Annotated[int, Option("Rows after which a change is the new normal.", "ROWS")] = AlertConfig.settle,
+    state: Annotated[Path | None, Option("Keep the state of a stream there; a restart goes on.", "FOLDER")] = None,
+    scores: Annotated[
+        Path | None, Option("Write the score of every row, .csv or .parquet.", "FILE", accept=writable(TABLES))
+    ] = None,
+    graph: Annotated[
+        Path | None,
+        Option("Picture of which channels go together, after ten refits.", "FILE", accept=writable(PICTURES)),
+    ] = None,
+) -> None:
+    """Read a table, or a stream that never ends."""
+    alerts = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
+    if call.given["source"] == "-":
+        if call.output or scores or graph or "plot" in call.given:
+            raise UsageError("a stream has no end; its events go to standard output, one line each")
+        _watch_stdin(call, alerts, state)
+        return
+    if state:
+        raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")
+    found = call.run(alerts=alerts)
+    call.show(found)
+    if scores:
+        call.write(found.scores_frame(), scores)
+    if graph:  # last, for it refits: the events are not kept waiting for it, nor lost with it
+        normal, layout = call.given.get("train"), call.take(*ChannelLayout.__annotations__)
+        rows = read_rows(normal, **layout) if normal else found.rows
+        steps, seed = (call.given.get(name, default) for name, default in (("steps", 500), ("seed", 0)))
+        draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
+
+
+def _watch_stdin(call: Call, alerts: AlertConfig, state: Path | None) -> None:
+    """Print the events in lines of CSV on standard input, each as soon as it happens."""
+    from limosa.tasks.watch import watch, watch_lines
+
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the watch
+    how = call.take("options", "steps", "seed", *ChannelLayout.__annotations__)
+    model = call.given.get("model", DEFAULT_DETECTOR)
+    known = call.run(known_or_trained, model=model, normal=call.given.get("train"), **how)
+    if "save" in call.given:
+        known.save(call.given["save"])
+    for event in watch_lines(sys.stdin, watch(known, alerts=alerts, state=state)):
+        sys.stdout.write(json.dumps(as_record(event), default=str) + "\n")
+        sys.stdout.flush()

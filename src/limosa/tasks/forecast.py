@@ -5,54 +5,62 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from limosa.core import Forecaster, OnProgress
-from limosa.errors import DataError, UsageError
-from limosa.tasks._shared import DEFAULT_MODEL, Model, as_caller_type, check_request, count_of, read
-from limosa.tasks.load import named
+from limosa.data.layout import Layout
+from limosa.errors import DataError
+from limosa.options import Option, verb
+from limosa.tasks import _options as options
+from limosa.tasks._shared import as_caller_type, count_of, read
+from limosa.tasks.load import named_forecaster
+from limosa.tasks.plot import draw
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from limosa.data.panel import Panel
-    from limosa.data.read import Layout
 
 log = logging.getLogger("limosa")
 
 
+@verb(unit="series")
 def forecast(
-    source: Any,
-    horizon: int,
+    source: options.Table,
+    horizon: options.Horizon,
     *,
-    model: Model = DEFAULT_MODEL,
-    level: Sequence[float] = (80, 95),
-    quantiles: Sequence[float] = (),
-    future: Any = None,
-    context: int | None = None,
-    calibrate: int = 0,
-    batch_size: int = 256,
+    model: Annotated[
+        options.Model,
+        Option("A name from `limosa models` or a folder.", "NAME|FOLDER", flag="-m", accept=options.one_model),
+    ] = options.DEFAULT_MODEL,
+    level: options.Levels = (80, 95),
+    quantiles: options.Quantiles = (),
+    future: Annotated[Any, Option("The known covariates of the steps to come, CSV or Parquet.", "FILE")] = None,
+    context: options.Context = None,
+    calibrate: Annotated[
+        int, Option("Correct the bands on this many held-back windows per series.", "WINDOWS", least=0)
+    ] = 0,
+    batch_size: options.BatchSize = 256,
+    device: options.ComputeOn = "cpu",
+    precision: options.ComputeIn = "fp32",
+    plot: options.Picture = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
-    """Forecast the `horizon` steps that follow each series of `source`.
+    """Forecast the steps that follow each series of a table, with bands that say how sure it is.
 
-    `level` gives central bands in percent, `quantiles` single quantiles in (0, 1). `future` holds the `known_cols` of
-    the steps to come. `context` is how many of the last steps the model may see (its own limit if None). `calibrate`
-    is the number of held-back windows per series on which the bands are conformally corrected; 0 leaves them alone.
+    `source` and `future` are paths, frames of any kind, dicts of arrays or Panels; a Series, a list or an array of one
+    dimension is one series. Bands are corrected conformally by `calibrate`.
 
     Returns a long table, ordered by series and time, with columns id, time, `<model>`, `<model>-lo-80`,
     `<model>-hi-80`, ..., `<model>_ql0.1`, ...: a pandas frame for files, else the caller's kind of frame.
     A series without any observed value gets NaN and is named in a warning.
 
-    Raises: UsageError for a number out of range, DataError for bad input, ModelNotFound.
+    Raises: UsageError for an argument that does not fit, DataError for bad input, ModelNotFound.
     """
-    check_request(horizon, model, level=level, quantiles=quantiles, context=context, batch_size=batch_size)
-    if calibrate < 0:
-        raise UsageError(f"calibrate is {calibrate}; give the number of windows to hold back, or 0")
     panel = read(source, **layout)
     known = None if future is None else _read_future(future, panel)
-    name, forecaster = named(model)
+    name, forecaster = named_forecaster(model, device, precision)
     if calibrate:
         from limosa.adapters import conformal
 
@@ -74,6 +82,8 @@ def forecast(
         batch_size=batch_size,
         on_progress=on_progress,
     )
+    if plot is not None:
+        draw(panel, table, plot)
     return as_caller_type(table, source)
 
 
@@ -103,29 +113,31 @@ def _forecast_table(
 
     from limosa.data.table import forecast_table
 
-    seen = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
-    tables, silent = [], []
+    steps = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
+    tables, unobserved = [], []
     for first in range(0, len(panel), batch_size):
         series = slice(first, min(first + batch_size, len(panel)))
-        window = panel.latest(seen, horizon, series=series, future=future)
-        dead = window.past.isnan().all(1)  # [B, C]
+        window = panel.latest(steps, horizon, series=series, future=future)
+        empty = window.past.isnan().all(1)  # [B, C]
         with torch.inference_mode():
             answer = forecaster.forecast(window)
-            answer = dataclasses.replace(answer, values=answer.values.masked_fill(dead[:, None, None, :], torch.nan))
-        silent += panel.ids[series][dead.any(1).numpy()].tolist()
+            answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
+        unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
         tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))
         if on_progress:
             on_progress(series.stop, len(panel))
-    _tell_silent(silent, len(panel), seen)
+    _warn_of_unobserved(unobserved, len(panel), steps)
     return pd.concat(tables, ignore_index=True)
 
 
-def _tell_silent(silent: list[Any], series: int, seen: int) -> None:
-    if len(silent) == series:
-        raise DataError(f"no series has an observed value in its last {seen} rows; check the target column")
-    if silent:
-        shown = ", ".join(map(str, silent[:5])) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
+def _warn_of_unobserved(unobserved: list[Any], series: int, steps: int) -> None:
+    """Name the series that have no observed value. Raises: DataError if none has one."""
+    if len(unobserved) == series:
+        raise DataError(f"no series has an observed value in its last {steps} rows; check the target column")
+    if unobserved:
+        shown = ", ".join(map(str, unobserved[:5]))
+        shown += f" and {len(unobserved) - 5} more" if len(unobserved) > 5 else ""
         log.warning(
-            f"{count_of(len(silent))} with no observed value in the last {seen} rows, forecast left empty: {shown}"
+            f"{count_of(len(unobserved))} with no observed value in the last {steps} rows, forecast left empty: {shown}"
         )

@@ -1,44 +1,53 @@
-"""List the models that come with limosa."""
+"""List the models that can be used by name."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
 from limosa.core import Detector
-from limosa.tasks._shared import parameter_count
+from limosa.options import verb
+from limosa.tasks._shared import in_columns, parameter_count
 from limosa.tasks.load import load
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LICENCE = "Apache-2.0"  # of every model that comes with limosa, code and weights
 
 
-def models() -> list[dict[str, Any]]:
-    """One row per model that comes with limosa: name, what it is, source, parameters, licence, ready to forecast."""
-    return [_pretrained_row(name) for name in registry.embedded()] + [_file_row(name) for name in registry.names()]
+@verb(text=lambda table: in_columns(table.to_dict("records")))
+def list_models() -> pd.DataFrame:
+    """List the models that limosa knows by name.
+
+    Returns a row for each: name, what it is, source, parameters (None where another library has them), licence, and
+    whether it can forecast as it is.
+    """
+    import pandas as pd
+
+    rows = [
+        *map(_pretrained_row, registry.embedded()),
+        *map(_file_row, registry.names()),
+        *(
+            _row(f"{name}:FOLDER" if card.takes_folder else name, card, parameters=None, licence=card.licence)
+            for name, card in registry.foreign_cards().items()
+        ),
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _row(name: str, card: Any, *, parameters: int | None, licence: str = LICENCE, ready: bool = True) -> dict[str, Any]:
+    about = {"name": name, "what": card.summary, "source": card.source}
+    return about | {"parameters": parameters, "licence": licence, "ready": ready}
 
 
 def _pretrained_row(name: str) -> dict[str, Any]:
     model = load(name)
-    own = registry.card(type(model).__module__.rpartition(".")[2])
-    return {
-        "name": name,
-        "what": own.summary,
-        "source": own.source,
-        "parameters": parameter_count(model),
-        "licence": LICENCE,
-        "ready": True,
-    }
+    return _row(name, registry.card(type(model).__module__.rpartition(".")[2]), parameters=parameter_count(model))
 
 
 def _file_row(name: str) -> dict[str, Any]:
-    own = registry.card(name)
-    model = own.build(own.config())
+    model = registry.build(name)
     parameters = parameter_count(model)
-    return {
-        "name": name,
-        "what": own.summary,
-        "source": own.source,
-        "parameters": parameters,
-        "licence": LICENCE,
-        "ready": parameters == 0 and not isinstance(model, Detector),
-    }
+    ready = parameters == 0 and not isinstance(model, Detector)
+    return _row(name, registry.card(name), parameters=parameters, ready=ready)

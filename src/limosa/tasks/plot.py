@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
-from limosa.files import check_writable
-from limosa.tasks._shared import PICTURES
+from limosa.data.layout import Layout
+from limosa.files import PICTURES
+from limosa.options import Option, verb
+from limosa.tasks._options import Table, writable
+from limosa.tasks._shared import as_pandas, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,16 +17,26 @@ if TYPE_CHECKING:
     from limosa.data.panel import Panel
 
 
-def draw(panel: Panel, table: pd.DataFrame, path: Path) -> None:
-    """Draw a table of `forecast` or `backtest`, the last of its models, after the history it goes on from.
+@verb(shown=False)
+def plot(
+    source: Table,
+    table: Annotated[Any, Option("What `forecast` or `backtest` returned.")],
+    path: Annotated[Path, Option("Picture to draw, .png or .svg.", accept=writable(PICTURES))],
+    **layout: Unpack[Layout],
+) -> None:
+    """Draw forecasts of `source`, the last model of the table, up to six series, after the history they go on from.
 
     Raises: UsageError for a suffix other than .png and .svg or a missing folder, LimosaError if writing fails.
     """
+    draw(read(source, **layout), as_pandas(table), path)
+
+
+def draw(panel: Panel, table: pd.DataFrame, path: Path) -> None:
+    """The same for a panel and a pandas frame."""
     from limosa.data.table import TARGET, actual_column, model_columns
     from limosa.evaluate.metrics import CUTOFF
     from limosa.plots.forecast import fan_chart
 
-    check_writable(path, PICTURES)
     known = [panel.columns.id, panel.columns.time, TARGET, CUTOFF, actual_column(panel)]
     *_, last = model_columns(table.columns, known)
     fan_chart(panel, table, name=last, path=path)

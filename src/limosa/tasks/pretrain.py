@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from limosa import models as registry
 from limosa.core import OnProgress, configured
 from limosa.errors import DataError, UsageError
-from limosa.files import check_writable
 from limosa.tasks import train as training
-from limosa.tasks._shared import PICTURES
+from limosa.tasks._options import Device
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def run_recipe(
     data: Path,
     out: Path,
     strategy: Strategy | None = None,
-    device: training.Device = "auto",
+    device: Device = "auto",
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -239,8 +238,6 @@ def pretrain(
 
     Raises: as `train`.
     """
-    if plot is not None:
-        check_writable(plot, PICTURES)
     with training.resumable(Path(out)):
         result = run_recipe(
             read_recipe(recipe),

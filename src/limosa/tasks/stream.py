@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limosa import models as registry
 from limosa.core import Streaming
 from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
 from limosa.files import write_beside
+from limosa.tasks.load import load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,11 +27,11 @@ STATE = "stream.safetensors"
 
 
 def stream(model: str | Path | Streaming, *, batch: int = 1) -> Stream:
-    """A stream of a model: an object, an embedded model's name, or the folder of a saved one.
+    """A stream of a model: an object, an embedded model's name, or the folder of a saved or adapted one.
 
     Raises: ModelNotFound if there is none, UsageError if it cannot be streamed.
     """
-    return Stream(registry.load(model) if isinstance(model, str | Path) else model, batch=batch)  # type: ignore[arg-type]
+    return Stream(load(model, can=Streaming) if isinstance(model, str | Path) else model, batch=batch)
 
 
 class Stream:

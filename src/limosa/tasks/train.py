@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import logging
 import math
@@ -11,18 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from limosa import models as registry
 from limosa.core import Learner, OnProgress, Window
+from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, LimosaError, UsageError
-from limosa.files import check_writable
-from limosa.tasks._shared import PICTURES, count_of, parameter_count, read
+from limosa.files import PICTURES
+from limosa.options import Call, Option, command, pairs, verb
+from limosa.tasks._options import Context, Device, ModelOptions, OutputFolder, Resume, writable
+from limosa.tasks._shared import count_of, parameter_count, read
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
     from limosa.data.panel import Panel
-    from limosa.data.read import Layout
     from limosa.training.loop import Progress, Result, TrainConfig
     from limosa.training.strategy import Strategy
 
@@ -31,8 +34,6 @@ STEPS = "steps.jsonl"  # a line every few steps
 LINES = 500  # of a whole run
 VALIDATION_WINDOWS = 64  # at least, over all series, where there are rows enough
 VALIDATION_SHARE = 0.2  # of a series, at most, where that is more than one window
-
-Device = Literal["auto", "cpu", "cuda"]
 
 log = logging.getLogger("limosa")
 
@@ -372,35 +373,61 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+StrategyName = Annotated[
+    Literal["data-parallel", "hierarchical", "zero", "local-sgd", "co2"],
+    Option("How several processes stay one model: docs/strategies.md."),
+]
+StrategyOptions = Annotated[
+    Mapping[str, Any] | None,
+    Option("Option of the strategy; may be repeated.", "NAME=VALUE", name="--strategy-option", many=True, read=pairs),
+]
+TrainOn = Annotated[Device, Option("Where to train; auto is a GPU where every process has one.")]
+Curves = Annotated[
+    Path | None,
+    Option("Picture of the loss and the hidden exchange, .png or .svg.", "FILE", accept=writable(PICTURES)),
+]
+
+
+@verb(unit="steps", table=False)
 @ranks.joined()
 def train(
-    source: Any,
-    out: str | Path,
+    source: Annotated[Any, Option("A table as for forecast, or a recipe, .toml, which names the rest.", "FILE")],
+    out: OutputFolder,
     *,
-    model: str | Path = "patched",
-    options: Mapping[str, Any] | None = None,
-    horizon: int | None = None,
-    context: int | None = None,
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
-    learning_rate_batch: int | None = None,
-    batch_size: int = 64,
-    accumulate: int = 1,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    optimizer: Literal["adamw", "sgd", "lars", "lamb"] = "adamw",
-    schedule: Literal["cosine", "polynomial"] = "cosine",
-    strategy: str = "data-parallel",
-    strategy_options: Mapping[str, Any] | None = None,
-    patience: int = 5,
-    refit: bool = True,
-    seed: int = 0,
-    resume: bool = False,
-    plot: Path | None = None,
+    model: Annotated[
+        str | Path, Option("A model file to build anew, or a model to train on.", "NAME|FOLDER", flag="-m")
+    ] = "patched",
+    options: ModelOptions = None,
+    horizon: Annotated[int | None, Option("Steps answered in one pass.", "STEPS", flag="-h", also=("h",))] = None,
+    context: Context = None,
+    steps: Annotated[int, Option("Optimizer steps.", "NUMBER")] = 1000,
+    learning_rate: Annotated[float, Option("Peak of the schedule.", "NUMBER")] = 1e-3,
+    learning_rate_batch: Annotated[
+        int | None,
+        Option("Windows per step that --learning-rate is meant for; scales it to those taken.", "WINDOWS"),
+    ] = None,
+    batch_size: Annotated[int, Option("Windows at once in every process.", "WINDOWS")] = 64,
+    accumulate: Annotated[int, Option("Batches per step.", "NUMBER")] = 1,
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], Option("Arithmetic of the forward pass.")] = "fp32",
+    device: TrainOn = "auto",
+    optimizer: Annotated[
+        Literal["adamw", "sgd", "lars", "lamb"],
+        Option("What moves the weights; lars and lamb for large batches."),
+    ] = "adamw",
+    schedule: Annotated[
+        Literal["cosine", "polynomial"], Option("How the learning rate falls after the warm-up.")
+    ] = "cosine",
+    strategy: StrategyName = "data-parallel",
+    strategy_options: StrategyOptions = None,
+    patience: Annotated[int, Option("Stop after so many validations without gain; 0 for never.", "NUMBER")] = 5,
+    refit: Annotated[bool, Option("Go on from the best weights for as many steps as led to them, on all rows.")] = True,
+    seed: Annotated[int, Option("Same seed, same model.", "NUMBER")] = 0,
+    resume: Resume = False,
+    plot: Curves = None,
     on_progress: OnProgress | None = None,
     **layout: Unpack[Layout],
 ) -> Any:
-    """Train a model on `source` and save it in the folder `out`; `forecast(..., model=out)` uses it.
+    """Train a model on a table, or train a pretrained one further, and save it: forecast with `-m FOLDER`.
 
     `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
     pretrained model, trained further. Windows of the newest rows, 64 or more where a fifth of the rows allows, are held
@@ -418,8 +445,6 @@ def train(
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
     here = ranks.current_rank()
-    if plot is not None:
-        check_writable(plot, PICTURES)
     settings = config(
         steps=steps,
         learning_rate=scaled(learning_rate, learning_rate_batch, batch_size * accumulate * here.world_size),
@@ -475,3 +500,33 @@ def telling(on_progress: OnProgress) -> Callable[[Progress], None]:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+@command
+def _train_or_pretrain(
+    call: Call,
+    *,
+    data: Annotated[Path, Option("Where the corpus of a recipe lies.", "FOLDER")] = Path(),
+    nproc: Annotated[int, Option("Processes on this machine that train together.", "NUMBER")] = 1,
+    max_restarts: Annotated[
+        int, Option("How often the processes of --nproc begin anew when one of them fails.", "NUMBER")
+    ] = 0,
+) -> int | None:
+    """Start several processes of this command, or train, or pretrain from a recipe."""
+    from limosa.tasks.pretrain import pretrain
+
+    recipe = call.given["source"].endswith(".toml")
+    own = inspect.signature(pretrain).parameters
+    if recipe and (overruled := [name for name in call.given if name not in own and name != "source"]):
+        words = ", ".join(call.verb.parameters[name].long_name for name in overruled)
+        raise UsageError(f"a recipe says itself what {words} would; change it there, or leave it out")
+    if (nproc != 1 or max_restarts) and not ranks.launched():
+        if not call.given.get("resume"):
+            check_unused(Path(call.given["out"]))  # here, for processes that begin anew resume what they find
+        call.share_threads(nproc)
+        return ranks.launch(nproc, call.arguments, max_restarts)
+    if recipe:
+        call.run(pretrain, recipe=call.given["source"], data=data, **call.take(*own))
+    else:
+        call.run()
+    return None

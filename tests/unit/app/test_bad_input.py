@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import limosa
+from limosa import models as registry
 from limosa.app.cli import main
 
 GOOD = "unique_id,ds,y\n" + "".join(f"a,2024-01-{day:02},{day % 7}\n" for day in range(1, 29))
@@ -143,7 +144,7 @@ def test_an_error_of_our_own_is_one_line_too_and_debug_shows_its_trace(capsys, m
     def broken():
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("limosa.tasks.models.models", broken)
+    monkeypatch.setattr(registry, "embedded", broken)
     assert main(["models"]) == 1
     assert capsys.readouterr().err == "limosa: ZeroDivisionError: oops (limosa --debug ... shows the trace)\n"
     with pytest.raises(ZeroDivisionError):

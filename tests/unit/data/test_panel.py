@@ -87,7 +87,7 @@ def test_reading_does_not_import_torch() -> None:
 
 def test_columns_can_have_any_name_and_several_targets_make_channels() -> None:
     text = csv("shop,day,sold,price,size,other", "x,2024-01-01,1,5,7,q", "x,2024-01-02,2,,7,q")
-    panel = Panel.from_csv(
+    panel = Panel.read(
         text, id_col="shop", time_col="day", target_col=["sold", "price"], known_cols=["size"], static_cols=[]
     )
     np.testing.assert_array_equal(panel.values, [[1, 5], [2, np.nan]])
@@ -97,9 +97,9 @@ def test_columns_can_have_any_name_and_several_targets_make_channels() -> None:
 
 def test_integer_ids_stay_integers_and_text_ids_stay_text() -> None:
     lines = ("unique_id,ds,y", "7,1,1", "7,2,1", "3,1,1")
-    assert Panel.from_csv(csv(*lines)).ids.tolist() == [7, 3]
-    assert Panel.from_csv(csv(lines[0], "07,1,1", "3,1,1")).ids.tolist() == ["07", "3"]
-    assert Panel.from_csv(csv(lines[0], "NA,1,1", "nan,1,1")).ids.tolist() == ["NA", "nan"]
+    assert Panel.read(csv(*lines)).ids.tolist() == [7, 3]
+    assert Panel.read(csv(lines[0], "07,1,1", "3,1,1")).ids.tolist() == ["07", "3"]
+    assert Panel.read(csv(lines[0], "NA,1,1", "nan,1,1")).ids.tolist() == ["NA", "nan"]
     assert Panel.from_frame({"unique_id": ["7", "3"], "ds": [1, 1], "y": [1, 1]}).ids.tolist() == ["7", "3"]
 
 
@@ -115,13 +115,13 @@ def test_static_columns_hold_one_number_per_series() -> None:
 
 
 def test_a_file_without_an_id_column_is_one_series_and_says_so() -> None:
-    panel = Panel.from_csv(csv("ds,y", "2024-01-01,1", "2024-01-02,2"))
+    panel = Panel.read(csv("ds,y", "2024-01-01,1", "2024-01-02,2"))
     assert panel.ids.tolist() == ["series"]
     assert "one series" in panel.notes[0]
 
 
 def test_a_single_column_is_counted_and_an_empty_line_is_a_missing_value() -> None:
-    panel = Panel.from_csv(csv("load", "1", "", "3"))
+    panel = Panel.read(csv("load", "1", "", "3"))
     np.testing.assert_array_equal(panel.values[:, 0], [1, np.nan, 3])
     np.testing.assert_array_equal(panel.stamps, [0, 1, 2])
     assert not panel.calendar
@@ -130,7 +130,7 @@ def test_a_single_column_is_counted_and_an_empty_line_is_a_missing_value() -> No
 
 
 def test_the_only_number_and_the_only_date_are_taken_and_said() -> None:
-    panel = Panel.from_csv(csv("when,city,load", "2024-01-01,x,1", "2024-01-02,x,2"))
+    panel = Panel.read(csv("when,city,load", "2024-01-01,x,1", "2024-01-02,x,2"))
     assert (panel.columns.time, panel.columns.targets) == ("when", ("load",))
     assert any("'when'" in note for note in panel.notes)
     assert any("'load'" in note for note in panel.notes)
@@ -153,7 +153,7 @@ def test_a_missing_column_lists_those_there_and_the_option(
     lines: tuple[str, ...], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        Panel.from_csv(csv(*lines), **options)
+        Panel.read(csv(*lines), **options)
 
 
 def test_one_column_cannot_have_two_roles() -> None:
@@ -195,7 +195,7 @@ HEAD = "unique_id,ds,y"
 )
 def test_bad_input_names_the_line_the_series_and_the_fix(lines: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        Panel.from_csv(io.StringIO("\n".join(lines)))
+        Panel.read(io.StringIO("\n".join(lines)))
     assert caught.value.exit_code == 3
     assert "; " in str(caught.value)
 
@@ -234,7 +234,7 @@ def test_unusable_sources_say_what_to_give(tmp_path: Path) -> None:
 
 
 def test_series_of_only_missing_values_or_one_row_do_load() -> None:
-    panel = Panel.from_csv(csv(HEAD, "a,1,", "a,2,NaN", "b,1,4"))
+    panel = Panel.read(csv(HEAD, "a,1,", "a,2,NaN", "b,1,4"))
     np.testing.assert_array_equal(panel.values[:, 0], [np.nan, np.nan, 4])
     np.testing.assert_array_equal(panel.lengths, [2, 1])
 
@@ -291,7 +291,7 @@ def test_integer_time_keeps_its_step() -> None:
 
 
 def test_months_keep_their_day() -> None:
-    panel = Panel.from_csv(csv("ds,y", "2024-01-15,1", "2024-02-15,2", "2024-04-15,3"))
+    panel = Panel.read(csv("ds,y", "2024-01-15,1", "2024-02-15,2", "2024-04-15,3"))
     assert panel.freq == "MS"
     assert str(panel.times(panel.future_stamps(1))[0]) == "2024-05-15 00:00:00"
 
@@ -303,8 +303,8 @@ def test_weekdays_alone_do_not_mean_business_days() -> None:
 def test_a_stamp_off_the_grid_is_named() -> None:
     lines = ["ds,y", *(f"2024-01-01 {hour:02}:00,1" for hour in range(5)), "2024-01-01 05:20,1"]
     with pytest.raises(DataError, match=r"line 7: 2024-01-01 05:20:00 is not a step of h .*resample"):
-        Panel.from_csv(csv(*lines))
-    assert Panel.from_csv(csv(*lines), freq="20min").lengths.tolist() == [17]
+        Panel.read(csv(*lines))
+    assert Panel.read(csv(*lines), freq="20min").lengths.tolist() == [17]
 
 
 def test_series_of_different_frequencies_are_refused() -> None:
@@ -366,7 +366,7 @@ def test_hours_are_counted_in_utc_and_days_on_the_calendar_of_the_zone() -> None
 
 
 def test_an_offset_is_kept() -> None:
-    panel = Panel.from_csv(csv("ds,y", "2024-01-01T00:00:00+01:00,1", "2024-01-01T01:00:00+01:00,2"))
+    panel = Panel.read(csv("ds,y", "2024-01-01T00:00:00+01:00,1", "2024-01-01T01:00:00+01:00,2"))
     assert panel.tz == "+01:00"
     assert str(panel.times(panel.stamps)[1]) == "2024-01-01 01:00:00+01:00"
     assert panel.stamps[0] == pd.Timestamp("2023-12-31 23:00", tz="UTC").value // 1000
@@ -376,7 +376,7 @@ def test_an_offset_is_kept() -> None:
     "dates", [("13/01/2024", "14/01/2024"), ("01/13/2024", "01/14/2024"), ("13.01.2024", "14.01.2024")]
 )
 def test_dates_that_are_not_iso_are_read_where_they_mean_one_thing(dates: tuple[str, str]) -> None:
-    panel = Panel.from_csv(csv("ds,y", *(f"{date},1" for date in dates)))
+    panel = Panel.read(csv("ds,y", *(f"{date},1" for date in dates)))
     assert str(panel.times(panel.stamps)[0]) == "2024-01-13 00:00:00"
 
 

@@ -8,7 +8,7 @@ import torch
 from limosa.adapters.memory import Memory, MemoryConfig
 from limosa.core import Window
 from limosa.errors import LimosaError, ModelNotFound
-from limosa.models.forecasters.chronos import Chronos
+from limosa.models.foreign.chronos import Chronos
 
 
 def window(horizon):
@@ -81,7 +81,7 @@ def test_what_is_not_installed_or_not_there_is_said(tmp_path):
 
 def test_fracast_answers_in_our_order():
     pytest.importorskip("fracast")
-    from limosa.models.forecasters.fracast import Fracast
+    from limosa.models.foreign.fracast import Fracast
 
     made = Fracast().forecast(window(100))
     assert tuple(made.values.shape) == (2, 9, 100, 2)

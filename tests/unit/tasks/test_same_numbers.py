@@ -202,3 +202,22 @@ def test_several_target_columns_are_forecast_side_by_side(frame):
     table = limosa.forecast(two, HORIZON, model="naive", target_col=["y", "z"])
     by = table.set_index("target")["naive"]
     np.testing.assert_allclose(by["z"].to_numpy(), 2 * by["y"].to_numpy() + 1)
+
+
+def test_scores_are_the_same_on_the_command_line_and_of_any_kind_of_frame(frame, tmp_path, capsys):
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    assert main(["backtest", str(tmp_path / "all.csv"), "-h", "5", "-m", "naive", "--json", "-q"]) == 0
+    printed = pd.DataFrame(json.loads(capsys.readouterr().out))
+    for source in (frame, pl.from_pandas(frame), limosa.Panel.read(frame)):
+        table = limosa.backtest(source, HORIZON, model="naive")
+        pd.testing.assert_frame_equal(limosa.score(source, table), printed)
+    with pytest.raises(UsageError, match="there is no metric mape; choose from: mae"):
+        limosa.score(frame, table, metrics=["mape"])
+
+
+def test_a_picture_drawn_later_is_the_one_that_forecast_draws(frame, tmp_path):
+    table = limosa.forecast(pl.from_pandas(frame), HORIZON, model="naive", plot=tmp_path / "now.svg")
+    limosa.plot(frame, table, tmp_path / "later.svg")
+    assert (tmp_path / "now.svg").read_bytes() == (tmp_path / "later.svg").read_bytes()
+    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+        limosa.plot(frame, table, tmp_path / "later.pdf")

@@ -75,7 +75,7 @@ def test_a_row_that_does_not_fit_leaves_the_stream_as_it_was():
 
 
 def test_a_model_that_cannot_stream_and_no_streams_at_all_are_refused():
-    with pytest.raises(UsageError, match="Naive cannot take one row at a time"):
+    with pytest.raises(UsageError, match=r"[Nn]aive can forecast but cannot take one row at a time"):
         limosa.stream("naive")
     with pytest.raises(UsageError, match="at least 1 stream"):
         limosa.stream(Sums(), batch=0)

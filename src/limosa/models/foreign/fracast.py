@@ -1,4 +1,4 @@
-"""fracast, a forecaster of 85,000 weights that come in its own package, as a frozen forecaster: pip install fracast."""
+"""Forecast with fracast, a model of 85,000 weights in a package of its own: pip install fracast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from limosa.core import Forecast, Window
+from limosa.core import Forecast, ForeignCard, Window
 from limosa.errors import LimosaError
 
 LEVELS = tuple(float(level) for level in np.arange(1, 10) / 10)
-LEAST = 8  # observed values
-BATCH = 16  # series at once: more cost more for each
+MIN_OBSERVED = 8  # values that the package needs of a series
+BATCH = 16  # series at once; larger batches are slower per series
 
 
 class Fracast(nn.Module):
@@ -43,10 +43,18 @@ class Fracast(nn.Module):
         """Quantiles .1 to .9 [B, 9, H, C]; NaN for a series with fewer observed values than the package asks for."""
         B, _, C = window.past.shape
         rows = window.past[:, -self.context :].transpose(1, 2).flatten(0, 1).float().numpy()
-        seen = np.flatnonzero(np.isfinite(rows).sum(-1) >= LEAST)
+        seen = np.flatnonzero(np.isfinite(rows).sum(-1) >= MIN_OBSERVED)
         values = np.full((len(rows), window.horizon, len(LEVELS)), np.nan, np.float32)
         for first in range(0, len(seen), BATCH):
             part = seen[first : first + BATCH]
             values[part] = self._model.forecast_batch(rows[part], horizon=window.horizon)
         made = torch.from_numpy(np.sort(values, -1)).view(B, C, window.horizon, -1).permute(0, 3, 2, 1)
         return Forecast(values=made.to(window.past.dtype), levels=LEVELS)
+
+
+CARD = ForeignCard(
+    load=lambda _: Fracast().eval(),
+    source="the package fracast",
+    summary="85,000 weights that come in a package of their own",
+    licence="as its package says",
+)

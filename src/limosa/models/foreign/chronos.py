@@ -1,6 +1,6 @@
-"""Chronos-Bolt and Chronos-2 as frozen forecasters, where chronos-forecasting is installed: limosa[chronos].
+"""Forecast with Chronos-Bolt or Chronos-2, where chronos-forecasting is installed: limosa[chronos].
 
-Each channel is asked by itself. Axes and levels are put in order here, and quantiles that cross are sorted.
+A wrapper that forecasts each channel by itself, puts axes and levels in order, and sorts quantiles that cross.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Forecast, Window
+from limosa.core import Forecast, ForeignCard, Window
 from limosa.errors import LimosaError, ModelNotFound
 
 
@@ -57,14 +57,23 @@ class Chronos(nn.Module):
         levels = tuple(float(level) for level in self.pipeline.quantiles)
         values = torch.full((len(rows), len(levels), window.horizon), torch.nan)
         if seen.any():
-            with warnings.catch_warnings():  # of long horizons
+            with warnings.catch_warnings():  # the library warns of long horizons
                 warnings.simplefilter("ignore")
                 values[seen] = self._predict(rows[seen], window.horizon).sort(1).values
         values = values.view(B, C, len(levels), -1).permute(0, 2, 3, 1).to(window.past.dtype)
         return Forecast(values=values, levels=levels)
 
     def _predict(self, rows: Tensor, horizon: int) -> Tensor:
-        """[R, Q, H]: Bolt answers a tensor, Chronos-2 a list of [variates, Q, H]."""
+        """Quantiles [R, Q, H]: Bolt gives a tensor, Chronos-2 a list of [variates, Q, H]."""
         bolt = type(self.pipeline).__name__ == "ChronosBoltPipeline"
         made = self.pipeline.predict(rows if bolt else rows[:, None], prediction_length=horizon)
         return made.float() if isinstance(made, Tensor) else torch.cat(list(made)).float()
+
+
+CARD = ForeignCard(
+    load=Chronos.from_pretrained,
+    takes_folder=True,
+    source="amazon-science/chronos-forecasting",
+    summary="Chronos-Bolt and Chronos-2 from a folder, each channel by itself",
+    licence="Apache-2.0",
+)

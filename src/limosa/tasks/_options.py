@@ -1,0 +1,101 @@
+"""Options that several verbs share, and what each accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from limosa import models as registry
+from limosa.core import Forecaster, check_level, check_levels
+from limosa.errors import UsageError
+from limosa.files import PICTURES, TABLES, check_writable
+from limosa.options import Option, names, numbers, pairs, several
+
+DEFAULT_MODEL = "limosa-small"
+
+Model = str | Path | Forecaster
+
+
+def _level(name: str, value: Any) -> tuple[float, ...]:
+    level = several(name, value, Real, "percentages, such as 80, 95")
+    check_level(level)
+    return level
+
+
+def _quantiles(name: str, value: Any) -> tuple[float, ...]:
+    quantiles = several(name, value, Real, "numbers between 0 and 1")
+    if quantiles:
+        check_levels(quantiles)
+    return quantiles
+
+
+def one_model(name: str, value: Any) -> Any:
+    """The name, folder or object of one model; a name has to be there.
+
+    Raises: UsageError if there are several, ModelNotFound.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise UsageError(f"{name} is {value!r}; give one model here, or compare several: limosa backtest")
+        value = value[0]
+    if isinstance(value, str | Path):
+        registry.find(value)
+    return value
+
+
+def models(name: str, value: Any) -> Any:
+    """One or several models, or a mapping of column names to models.
+
+    Raises: as `one_model`.
+    """
+    if isinstance(value, Mapping):
+        return value
+    return tuple(one_model(name, one) for one in (value if isinstance(value, list | tuple) else (value,)))
+
+
+def writable(suffixes: tuple[str, ...]) -> Any:
+    """What accepts the path of a file that can be written, and refuses it before any work."""
+
+    def accept(name: str, value: Any) -> Path | None:
+        if value is not None:
+            check_writable(Path(value), suffixes)
+        return None if value is None else Path(value)
+
+    return accept
+
+
+Table = Annotated[
+    Any, Option("CSV or Parquet file, folder of Parquet files, or - for CSV on stdin.", "FILE", also=("df",))
+]
+Horizon = Annotated[int, Option("How many steps to forecast.", "STEPS", flag="-h", also=("h",), least=1)]
+Levels = Annotated[Sequence[float], Option("Central bands in percent.", "PERCENT,...", read=numbers, accept=_level)]
+Quantiles = Annotated[
+    Sequence[float], Option("Single quantiles between 0 and 1.", "NUMBER,...", read=numbers, accept=_quantiles)
+]
+Context = Annotated[
+    int | None, Option("Last steps that the model may see; its own limit if not given.", "STEPS", least=1)
+]
+BatchSize = Annotated[int, Option("Series at once; bounds memory.", "SERIES", least=1)]
+Device = Literal["auto", "cpu", "cuda"]
+ComputeOn = Annotated[Device, Option("Where to compute; auto is a GPU where there is one.")]
+Precision = Literal["fp32", "bf16"]
+ComputeIn = Annotated[Precision, Option("Arithmetic of the model.")]
+Picture = Annotated[
+    Path | None, Option("Picture to draw, .png or .svg, of up to six series.", "FILE", accept=writable(PICTURES))
+]
+OutputFile = Annotated[
+    Path | None,
+    Option(
+        "Table to write, .csv or .parquet; else to stdout.", "FILE", flag="-o", name="--output", accept=writable(TABLES)
+    ),
+]
+OutputFolder = Annotated[str | Path, Option("Where the result goes.", "FOLDER", flag="-o", name="--output")]
+ModelOptions = Annotated[
+    Mapping[str, Any] | None,
+    Option("Option of a model built anew; may be repeated.", "NAME=VALUE", name="--option", many=True, read=pairs),
+]
+Resume = Annotated[bool, Option("Go on from the last checkpoint in the folder.")]
+Metrics = Annotated[Sequence[str], Option("What to score.", "NAME,...", read=names)]
+Season = Annotated[int | None, Option("Season that scales MASE; from the frequency if not given.", "STEPS", least=1)]
