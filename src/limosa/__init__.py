@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limosa.alerts.incidents import AlertConfig as AlertConfig
     from limosa.core import Forecast as Forecast
     from limosa.core import Forecaster as Forecaster
     from limosa.core import Window as Window
@@ -34,6 +35,7 @@ _HOMES = {
     "limosa.tasks.train": ("train",),
     "limosa.tasks.stream": ("stream",),
     "limosa.tasks.watch": ("watch",),
+    "limosa.alerts.incidents": ("AlertConfig",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
     "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),

@@ -12,6 +12,7 @@ import pytest
 import limosa
 
 NAMES = [
+    "AlertConfig",
     "DataError",
     "Forecast",
     "Forecaster",

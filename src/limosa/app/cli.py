@@ -48,7 +48,6 @@ from limosa.app.options import (
     write,
 )
 from limosa.app.progress import progress
-from limosa.data import wide as channels
 from limosa.errors import LimosaError, UsageError
 from limosa.tasks import adapt as verbs_adapt
 from limosa.tasks import backtest as verbs_backtest
@@ -444,7 +443,7 @@ def detect(
         float, typer.Option(metavar="SHARE", help="Share of normal rows that may raise an alarm.")
     ] = AlertConfig.risk,
     cooldown: Annotated[
-        int, typer.Option(metavar="ROWS", help="Quiet rows that close an event.")
+        int, typer.Option(metavar="ROWS", help="Rows without an alarm that close an incident.")
     ] = AlertConfig.cooldown,
     settle: Annotated[
         int, typer.Option(metavar="ROWS", help="Rows after which a change is the new normal.")
@@ -467,60 +466,74 @@ def detect(
         str, typer.Option("--target-col", metavar="NAME,...", help="Columns to watch; all if not given.")
     ] = "",
     output: Output = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the events, .png or .svg.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture of the incidents, .png or .svg.")] = None,
     graph: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Picture of which channels go together, after ten refits.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find events in the channels of FILE: since when, how sure, which channels. Prints one row per event."""
+    """Find incidents in the channels of FILE: since when, how sure, which channels. Prints one row per incident."""
     begin(quiet)
     check_outputs(output, plot)
     check_outputs(scores, graph)
-    alerts = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
-    layout = detecting.layout(freq=freq, id_col=id_col, time_col=time_col, target_col=names(target_col))
-    options = pairs_of("--option", option or ())
     if file == "-":
         if output or scores or plot or graph:
-            raise UsageError("a stream has no end; its events go to standard output, one line each")
+            raise UsageError("a stream has no end; its incidents go to standard output, one line each")
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the watch
+            sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the stream
         with progress("steps", quiet) as on_progress:
-            known = detecting.known_or_trained(
-                model, normal, options=options, steps=steps, seed=seed, on_progress=on_progress, **layout
+            news = watching.detect_stream(
+                sys.stdin,
+                train=normal,
+                model=model,
+                options=pairs_of("--option", option or ()),
+                risk=risk,
+                cooldown=cooldown,
+                settle=settle,
+                steps=steps,
+                save=save,
+                state=state,
+                seed=seed,
+                freq=freq,
+                id_col=id_col,
+                time_col=time_col,
+                target_col=names(target_col),
+                on_progress=on_progress,
             )
-        if save:
-            known.save(save)
-        for event in watching.watch_lines(sys.stdin, watching.watch(known, alerts=alerts, state=state)):
-            typer.echo(json.dumps(detecting.as_record(event), default=str))
+        for incident in news:
+            typer.echo(json.dumps(incident.to_dict()))
         return
     if state:
         raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")
     with progress("steps", quiet) as on_progress:
         found = detecting.detect(
             file,
-            model=model,
             train=normal,
-            options=options,
-            alerts=alerts,
+            model=model,
+            options=pairs_of("--option", option or ()),
+            risk=risk,
+            cooldown=cooldown,
+            settle=settle,
             steps=steps,
             save=save,
             seed=seed,
+            freq=freq,
+            id_col=id_col,
+            time_col=time_col,
+            target_col=names(target_col),
             on_progress=on_progress,
-            **layout,
         )
     if as_json:
-        typer.echo(json.dumps([detecting.as_record(event) for event in found.events], default=str))
+        typer.echo(json.dumps([incident.to_dict() for incident in found.incidents]))
     if output or not as_json:
-        hand_over(found.events_frame(), output, False)
+        hand_over(found.frame(), output, False)
     if scores:
         write(found.scores_frame(), scores)
     if plot:
-        found.draw(plot)
-    if graph:  # last, for it refits: the events are not kept waiting for it, nor lost with it
-        rows = channels.read_rows(normal, **layout) if normal else found.rows
-        detecting.draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
+        found.plot(plot)
+    if graph:  # last, for it refits: the incidents are not kept waiting for it, nor lost with it
+        found.plot_graph(graph, steps=max(1, steps // 10), seed=seed)
 
 
 @app.command(no_args_is_help=True)

@@ -33,16 +33,6 @@ def test_moments_are_those_of_the_windows_and_subtract():
     assert torch.allclose(less.mean() * less.count, points(z, W).sum(0) - points(z[:100], W).sum(0), atol=1e-4)
 
 
-def test_what_is_forgotten_counts_less():
-    first, second, W = rows(), rows(seed=1) + 3.0, 2
-    moments = Moments(W, 3)
-    moments.add(first)
-    moments.add(second, forget=0.75)
-    assert torch.allclose(
-        moments.mean(), (0.25 * points(first, W).mean(0) + points(second, W).mean(0)) / 1.25, atol=1e-5
-    )
-
-
 def test_residuals_are_what_the_rest_of_the_window_does_not_tell():
     z, W = rows(600), 3
     z[1:, 1] = 0.8 * z[:-1, 0] + 0.6 * z[1:, 1]  # channel 1 follows channel 0, a row later
