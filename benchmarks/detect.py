@@ -10,7 +10,7 @@ steps), and limosa's default detector, each with its options as they come. Metho
 - `vus_pr_*`: volume under the precision-recall surface, buffer 100, median over seeds, mean over machines; also of the
   better of z2 and window PCA, and of random scores. `worst_margin_vs_z2` is over all machines.
 - `hit150`, `ndcg5`: whether the channels that an event is labelled with come first; mean over machines.
-- `false_alarm_machines` of `false_alarm_machines_run`: learnt from the first 80 % of a machine's training part, alarms
+- `false_alarm_machines` of `false_alarm_machines_run`: fitted to the first 80 % of a machine's training part, alarms
   at risk .001 on the rest are between a third and three times as many as asked for; `..._test` the same on the rows of
   the test part that are labelled normal; `..._static` without adapting the threshold.
 - composite, range and affiliation F1 judge the alarms at risk .001; `best_f1` is at the best threshold for the labels.
@@ -231,7 +231,7 @@ def alarmed(known: FittedDetector, total: Floats, contribution: Floats, data: Ma
 
 
 def held_out(method: str, data: Machine, seed: int, steps: int) -> dict[str, float]:
-    """False alarms on the last fifth of the normal rows, learnt from the others, as multiples of the risk."""
+    """False alarms on the last fifth of the normal rows, fitted to the others, as multiples of the risk."""
     cut = int(0.8 * len(data.train))
     known = fitted(method, data.train[:cut], seed, steps)
     total, contribution = known.score(data.train)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from limosa.errors import UsageError
@@ -86,19 +86,18 @@ class Incident:
 
     def to_dict(self) -> dict[str, Any]:
         """The incident as JSON can hold it; times as text."""
-        made = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("start", "end", "peak"):
-            made[name] = made[name] if isinstance(made[name], int) else str(made[name])
-        made["channels"] = [one._asdict() for one in self.channels]
-        made["broken_links"] = [one._asdict() for one in self.broken_links]
-        return made
+        times = {name: getattr(self, name) for name in ("start", "end", "peak")}
+        return vars(self) | {
+            **{name: time if isinstance(time, int) else str(time) for name, time in times.items()},
+            "channels": [one._asdict() for one in self.channels],
+            "broken_links": [one._asdict() for one in self.broken_links],
+        }
 
     def to_row(self) -> dict[str, Any]:
         """The incident as a row of a table; channels and links as text."""
-        made = {field.name: getattr(self, field.name) for field in fields(self)}
-        made["channels"] = "; ".join(f"{one.channel} {one.share:.2f}" for one in self.channels)
-        made["broken_links"] = "; ".join(f"{one.first} - {one.second} {one.strength:.2f}" for one in self.broken_links)
-        return made
+        links = "; ".join(f"{one.first} - {one.second} {one.strength:.2f}" for one in self.broken_links)
+        channels = "; ".join(f"{one.channel} {one.share:.2f}" for one in self.channels)
+        return vars(self) | {"channels": channels, "broken_links": links}
 
 
 @dataclass(kw_only=True)

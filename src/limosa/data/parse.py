@@ -6,11 +6,12 @@ reading goes on without the faulty cell or row.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,7 @@ _OPTIONS |= {"known": "known_cols (--known-cols)", "static": "static_cols (--sta
 _TIME_NAMES = ("timestamp", "datetime", "date", "time")
 _NAT = np.iinfo(np.int64).min  # also pandas' own
 _ZONE = r"[Tt ]\d{2}.*?(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)$"
-_PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?")  # nearly all stamps: read without pandas
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
+_PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?(?P<zone>Z|[+-]\d\d:?\d\d)?")
 _CLOCKS = ("", " %H:%M", " %H:%M:%S")
 # Dates that are not ISO 8601, each with its readings: one must fit all rows, and no other may.
 _FORMATS: list[tuple[str, ...]] = [
@@ -70,8 +70,15 @@ def read_stamp(cell: Any, expected: StampFormat | None = None) -> tuple[int, Sta
     if isinstance(cell, int | np.integer) and not isinstance(cell, bool):
         stamps, stamp_format = _counted(np.array([cell], dtype=np.int64), expected)
         return int(stamps[0]), stamp_format
-    if isinstance(cell, str) and _PLAIN.fullmatch(cell):
-        return (datetime.fromisoformat(cell) - _EPOCH) // _MICROSECOND, StampFormat(calendar=True)
+    # nearly all stamps of a stream: 3 microseconds where a column of one cell takes 2,000
+    if isinstance(cell, str) and (plain := _PLAIN.fullmatch(cell)):
+        zone = plain["zone"]
+        return _micros_of(datetime.fromisoformat(cell)), StampFormat(calendar=True, tz=_zone(zone) if zone else None)
+    if isinstance(cell, datetime) and cell.tzinfo is None and not pd.isna(cell):
+        return _micros_of(cell), StampFormat(calendar=True)
+    if isinstance(cell, str) and expected and expected.form:
+        with contextlib.suppress(ValueError):
+            return _micros_of(datetime.strptime(cell, expected.form)), expected
     table = pa.table({"time": column_of("time", [cell])})
     stamps, stamp_format = _stamps(table, "time", lambda row: "this row", stop, expected)
     if stamps[0] == _NAT:
@@ -342,6 +349,10 @@ def _counted(numbers: np.ndarray, expected: StampFormat | None) -> tuple[np.ndar
 
 def _read(texts: Any, form: str) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(pd.to_datetime(texts, format=form, errors="coerce", utc=True))
+
+
+def _micros_of(moment: datetime) -> int:
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC if moment.tzinfo else None)) // timedelta(microseconds=1))
 
 
 def _micros(index: pd.DatetimeIndex) -> np.ndarray:

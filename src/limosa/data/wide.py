@@ -11,6 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from limosa.errors import DataError
@@ -40,7 +41,7 @@ class TimeAxis:
     form: str = ""  # strptime form of dates that are not ISO 8601
     step: str | int | None = None  # pandas alias or an integer; None: one row follows the other, there are no gaps
 
-    @property
+    @cached_property
     def stamp_format(self) -> StampFormat:
         """How int64 stamps are read from cells and given back as times."""
         from limosa.data.parse import StampFormat
@@ -67,7 +68,7 @@ class TimeAxis:
             return axis
         return dataclasses.replace(axis, step=self.step)
 
-    @property
+    @cached_property
     def frequency(self) -> Frequency | None:
         """The step, on the calendar of the zone."""
         from limosa.data import frequency

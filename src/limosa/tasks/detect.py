@@ -136,7 +136,7 @@ def detect(
     Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
     """
     config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
-    layout = _layout(freq, id_col, time_col, target_col)
+    layout = layout_of(freq, id_col, time_col, target_col)
     normal = None
     if (fitted := loaded(model, train, options)) is not None:
         rows = read_rows(source, like=fitted.time, known=fitted.channels, **layout)
@@ -186,31 +186,6 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def fitted_detector(
-    model: str | Path | FittedDetector,
-    train: Any,
-    *,
-    options: Mapping[str, Any] | None = None,
-    steps: int = 500,
-    seed: int = 0,
-    freq: str | int | None = None,
-    id_col: str = "unique_id",
-    time_col: str = "",
-    target_col: str | Sequence[str] = (),
-    on_progress: OnProgress | None = None,
-) -> FittedDetector:
-    """The detector of a folder as it was saved, or a new one by name, fitted to the table `train`.
-
-    Raises: as `detect`; UsageError if there is nothing to fit it to.
-    """
-    if (fitted := loaded(model, train, options)) is not None:
-        return fitted
-    if train is None:
-        raise UsageError(f"{model} has to learn what is normal first; give normal rows (--train FILE), or a saved one")
-    normal = read_rows(train, **_layout(freq, id_col, time_col, target_col))
-    return fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
-
-
 def loaded(model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None) -> FittedDetector | None:
     """The fitted detector that `model` stands for; None for the name of a detector that has to be fitted.
 
@@ -221,7 +196,7 @@ def loaded(model: str | Path | FittedDetector, train: Any, options: Mapping[str,
     if train is not None or options:
         name = "the detector" if isinstance(model, FittedDetector) else model
         fix = "leave --train and --option out, or name a detector to be fitted"
-        raise UsageError(f"{name} has learnt already; {fix}")
+        raise UsageError(f"{name} is fitted already; {fix}")
     return model if isinstance(model, FittedDetector) else FittedDetector.load(model)
 
 
@@ -291,7 +266,7 @@ def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: 
     return linked / refits
 
 
-def _layout(freq: str | int | None, id_col: str, time_col: str, target_col: str | Sequence[str]) -> Layout:
+def layout_of(freq: str | int | None, id_col: str, time_col: str, target_col: str | Sequence[str]) -> Layout:
     """The columns of a table as they were asked for, what was left open being left out."""
     chosen: Layout = {"id_col": id_col, "freq": freq}
     if time_col:

@@ -19,11 +19,11 @@ from typing import Any
 
 from limosa.alerts.incidents import AlertConfig, Incident
 from limosa.core import OnProgress
-from limosa.data.wide import TimeAxis, time_column
+from limosa.data.wide import TimeAxis, read_rows, time_column
 from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
 from limosa.models.detectors._fitted import FittedDetector
-from limosa.tasks.detect import DEFAULT_DETECTOR, fitted_detector
+from limosa.tasks.detect import DEFAULT_DETECTOR, fit, layout_of, loaded
 from limosa.tasks.stream import Stream
 
 STATE = "watch.json"  # beside the state of the detector
@@ -82,20 +82,14 @@ def detect_stream(
 
     Raises: as `limosa.detect`, and as `watch_lines` while lines are read.
     """
-    fitted = fitted_detector(
-        model,
-        train,
-        options=options,
-        steps=steps,
-        seed=seed,
-        freq=freq,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        on_progress=on_progress,
-    )
-    asked = (target_col,) if isinstance(target_col, str) else tuple(target_col)
-    if other := [name for name in asked if name and name not in fitted.channels]:
+    if (fitted := loaded(model, train, options)) is None:
+        if train is None:
+            fix = "give normal rows (--train FILE), or the folder of a saved detector"
+            raise UsageError(f"{model} has to be fitted to normal rows first; {fix}")
+        normal = read_rows(train, **layout_of(freq, id_col, time_col, target_col))
+        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+    wanted = (target_col,) if isinstance(target_col, str) else tuple(target_col)
+    if other := [name for name in wanted if name and name not in fitted.channels]:
         raise UsageError(
             f"the detector was not fitted to {', '.join(other)}; its channels are {', '.join(fitted.channels)}"
         )

@@ -1,4 +1,4 @@
-"""From alarms to incidents: opened, extended, closed, told once, and forgotten when they are the new normal."""
+"""From alarms to incidents: opened, extended, closed, and settled where they are the new normal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def news_of(tracker, scores, contribution=(1.0, 3.0, 0.0), begin=0):
 QUIET = np.zeros(30)
 
 
-def test_an_incident_is_told_as_it_opens_goes_on_and_closes():
+def test_an_incident_is_reported_as_it_opens_goes_on_and_closes():
     scores = [*QUIET, *np.full(20, 40.0), 90.0, *QUIET]
     news = news_of(tracker(), scores)
     assert [incident.state for incident in news] == ["open", "extend", "extend", "close"]
@@ -103,7 +103,7 @@ def test_a_broken_link_leads_from_a_channel_that_contributes_to_one_that_does_no
     assert news_of(tracker(), [50.0])[0].broken_links == ()
 
 
-def test_a_watch_goes_on_from_its_state_in_the_middle_of_an_incident():
+def test_a_tracker_goes_on_from_its_state_in_the_middle_of_an_incident():
     scores = [*QUIET, *np.full(25, 40.0), *np.zeros(300), 40.0]
     whole, first, second = tracker(), tracker(), tracker()
     wanted = news_of(whole, scores)

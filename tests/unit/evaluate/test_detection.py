@@ -1,4 +1,4 @@
-"""What the measures of detection are worth at the edges: perfect, blind, constant and impossible scores."""
+"""Measures of detection at the edges: perfect, random, constant and impossible scores."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_affiliation_prefers_the_nearer_alarm():
         (np.ones(4), np.ones(5, dtype=bool), UsageError, "one of each per row"),
     ],
 )
-def test_what_cannot_be_judged_is_said(score, label, error, said):
+def test_scores_that_cannot_be_judged_are_refused(score, label, error, said):
     for judge in (detection.vus, detection.average_precision, detection.roc_area):
         with pytest.raises(error, match=said):
             judge(score, label)

@@ -1,4 +1,4 @@
-"""A learnt graph: sparse rows that sum to one, directions."""
+"""The learnt graph of channels: sparse rows that sum to one, directions."""
 
 from __future__ import annotations
 

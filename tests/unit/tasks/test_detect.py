@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 
 import limosa
+from limosa import models
 from limosa.app.cli import main
 from limosa.data.wide import read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
@@ -155,7 +157,7 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path):
             read_rows(source)
 
 
-def test_other_columns_than_in_training_are_said(place, caplog):
+def test_other_columns_than_in_training_are_named(place, caplog):
     frame = table(100, 2)
     with pytest.raises(DataError, match="channels disk are lacking"):
         limosa.detect(frame.drop(columns="disk"), model=place / "saved")
@@ -167,7 +169,7 @@ def test_other_columns_than_in_training_are_said(place, caplog):
 
 
 @pytest.mark.parametrize("model", ["z2", "stackvae_g"])
-def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_said(model, caplog):
+def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_named(model, caplog):
     normal, now = table(1500, 0), table(600, 1, incident=INCIDENT)
     normal["dead"] = np.nan
     now["dead"] = np.nan
@@ -200,14 +202,14 @@ def test_a_table_shorter_than_the_window_has_scores(rows):
 
 def test_a_detector_comes_back_from_its_folder(place):
     again = FittedDetector.load(place / "saved")
-    with pytest.raises(UsageError, match="has learnt already"):
+    with pytest.raises(UsageError, match="is fitted already"):
         limosa.detect(table(300, 3), model=again, train=table(300, 0))
     fitted = limosa.detect(table(300, 3), model="z2", train=table(2000, 0)).detector
     assert (again.channels, again.time, again.tails) == (fitted.channels, fitted.time, fitted.tails)
     assert type(limosa.load(place / "saved")).__name__ == "Z2"
 
 
-def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, caplog):
+def test_without_normal_rows_the_detector_is_fitted_to_the_table_itself_with_a_warning(place, caplog):
     with caplog.at_level("WARNING", logger="limosa"):
         found = limosa.detect(place / "now.csv", model="z2")
     assert "taken for normal" in caplog.text
@@ -221,15 +223,15 @@ def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, 
         (["now.csv", "-m", "naive"], 2, "detects nothing"),
         (["now.csv", "-m", "zz2"], 5, "z2"),
         (["now.csv", "-m", "z2", "--train", "nowhere.csv"], 3, "does not exist"),
-        (["now.csv", "-m", "FOLDER", "--train", "normal.csv"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--train", "normal.csv"], 2, "is fitted already"),
         (["now.csv", "-m", "z2", "--risk", "0.7"], 2, "risk is 0.7"),
         (["now.csv", "-m", "z2", "--option", "depth=3"], 2, "no such option"),
         (["now.csv", "-m", "z2", "--plot", "a.pdf"], 2, ".png or .svg"),
         (["now.csv", "-m", "z2", "--graph", "a.png"], 2, "has no graph"),
         (["now.csv", "-m", "z2", "--target-col", "fan"], 3, "no column 'fan'"),
-        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "is fitted already"),
         (["now.csv", "-m", "FOLDER", "--state", "state"], 2, "--state keeps the state of a stream"),
-        (["-", "-m", "z2"], 2, "learn what is normal first"),
+        (["-", "-m", "z2"], 2, "fitted to normal rows first"),
         (["-", "-m", "FOLDER", "-o", "a.csv"], 2, "a stream has no end"),
     ],
 )
@@ -248,7 +250,7 @@ def test_incidents_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, cap
     assert len(lines(capsys)) >= 1
 
 
-def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
+def test_a_folder_without_the_tails_of_the_detector_is_refused(place, tmp_path):
     fitted = FittedDetector.load(place / "saved").detector
     fitted.save_pretrained(tmp_path)
     with pytest.raises(ModelNotFound, match="limosa detect --save"):
@@ -260,7 +262,7 @@ def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
             limosa.detect(table(50, 1), model=tmp_path)
 
 
-def test_a_save_that_is_cut_short_leaves_no_detector_with_the_heights_of_another(place, tmp_path, monkeypatch):
+def test_a_save_that_is_cut_short_leaves_no_detector_with_the_tails_of_another(place, tmp_path, monkeypatch):
     known = FittedDetector.load(place / "saved")
     known.save(tmp_path)
 
@@ -295,3 +297,21 @@ def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):
 def test_a_source_that_is_no_table_is_refused():
     with pytest.raises(UsageError, match="cannot read a int"):
         limosa.detect(3, model="z2")
+
+
+def test_detecting_leaves_the_callers_random_state_alone(place):
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    limosa.detect(place / "now.csv", train=place / "normal.csv", model="stackvae_g", steps=2)
+    assert torch.rand(1) == wanted
+
+
+def test_other_kinds_of_folders_are_refused_in_words(tmp_path):
+    models.build("naive").save_pretrained(tmp_path / "naive")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "config.json").write_text('{"model": "adapter:memory"}')
+    (tmp_path / "adapter" / "adapter.safetensors").touch()
+    for folder in ("naive", "adapter"):
+        with pytest.raises(UsageError, match="which detects nothing; give a detector"):
+            limosa.detect(table(50, 1), model=tmp_path / folder)

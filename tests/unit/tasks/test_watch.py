@@ -52,8 +52,8 @@ def ends(incidents):
     }
 
 
-def test_a_stream_tells_the_incidents_of_the_table_as_soon_as_they_begin(folder, now):
-    watched, seen = limosa.watch(folder), 0
+def test_a_stream_gives_the_incidents_of_the_table_as_soon_as_they_begin(folder, now):
+    streaming, seen = limosa.watch(folder), 0
 
     def lines():
         nonlocal seen
@@ -61,7 +61,7 @@ def test_a_stream_tells_the_incidents_of_the_table_as_soon_as_they_begin(folder,
             yield line
             seen += 1
 
-    news = [(seen, incident) for incident in watch_lines(lines(), watched)]
+    news = [(seen, incident) for incident in watch_lines(lines(), streaming)]
     whole = limosa.detect(now, model=folder)
     assert ends(incident for _, incident in news if incident.state == "close") == ends(whole.incidents)
     opened = [(at, incident) for at, incident in news if incident.state == "open"]
@@ -112,7 +112,7 @@ def test_a_stream_may_be_written_as_tables_may(folder, now):
     assert list(watch_lines(lines, limosa.watch(folder))) == wanted
 
 
-def test_the_time_of_training_goes_before_other_columns_of_time_and_its_lack_is_said(folder, now, caplog):
+def test_the_time_of_training_goes_before_other_columns_of_time_and_a_warning_says_that_it_lacks(folder, now, caplog):
     wanted = list(watch_lines(text(now), limosa.watch(folder)))
     now = now.assign(date="2024-05-01")[["date", "time", "a", "b", "c"]]
     assert list(watch_lines(text(now), limosa.watch(folder))) == wanted
@@ -139,7 +139,7 @@ def test_nanoseconds_keep_all_their_digits(folder, now):
         ("2024-05-01 02:00:00,1,2," + 200_000 * "3" + "\n", "no line of CSV"),
     ],
 )
-def test_a_bad_line_is_left_out_with_a_word_and_the_watch_goes_on(line, said, folder, now, caplog):
+def test_a_bad_line_is_left_out_with_a_warning_and_the_stream_goes_on(line, said, folder, now, caplog):
     lines = text(now)
     wanted = list(watch_lines(lines, limosa.watch(folder)))
     with caplog.at_level("WARNING", logger="limosa"):
@@ -180,7 +180,7 @@ def test_the_command_prints_a_line_of_json_for_each_news(folder, now, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stream.safetensors", "watch.json"]
 
 
-def test_a_broken_byte_costs_its_line_and_not_the_watch(folder, now, capsys, monkeypatch):
+def test_a_broken_byte_costs_its_line_and_not_the_stream(folder, now, capsys, monkeypatch):
     lines = [line.encode() for line in text(now)]
     stream = b"".join([*lines[:51], b"2024-05-01 02:00:00,1,\xff,3\n", *lines[51:]])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream), encoding="utf-8"))
@@ -203,13 +203,13 @@ def test_incidents_come_through_a_pipe_before_the_stream_ends(folder, now):
 
 
 def test_rows_may_be_handed_over_one_by_one(folder, now):
-    watched = limosa.watch(folder)
-    news = [one for row in now.itertuples(index=False) for one in watched.update(row[0], row[1:])]
+    streaming = limosa.watch(folder)
+    news = [one for row in now.itertuples(index=False) for one in streaming.update(row[0], row[1:])]
     assert news == list(watch_lines(text(now), limosa.watch(folder)))
     with pytest.raises(DataError, match="2 channels"):
-        watched.update("2025-01-01", [1.0, 2.0])
+        streaming.update("2025-01-01", [1.0, 2.0])
     with pytest.raises(DataError, match="not later than the row before"):
-        watched.update("2024-01-01", [1.0, 2.0, 3.0])
+        streaming.update("2024-01-01", [1.0, 2.0, 3.0])
 
 
 def test_a_state_of_other_channels_or_a_broken_one_is_refused(folder, tmp_path):
@@ -350,7 +350,7 @@ def test_dates_that_may_be_day_or_month_first_are_read_as_in_training_or_refused
     assert next(watch_lines(text(rows), limosa.watch(fitted))).start == pd.Timestamp("2024-06-01")
 
 
-def test_stamps_of_another_kind_than_in_training_are_only_put_in_order_and_that_is_said(folder, now, caplog):
+def test_stamps_of_another_kind_than_in_training_are_only_put_in_order_with_a_warning(folder, now, caplog):
     counted = now.assign(time=100 * np.arange(400))
     found = limosa.detect(counted, model=folder)
     assert "gaps in time are not seen" in caplog.text

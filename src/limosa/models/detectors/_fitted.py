@@ -104,6 +104,8 @@ class FittedDetector:
         """
         from limosa.alerts.threshold import Tail
 
+        if (Path(folder) / "adapter.safetensors").exists():
+            raise UsageError(f"{folder} holds an adapter, which detects nothing; give a detector")
         detector: Any = registry.load(folder)
         if not isinstance(detector, Detector):
             raise UsageError(f"{folder} holds a {type(detector).__name__}, which detects nothing; give a detector")
