@@ -1,4 +1,4 @@
-"""Anomalies on servers: which moments, which channels, how many false alarms, at what cost.
+"""Benchmark detectors on servers: anomalous rows, their channels, false alarms, cost.
 
     python benchmarks/detect.py [--machines 1-6 omi-1 ...] [--methods z2 ...] [--stream-rows N] [--quick] [--save]
 
@@ -10,12 +10,12 @@ steps), and limosa's default detector, each with its options as they come. Metho
 - `vus_pr_*`: volume under the precision-recall surface, buffer 100, median over seeds, mean over machines; also of the
   better of z2 and window PCA, and of random scores. `worst_margin_vs_z2` is over all machines.
 - `hit150`, `ndcg5`: whether the channels that an event is labelled with come first; mean over machines.
-- `false_alarm_machines` of `false_alarm_machines_run`: learnt from the first 80 % of a machine's training part, alarms
+- `false_alarm_machines` of `false_alarm_machines_run`: fitted to the first 80 % of a machine's training part, alarms
   at risk .001 on the rest are between a third and three times as many as asked for; `..._test` the same on the rows of
-  the test part that are labelled normal; `..._static` without the bar that moves.
+  the test part that are labelled normal; `..._static` without adapting the threshold.
 - composite, range and affiliation F1 judge the alarms at risk .001; `best_f1` is at the best threshold for the labels.
 - `fit_cpu_seconds_max`, `score_us_per_row`, `stream_us_per_row` (38 channels): processor time of one thread. Memory is
-  watched over a stream of `--stream-rows` rows.
+  streaming over a stream of `--stream-rows` rows.
 - `graph_auc_pr`: the links found in generated series whose graph is known (`graphs.py`), mean; `..._min` the worst.
   `graph_stability`: agreement of the strongest tenth of links between fits to random halves of a machine's rows.
 - `vus_speedup_vs_tsb_ad`, `vus_max_difference_vs_tsb_ad`: random and real scores of omi-1, in one run.
@@ -51,10 +51,11 @@ from limosa.alerts.incidents import AlertConfig
 from limosa.core import Scores, Training, Window
 from limosa.data.wide import Rows
 from limosa.evaluate import detection
+from limosa.models.detectors._fitted import FittedDetector
 from limosa.models.detectors._sliding import Sliding, windows
 from limosa.models.detectors.stackvae_g import PAPER, NormalWindows
-from limosa.tasks.detect import DEFAULT_DETECTOR, Trained, scored, trained, trainer
-from limosa.tasks.watch import Watched
+from limosa.tasks.detect import DEFAULT_DETECTOR, fit, trainer
+from limosa.tasks.watch import StreamingDetector
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -65,7 +66,6 @@ SMD, ASD = ("1-6", "2-1", "3-3", "3-4"), tuple(f"omi-{i}" for i in range(1, 7))
 RISK = 1e-3
 STEPS = 500  # of every network
 LIMOSA, PYOD = "limosa", ("iforest", "ecod")
-PARTS = ("sliding", "gaussian", "graph", "calm")  # of detectors, in nn
 METHODS = ("random", "z2", "pca", *PYOD, "dense", "paper", LIMOSA)
 DRAWN = ("random", "iforest", "dense", "paper", LIMOSA)  # differ from seed to seed
 
@@ -75,7 +75,7 @@ DRAWN = ("random", "iforest", "dense", "paper", LIMOSA)  # differ from seed to s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A server's rows and what was strange."""
+    """A server's rows and its labelled anomalies."""
 
     train: Floats  # [T, C]
     test: Floats
@@ -103,10 +103,9 @@ def machine(name: str) -> Machine:
 
 def rows(values: Floats) -> Rows:
     return Rows(
-        times=np.arange(len(values)),
+        stamps=np.arange(len(values)),
         values=values,
         channels=tuple(f"c{i + 1}" for i in range(values.shape[1])),
-        time="",
     )
 
 
@@ -164,16 +163,16 @@ class Dense(Sliding):
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def fitted(method: str, normal: Floats, seed: int, steps: int) -> Trained:
+def fitted(method: str, normal: Floats, seed: int, steps: int) -> FittedDetector:
     """One of limosa's detectors, or the dense auto-encoder, after its fit."""
     if method == "dense":
         torch.manual_seed(seed)
-        return Trained.fit(Dense(DenseConfig()), rows(normal), trainer(steps, seed, None))
+        return FittedDetector.fit(Dense(DenseConfig()), rows(normal), trainer(steps, seed))
     options: dict[str, Any] = dataclasses.asdict(PAPER) if method == "paper" else {}
     options.pop("channels", None)
     options.pop("seed", None)
     name = {"paper": "stackvae_g", LIMOSA: DEFAULT_DETECTOR}.get(method, method)
-    return trained(rows(normal), name, options=options, steps=steps, seed=seed)
+    return fit(rows(normal), name, options=options, steps=steps, seed=seed)
 
 
 def cell(method: str, name: str, seed: int, steps: int) -> dict[str, float]:
@@ -183,17 +182,17 @@ def cell(method: str, name: str, seed: int, steps: int) -> dict[str, float]:
         return judged(data, detection.random_scores(len(data.label), seed))
     if method in PYOD:
         given = {"train": data.train, "test": data.test, "method": method, "seed": seed}
-        found = asked("scores", given)
+        found = from_peers("scores", given)
         costs = {"fit_seconds": float(found["fit"]), "us_per_row": 1e6 * float(found["score"]) / len(data.test)}
         return judged(data, found["total"]) | costs
     begun = time.process_time()
     known = fitted(method, data.train, seed, steps)
     took = time.process_time() - begun
     begun = time.process_time()
-    total, blame = scored(known.detector, data.test)
+    total, contribution = known.score(data.test)
     figures = {"fit_seconds": took, "us_per_row": 1e6 * (time.process_time() - begun) / len(total)}
-    figures |= judged(data, total) | alarmed(known, total, blame, data)
-    cause = detection.root_cause(blame, data.ranges, data.causes)
+    figures |= judged(data, total) | alarmed(known, total, contribution, data)
+    cause = detection.root_cause(contribution, data.ranges, data.causes)
     figures |= {"hit100": cause.hit100, "hit150": cause.hit150, "ndcg5": cause.ndcg5}
     figures["parameters"] = sum(p.numel() for p in known.detector.parameters())
     figures["stored_numbers"] = sum(t.numel() for t in known.detector.state_dict().values())
@@ -214,15 +213,15 @@ def judged(data: Machine, total: Floats) -> dict[str, float]:
     }
 
 
-def alarms_of(known: Trained, total: Floats, blame: Floats) -> Flags:
+def alarms_of(known: FittedDetector, total: Floats, contribution: Floats) -> Flags:
     """The rows that raise an alarm at the risk of this benchmark, as a user would see them."""
-    watch = known.watch(AlertConfig(risk=RISK))
-    return np.array([watch.update(at, value, blame[at])[0].alarm for at, value in enumerate(total.tolist())])
+    tracker = known.tracker(AlertConfig(risk=RISK))
+    return np.array([tracker.update(at, value, contribution[at])[0].alarm for at, value in enumerate(total.tolist())])
 
 
-def alarmed(known: Trained, total: Floats, blame: Floats, data: Machine) -> dict[str, float]:
+def alarmed(known: FittedDetector, total: Floats, contribution: Floats, data: Machine) -> dict[str, float]:
     """How good the alarms are."""
-    alarm = alarms_of(known, total, blame)
+    alarm = alarms_of(known, total, contribution)
     return {
         "composite_f1": detection.composite_f1(alarm, data.label),
         "range_f1": detection.range_f1(alarm, data.label),
@@ -232,19 +231,19 @@ def alarmed(known: Trained, total: Floats, blame: Floats, data: Machine) -> dict
 
 
 def held_out(method: str, data: Machine, seed: int, steps: int) -> dict[str, float]:
-    """False alarms on the last fifth of the normal rows, learnt from the others, as multiples of the risk."""
+    """False alarms on the last fifth of the normal rows, fitted to the others, as multiples of the risk."""
     cut = int(0.8 * len(data.train))
     known = fitted(method, data.train[:cut], seed, steps)
-    total, blame = scored(known.detector, data.train)
+    total, contribution = known.score(data.train)
     ahead = total[cut:]
-    height = known.watch(AlertConfig(risk=RISK)).threshold.height
+    threshold = known.tracker(AlertConfig(risk=RISK)).threshold.score_threshold
     return {
-        "false_alarms": float(alarms_of(known, ahead, blame[cut:]).mean()) / RISK,
-        "false_alarms_static": float((ahead > height).mean()) / RISK,
+        "false_alarms": float(alarms_of(known, ahead, contribution[cut:]).mean()) / RISK,
+        "false_alarms_static": float((ahead > threshold).mean()) / RISK,
     }
 
 
-def asked(what: str, given: dict[str, Any]) -> dict[str, Any]:
+def from_peers(what: str, given: dict[str, Any]) -> dict[str, Any]:
     """What the peers environment answers."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.npz"), Path(folder, "out.npz")
@@ -275,12 +274,12 @@ def kept(name: str, settings: dict[str, Any], quick: bool, make: Any) -> Any:
 def streamed(count: int, seed: int, steps: int) -> dict[str, float]:
     """What one row costs, and whether memory grows, over `count` rows of a machine, again and again."""
     data = machine(SMD[0])
-    watched = Watched(fitted(LIMOSA, data.train, seed, steps), AlertConfig(risk=RISK))
+    streaming = StreamingDetector(fitted(LIMOSA, data.train, seed, steps), AlertConfig(risk=RISK))
     early, seconds = 0, []
     for at in range(count):
         row = data.test[at % len(data.test)]
         begun = time.process_time()
-        watched.update(at, row)
+        streaming.update(at, row)
         if at % 100 == 0:
             seconds.append(time.process_time() - begun)
         if at == count // 10:
@@ -289,7 +288,7 @@ def streamed(count: int, seed: int, steps: int) -> dict[str, float]:
         "stream_us_per_row": 1e6 * median(seconds),
         "stream_rows": count,
         "stream_growth_mb": (_memory() - early) / 1024.0,
-        "stream_state_bytes": watched.stream.state_bytes,
+        "stream_state_bytes": streaming.stream.state_bytes,
     }
 
 
@@ -305,7 +304,7 @@ def graph(quick: bool, seeds: list[int]) -> dict[str, float]:
         for channels in graphs.CHANNELS[:1] if quick else graphs.CHANNELS:
             for seed in seeds:
                 true = graphs.known(kind, channels, seed=seed, rows=1500 if quick else graphs.ROWS)
-                links = fitted(LIMOSA, true.rows, seed, 1).links()
+                links = fitted(LIMOSA, true.rows, seed, 1).edges()
                 assert links is not None
                 found.append(graphs.auc_pr(links, true.edges))
     return {"graph_auc_pr": mean(found), "graph_auc_pr_min": min(found)}
@@ -318,7 +317,7 @@ def steady(name: str, seeds: int) -> float:
     found = []
     for _ in range(seeds):
         half = np.isin(block, dice.permutation(20)[:10])
-        links = fitted(LIMOSA, np.where(half[:, None], normal, np.nan), 0, 1).links()
+        links = fitted(LIMOSA, np.where(half[:, None], normal, np.nan), 0, 1).edges()
         assert links is not None
         found.append(links)
     return graphs.stability(np.stack(found), 0.1)
@@ -327,9 +326,9 @@ def steady(name: str, seeds: int) -> float:
 def volumes() -> dict[str, float]:
     """Our volumes beside TSB-AD's, on random scores and on those of z2, in one run."""
     data = machine(ASD[0])
-    total, _ = scored(fitted("z2", data.train, 0, 1).detector, data.test)
+    total, _ = fitted("z2", data.train, 0, 1).score(data.test)
     score = np.stack([detection.random_scores(len(data.label), 0), total])
-    theirs = asked("volumes", {"score": score, "label": data.label})
+    theirs = from_peers("volumes", {"score": score, "label": data.label})
     begun = time.process_time()
     ours = np.array([detection.vus(one, data.label) for one in score])
     seconds = time.process_time() - begun
@@ -367,11 +366,12 @@ def cells(chosen: Options, asked_for: Namespace, seeds: list[int]) -> Cells:
 def _version(method: str) -> str:
     """The code that a cell depends on, so that a cell of older code is made again."""
     source = ROOT / "src" / "limosa"
-    files = [source / "evaluate" / "detection.py", source / "evaluate" / "thresholds.py", source / "app" / "alerts.py"]
+    files = [source / "evaluate" / "detection.py", *(source / "alerts").glob("*.py")]
     file = {"paper": "stackvae_g", LIMOSA: DEFAULT_DETECTOR}.get(method, method)
     if method not in ("random", *PYOD):
-        files += [source / "models" / f"{file}.py", *(source / "nn" / f"{name}.py" for name in PARTS)]
-    code = b"".join(path.read_bytes() for path in files if path.is_file())
+        folder = source / "models" / "detectors"
+        files += [folder / f"{file}.py", *folder.glob("_*.py")]
+    code = b"".join(path.read_bytes() for path in sorted(files) if path.is_file())
     return hashlib.sha256(code).hexdigest()[:10]
 
 

@@ -11,24 +11,24 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 ROWS = 6000
-PARENTS = 2  # channels that each channel listens to
+PARENTS = 2  # channels that each channel depends on
 KINDS = ("linear", "nonlinear")
 CHANNELS = (10, 25, 50)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """Rows, and who listens to whom."""
+    """Rows, and the graph they were generated from."""
 
     rows: Floats  # [T, C]
-    edges: Flags  # [C, C], row listens to column
+    edges: Flags  # [C, C], row depends on column
 
 
 def known(kind: str, channels: int, *, seed: int, rows: int = ROWS) -> Known:
-    """Channels that remember themselves and listen to `PARENTS` others, one to three rows ago.
+    """Autoregressive channels that depend on `PARENTS` others, one to three rows ago.
 
-    `linear`: x = .4 x before + the sum of w * parent + noise, w of either sign and .15 to .3 in size, so that nothing
-    feeds itself without end. `nonlinear`: by chance for each edge, what a parent says is squashed by tanh, cut off
+    `linear`: x = .4 x before + the sum of w * parent + noise, w of either sign and .15 to .3 in size, so that series
+    are stationary. `nonlinear`: by chance for each edge, a parent's value is squashed by tanh, cut off
     below zero, or taken as the sine, and doubled.
     """
     dice = np.random.default_rng((seed, channels, KINDS.index(kind)))
@@ -37,22 +37,22 @@ def known(kind: str, channels: int, *, seed: int, rows: int = ROWS) -> Known:
     )
     weights = dice.uniform(0.15, 0.3, parents.shape) * dice.choice([-1.0, 1.0], parents.shape)
     lags = dice.integers(1, 4, parents.shape)
-    bends = dice.integers(0, 3, parents.shape) if kind == "nonlinear" else np.full(parents.shape, -1)
+    kinds = dice.integers(0, 3, parents.shape) if kind == "nonlinear" else np.full(parents.shape, -1)
     warm = 100
     noise = dice.standard_normal((rows + warm, channels))
     x = np.zeros((rows + warm, channels))
     for t in range(3, rows + warm):
-        heard = x[t - lags, parents]  # [C, PARENTS]
-        x[t] = 0.4 * x[t - 1] + (weights * bent(heard, bends)).sum(1) + noise[t]
+        inputs = x[t - lags, parents]  # [C, PARENTS]
+        x[t] = 0.4 * x[t - 1] + (weights * transformed(inputs, kinds)).sum(1) + noise[t]
     edges = np.zeros((channels, channels), dtype=bool)
     edges[np.arange(channels)[:, None], parents] = True
     return Known(rows=x[warm:], edges=edges)
 
 
-def bent(values: Floats, bends: NDArray[np.int64]) -> Floats:
-    """`values`, each bent as its edge says: -1 not at all, 0 squashed, 1 cut off below zero, 2 the sine."""
+def transformed(values: Floats, kinds: NDArray[np.int64]) -> Floats:
+    """`values`, each by the kind of its edge: -1 itself, 0 squashed, 1 cut off below zero, 2 the sine."""
     return np.select(
-        [bends == 0, bends == 1, bends == 2],
+        [kinds == 0, kinds == 1, kinds == 2],
         [2.0 * np.tanh(values), 2.0 * np.maximum(values, 0.0), 2.0 * np.sin(values)],
         values,
     )

@@ -1,4 +1,4 @@
-"""What rivals say of rows in a file; detect.py runs this with the interpreter of the peers environment.
+"""Score rows in a file by rivals; detect.py runs this with the interpreter of the peers environment.
 
     .venv-peers/bin/python benchmarks/peer_detect.py scores IN.npz OUT.npz
     .venv-peers/bin/python benchmarks/peer_detect.py volumes IN.npz OUT.npz

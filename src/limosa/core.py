@@ -126,10 +126,10 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How strange each step is: larger = stranger, never NaN, also where nothing was observed."""
+    """Anomaly scores: larger = more anomalous, never NaN, also where nothing was observed."""
 
-    values: Tensor  # [B, L, C], each channel's contribution
-    total: Tensor  # [B, L], how strange the step is as a whole
+    values: Tensor  # [B, L, C], contribution of each channel to the anomaly
+    total: Tensor  # [B, L], anomaly score of the step as a whole
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.total.shape != self.values.shape[:2]:
@@ -157,7 +157,7 @@ class Forecaster(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Anything that learns what is normal and scores how strange each step is. Most are `Streaming` as well."""
+    """Anything that learns what is normal and scores how anomalous each step is. Most are `Streaming` as well."""
 
     @property
     def context(self) -> int:
@@ -174,19 +174,11 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class Graphed(Protocol):
-    """A model that has learnt which channels go together."""
+class ChannelGraphModel(Protocol):
+    """A model that has learnt a graph of channels: which depend on which."""
 
     def edges(self) -> Tensor:
-        """[C, C] strength of the links, 0 (none) to 1, 0 on the diagonal; row i holds those that tell of channel i."""
-
-
-@runtime_checkable
-class Refitted(Protocol):
-    """A detector that learns on from newer rows, without the old ones."""
-
-    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
-        """Learn from newer `rows` [T, C] as well; a share `forget` in [0, 1] of what was known is forgotten."""
+        """[C, C] strength from 0 (none) to 1, 0 on the diagonal; row i: how channel i depends on others."""
 
 
 @runtime_checkable

@@ -85,7 +85,7 @@ def forecast(model: str, source: str) -> list[float]:
 
 def scores(model: str) -> list[float]:
     found = limosa.detect(metrics(500, 1), model=model, train=metrics(900, 0), steps=20, seed=3)
-    return thinned(np.concatenate([found.score, found.threshold, found.blame.ravel()]))
+    return thinned(np.concatenate([found.score, found.threshold, found.contribution.ravel()]))
 
 
 def adapted(method: str) -> list[float]:

@@ -1,6 +1,6 @@
 """The laws that every detector keeps, one plain function each: it takes a `Subject` and raises AssertionError.
 
-Like `laws`, which is about forecasters: laws see detectors from outside only, and each runs on every detector.
+Laws see detectors from outside only. Each runs on every detector; those of `SCALE_LAWS` where the card says so.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limosa.alerts.incidents import AlertConfig
+from limosa.alerts.threshold import fit_tail
 from limosa.core import Batches, Card, Detector, Learner, Scores, Streaming, Window
+from limosa.data.wide import Rows, TimeAxis
 from limosa.errors import DataError, UsageError
+from limosa.models.detectors._fitted import TAIL_SHARES, FittedDetector
 from limosa.tasks.stream import leaves
+from limosa.tasks.watch import StreamingDetector
 from limosa.training.loop import TrainConfig, fit
 
 ROWS = 600  # of normal operation
-LOUD = 25.0  # deviations of an anomaly that nobody can miss
+LARGE = 25.0  # deviations of an anomaly that nobody can miss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,12 @@ def _usual(s: Subject) -> Any:
 
 
 LAWS: list[Callable[[Subject], None]] = []
+SCALE_LAWS: list[Callable[[Subject], None]] = []  # of detectors whose card has `scale_law`
+
+
+def laws_of(s: Subject) -> list[Callable[[Subject], None]]:
+    """The laws that this detector has to keep."""
+    return LAWS + (SCALE_LAWS if s.scale_law else [])
 
 
 def law(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
@@ -176,7 +187,37 @@ def one_row_at_a_time_gives_the_same_scores(s: Subject) -> None:
 
 
 @law
-def what_was_not_observed_is_neither_strange_nor_a_zero(s: Subject) -> None:
+def a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table(s: Subject) -> None:
+    model, time, config = s.usual(), TimeAxis(column="n", step=5), AlertConfig(settle=30)
+    values, stamps = normal(400, seed=7).numpy(), 5 * torch.arange(400).numpy()
+    values[60:63, 1] += 5.0 * LARGE
+    kept = torch.ones(400, dtype=torch.bool)
+    kept[[20, 21, 64]], kept[120 : 140 + 2 * (model.context + 30)] = False, False  # the last one is cut
+    kept = kept.numpy()
+    rows = Rows(stamps=stamps[kept], values=values[kept], channels=("a", "b", "c", "d"), time=time)
+    total = model.score(shown(normal())).total[0].numpy()
+    tails = tuple(fit_tail(total, share) for share in TAIL_SHARES)
+    fitted = FittedDetector(detector=model, channels=rows.channels, time=time, tails=tails)
+    whole = rows.with_gaps(fitted.longest_gap(config))
+    assert len(whole.stamps) == kept.sum() + 3 + model.context + 30, "a gap has another number of rows"
+    score, contribution = fitted.score(whole.values)
+    table, streaming, scores = fitted.tracker(config), StreamingDetector(fitted, config), []
+    update = streaming.stream.update
+    streaming.stream.update = lambda row: scores.append(update(row)) or scores[-1]  # type: ignore[method-assign]
+    for stamp, row in zip(rows.stamps.tolist(), rows.values, strict=True):
+        streaming.update(stamp, row)
+    alarms = [
+        table.update(at, one, contribution[i])[0].alarm
+        for i, (at, one) in enumerate(zip(whole.stamps, score, strict=True))
+    ]
+    streamed = Scores(values=torch.cat([m.values for m in scores], 1), total=torch.cat([m.total for m in scores], 1))
+    assert_close(streamed, Scores(values=torch.tensor(contribution)[None], total=torch.tensor(score)[None]), "a stream")
+    assert any(alarms), "the anomaly is missed"
+    assert streaming.tracker.count == table.count, "a stream with gaps has other incidents"
+
+
+@law
+def what_was_not_observed_is_neither_an_anomaly_nor_a_zero(s: Subject) -> None:
     rows = normal()
     rows[torch.rand(rows.shape, generator=torch.Generator().manual_seed(2)) < 0.1] = torch.nan
     model, seen = s.fitted(rows), normal(80, seed=5)
@@ -185,48 +226,48 @@ def what_was_not_observed_is_neither_strange_nor_a_zero(s: Subject) -> None:
     holes[30:60, 1], holes[70] = torch.nan, torch.inf
     made = model.score(shown(holes))
     assert is_finite(made), "with missing values"
-    assert made.total.max() <= 2.0 * usual + 1.0, "missing values are strange"  # channel 1 lies at 100, not at 0
+    assert made.total.max() <= 2.0 * usual + 1.0, "missing values are an anomaly"  # channel 1 lies at 100, not at 0
     empty = model.score(shown(torch.full((1, 30, 4), torch.nan, dtype=torch.float64)))
     assert is_finite(empty), "where nothing was observed"
 
 
 @law
-def constant_and_empty_channels_are_finite_and_a_constant_that_moves_is_strange(s: Subject) -> None:
+def constant_and_empty_channels_are_finite_and_a_constant_that_moves_is_an_anomaly(s: Subject) -> None:
     rows = normal()
     rows[:, 0], rows[:, 2] = 0.1, torch.nan
     model, seen = s.fitted(rows), normal(80, seed=5)
     seen[:, 0] = 0.1
     still = model.score(shown(seen))
     assert is_finite(still)
-    assert int(still.values[0, 60].argmax()) != 2, "a channel of which nothing is known is blamed"
+    assert int(still.values[0, 60].argmax()) != 2, "a channel of which nothing is known contributes most"
     seen[60:, 0] = 0.2
     moved = model.score(shown(seen))
     assert is_finite(moved)
-    assert moved.total[0, 60:64].max() > still.total.max(), "a constant that moves is not strange"
-    assert int(moved.values[0, 60:64].sum(0).argmax()) == 0, "another channel is blamed"
+    assert moved.total[0, 60:64].max() > still.total.max(), "a constant that moves is no anomaly"
+    assert int(moved.values[0, 60:64].sum(0).argmax()) == 0, "another channel contributes most"
 
 
 @law
-def what_nobody_can_miss_is_found_and_blamed_on_its_channel(s: Subject) -> None:
+def a_large_anomaly_is_found_and_its_channel_contributes_most(s: Subject) -> None:
     model = s.usual()
     for channel in range(4):
         rows = normal(80, seed=6)
-        calm = model.score(shown(rows))
-        rows[60:63, channel] += LOUD * normal()[:, channel].std()
+        before = model.score(shown(rows))
+        rows[60:63, channel] += LARGE * normal()[:, channel].std()
         made = model.score(shown(rows))
-        assert made.total[0, 60:63].max() > calm.total.max(), f"channel {channel} is missed"
-        assert int(made.values[0, 60:63].sum(0).argmax()) == channel, f"channel {channel} is not blamed"
+        assert made.total[0, 60:63].max() > before.total.max(), f"channel {channel} is missed"
+        assert int(made.values[0, 60:63].sum(0).argmax()) == channel, f"channel {channel} does not contribute most"
 
 
-@law
 def channels_in_other_units_are_scored_alike(s: Subject) -> None:
-    if not s.scale_law:
-        return
     a = torch.tensor([1e3, 0.02, 7.0, 1e-3], dtype=torch.float64)
     b = torch.tensor([-5.0, 3.0, 1e4, 0.0], dtype=torch.float64)
     rows, seen = normal(), several()
     made = s.fitted(a * rows + b).score(shown(a * seen + b))
     assert_close(made, s.usual().score(shown(seen)), "in other units", tolerance=0.02)
+
+
+SCALE_LAWS.append(channels_in_other_units_are_scored_alike)
 
 
 @law

@@ -13,7 +13,7 @@ from limosa.core import Card, Detector
 from limosa.errors import DataError
 from limosa.models.detectors.z2 import Z2, Z2Config
 from promises import detectors
-from promises.detectors import LAWS, Subject, subject
+from promises.detectors import LAWS, SCALE_LAWS, Subject, laws_of, subject
 
 
 def found() -> list[Subject]:
@@ -22,8 +22,10 @@ def found() -> list[Subject]:
     return [one for one in all_files if isinstance(one.make(), Detector)]
 
 
-@pytest.mark.parametrize("subject", found(), ids=lambda subject: subject.name)
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    ("law", "subject"),
+    [pytest.param(law, one, id=f"{one.name}-{law.__name__}") for one in found() for law in laws_of(one)],
+)
 def test_every_detector_keeps_its_promises(law, subject):
     law(subject)
 
@@ -47,7 +49,7 @@ class MixesSeries(Z2):
         return replace(made, total=made.total / (1.0 + made.total.mean(0, keepdim=True)))
 
 
-class HolesAreStrange(Z2):
+class HolesAreAnomalies(Z2):
     """Takes what is missing for a deviation."""
 
     def energies(self, past):
@@ -68,8 +70,8 @@ class StreamsOtherwise(Z2):
         return state, super().scores((value[:, None] - self.center).float().square().nan_to_num())
 
 
-class BlamesTheFirst(Z2):
-    """Finds, and blames the wrong channel."""
+class NamesAnotherChannel(Z2):
+    """Finds, and gives the contributions to the wrong channels."""
 
     def scores(self, energies):
         made = super().scores(energies)
@@ -86,11 +88,19 @@ class KeepsState(Z2):
             self.center = 0.5 * (before + self.center)
 
 
-class Deaf(Z2):
+class FindsNothing(Z2):
     """Finds nothing in particular."""
 
     def energies(self, past):
         return torch.ones_like(past)
+
+
+class ForgetsGaps(Z2):
+    """Leaves rows of nothing out of a stream."""
+
+    def step(self, state, value):
+        made = super().step(state, value)
+        return made if value.isfinite().any() else (state, replace(made[1], total=made[1].total + 1.0))
 
 
 class TakesAnything(Z2):
@@ -142,12 +152,13 @@ class OneTotal(Z2):
 THE_LAW_AGAINST = {
     Peeks: detectors.a_score_never_looks_at_later_rows,
     MixesSeries: detectors.series_of_a_batch_do_not_mix,
-    HolesAreStrange: detectors.what_was_not_observed_is_neither_strange_nor_a_zero,
-    HolesSpread: detectors.constant_and_empty_channels_are_finite_and_a_constant_that_moves_is_strange,
+    HolesAreAnomalies: detectors.what_was_not_observed_is_neither_an_anomaly_nor_a_zero,
+    HolesSpread: detectors.constant_and_empty_channels_are_finite_and_a_constant_that_moves_is_an_anomaly,
     StreamsOtherwise: detectors.one_row_at_a_time_gives_the_same_scores,
-    BlamesTheFirst: detectors.what_nobody_can_miss_is_found_and_blamed_on_its_channel,
-    Deaf: detectors.what_nobody_can_miss_is_found_and_blamed_on_its_channel,
+    NamesAnotherChannel: detectors.a_large_anomaly_is_found_and_its_channel_contributes_most,
+    FindsNothing: detectors.a_large_anomaly_is_found_and_its_channel_contributes_most,
     KeepsState: detectors.fitting_again_gives_the_same_detector,
+    ForgetsGaps: detectors.a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table,
     TakesAnything: detectors.what_does_not_fit_is_refused_in_words,
     OwnUnits: detectors.channels_in_other_units_are_scored_alike,
     Forgets: detectors.a_saved_detector_comes_back_bit_for_bit,
@@ -167,4 +178,4 @@ def test_a_broken_detector_fails_the_law_made_for_it(build):
 
 
 def test_every_law_has_a_broken_detector_that_it_finds():
-    assert set(THE_LAW_AGAINST.values()) == set(LAWS)
+    assert set(THE_LAW_AGAINST.values()) == {*LAWS, *SCALE_LAWS}

@@ -1,16 +1,16 @@
-"""From alarms to events that an operator can act on: what, since when, how sure, which channels, which broken links.
+"""Track incidents: join alarms into what an operator can act on: since when, how sure, which channels, which links.
 
-An incident is told once: it opens, is extended as it goes on, and closes after `cooldown` quiet rows. Alarms that put
-the blame on the same channel within `settle` rows belong to the same event, which is extended once more. What lasts
-for `settle` rows is the new normal: the event closes, and what is usual now raises no further alarm. A `Watch` takes a
-row at a time in fixed memory; whole files go the same way.
+An incident opens with an alarm, is extended as it goes on, and closes after `cooldown` rows without an alarm. Alarms to
+which the same channel contributes most belong to the same incident within `settle` rows, and extend it once more. A
+change that lasts for `settle` rows is the new normal: the incident closes, and what is normal now raises no further
+alarm. An `IncidentTracker` takes a row at a time in fixed memory; whole tables go the same way.
 Importing this file imports neither torch nor numpy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NAMED = 5  # channels and links told of an event
-LEAST = 0.01  # share of the blame below which a channel is not told
+MAX_NAMED = 5  # channels and links in an incident
+MIN_SHARE = 0.01  # of the contributions, below which a channel or link is not named
+
+State = Literal["open", "extend", "close"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlertConfig:
-    """When alarms become events."""
+    """When scores become alarms and alarms become incidents."""
 
-    risk: float = 1e-3  # share of normal rows that may raise an alarm
-    cooldown: int = 10  # quiet rows that close an event
-    settle: int = 200  # rows after which an event is the new normal, and within which it may come back
+    risk: float = 1e-3  # share of normal rows that may raise an alarm, above 0, up to 0.1
+    cooldown: int = 10  # rows without an alarm that close an incident, at least 1
+    settle: int = 200  # rows after which a change is the new normal, and within which an incident may return; from 10
 
     def __post_init__(self) -> None:
         from limosa.alerts.threshold import check_risk
@@ -46,171 +48,199 @@ class AlertConfig:
             )
 
 
-class Share(NamedTuple):
-    """A channel's part in an event."""
+class ChannelShare(NamedTuple):
+    """The part of a channel in an incident."""
 
     channel: str
-    share: float  # of the event's blame, all channels adding up to 1
+    share: float  # of the contributions of all channels, which add up to 1
 
 
-class Link(NamedTuple):
-    """Two channels that normally go together and did not."""
+class BrokenLink(NamedTuple):
+    """Two channels that are linked in the detector's graph, of which only one contributes to an incident."""
 
-    one: str
-    other: str
+    first: str
+    second: str
     strength: float  # of the link times the difference of the two shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """One incident. `start`, `peak` and `end` are stamps as the caller writes them; `end` is that of the last alarm."""
+class Incident:
+    """An incident as it stands. `start`, `peak` and `end` are the caller's times; `end` is that of the last alarm."""
 
-    event: int  # counted from 1
-    state: Literal["open", "extend", "close"]
+    incident: int  # counted from 1
+    state: State
     start: Any
     end: Any
     peak: Any
     rows: int  # from start to end
     score: float  # at the peak
-    threshold: float  # at the start
-    confidence: float  # share of false alarms that would be weaker than the peak
-    channels: tuple[Share, ...]  # most to blame first
-    broken: tuple[Link, ...]  # most telling first
+    threshold: float  # score above which alarms began at the start
+    confidence: float  # share of false alarms whose score would be lower than that of the peak
+    channels: tuple[ChannelShare, ...]  # largest share first
+    broken_links: tuple[BrokenLink, ...]  # strongest first
     settled: bool = False  # closed because it is the new normal
+
+    def dated(self, time: Callable[[int], Any]) -> Incident:
+        """The incident with its int64 stamps given as `time` gives them."""
+        return replace(self, start=time(self.start), end=time(self.end), peak=time(self.peak))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The incident as JSON can hold it; times as text."""
+        times = {name: getattr(self, name) for name in ("start", "end", "peak")}
+        return vars(self) | {
+            **{name: time if isinstance(time, int) else str(time) for name, time in times.items()},
+            "channels": [one._asdict() for one in self.channels],
+            "broken_links": [one._asdict() for one in self.broken_links],
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        """The incident as a row of a table; channels and links as text."""
+        links = "; ".join(f"{one.first} - {one.second} {one.strength:.2f}" for one in self.broken_links)
+        channels = "; ".join(f"{one.channel} {one.share:.2f}" for one in self.channels)
+        return vars(self) | {"channels": channels, "broken_links": links}
 
 
 @dataclass(kw_only=True)
-class _Course:
-    """An event that goes on, or may come back."""
+class _OpenIncident:
+    """An incident that goes on, or may return."""
 
-    start: Any
-    end: Any
-    peak: Any
-    score: float
-    surprise: float  # largest above the bar so far, nats
-    threshold: float
-    blame: Floats  # [C] summed over alarms
-    rows: int = 1  # since the start, quiet ones at the end included
-    awake: int = 1  # rows since it was opened last
-    quiet: int = 0  # rows since the last alarm
-    tell: int = 8  # rows at which it is told again
+    start: int
+    end: int
+    peak: int
+    score: float  # at the peak
+    excess: float  # -log p of the peak above the threshold, nats
+    threshold: float  # score, at the start
+    contribution: Floats  # [C] summed over alarms
+    rows: int = 1  # since the start, also those after the last alarm
+    rows_open: int = 1  # since it was opened last
+    rows_since_alarm: int = 0
+    next_extend: int = 8  # rows at which it is reported again
     closed: bool = False
 
-    def alarm(self, stamp: Any, score: float, blame: Floats, above: float) -> None:
-        """One more row that is strange by `above` nats."""
-        self.end, self.blame, self.quiet = stamp, self.blame + blame, 0
-        if above > self.surprise:
-            self.peak, self.score, self.surprise = stamp, score, above
+    def add_alarm(self, stamp: int, score: float, contribution: Floats, excess: float) -> None:
+        """Count in one more row with an alarm."""
+        self.end, self.contribution, self.rows_since_alarm = stamp, self.contribution + contribution, 0
+        if excess > self.excess:
+            self.peak, self.score, self.excess = stamp, score, excess
 
-    def resembles(self, blame: Floats) -> bool:
-        """Whether the channel most to blame for a row is among those of this event."""
-        return bool(self.blame[blame.argmax()] >= 0.5 * self.blame.max())
+    def has_main_channel(self, contribution: Floats) -> bool:
+        """Whether the channel that contributes most to a row is among the main ones of this incident."""
+        return bool(self.contribution[contribution.argmax()] >= 0.5 * self.contribution.max())
 
 
-class Watch:
-    """Alarms in, events out, one row at a time.
+class IncidentTracker:
+    """Scores in, alarms and incidents out, one row at a time.
 
-    `links` [C, C], where a detector has a graph, holds the strength of the link of each two channels.
+    `edges` [C, C], where a detector has a graph, holds the strength of the link of each two channels.
     """
 
     def __init__(
-        self, threshold: Threshold, channels: Sequence[str], config: AlertConfig, links: Floats | None = None
+        self, threshold: Threshold, channels: Sequence[str], config: AlertConfig, edges: Floats | None = None
     ) -> None:
-        self.threshold, self.channels, self.config, self.links = threshold, tuple(channels), config, links
-        self.events = 0  # so far
-        self.now: _Course | None = None
+        self.threshold, self.channels, self.config, self.edges = threshold, tuple(channels), config, edges
+        self.count = 0  # incidents so far
+        self.current: _OpenIncident | None = None
 
-    def update(self, stamp: Any, score: float, blame: Floats) -> tuple[Verdict, Event | None]:
-        """Judge a row: `score` as a whole, `blame` [C] per channel. The event is told when it changes state."""
-        height = self.threshold.height
+    def update(self, stamp: int, score: float, contribution: Floats) -> tuple[Verdict, Incident | None]:
+        """Judge a row: its anomaly `score`, and the `contribution` [C] of each channel to it.
+
+        Returns whether it raises an alarm, and the incident where that changes its state.
+        """
+        score_threshold = self.threshold.score_threshold
         verdict = self.threshold.step(score)
-        above, now = verdict.surprise - verdict.bar, self.now
-        if now is not None:
-            now.rows, now.awake, now.quiet = now.rows + 1, now.awake + 1, now.quiet + 1
-            if now.closed and now.quiet > self.config.settle:
-                now = self.now = None
+        excess, current = verdict.neg_log_p - verdict.threshold, self.current
+        if current is not None:
+            current.rows += 1
+            current.rows_open += 1
+            current.rows_since_alarm += 1
+            if current.closed and current.rows_since_alarm > self.config.settle:
+                current = self.current = None
         if verdict.alarm:
-            if now is None or (now.closed and not now.resembles(blame)):
-                return verdict, self._opened(stamp, score, blame, above, height)
-            now.alarm(stamp, score, blame, above)
-            if now.closed:
-                now.closed, now.awake = False, 1
-                return verdict, self._told(now, "extend")
-        return verdict, None if now is None or now.closed else self._went_on(now, verdict.alarm)
+            if current is None or (current.closed and not current.has_main_channel(contribution)):
+                return verdict, self._open(stamp, score, contribution, excess, score_threshold)
+            current.add_alarm(stamp, score, contribution, excess)
+            if current.closed:
+                current.closed, current.rows_open = False, 1
+                return verdict, self._report(current, "extend")
+        return verdict, None if current is None or current.closed else self._go_on(current, verdict.alarm)
 
-    def _went_on(self, now: _Course, alarm: bool) -> Event | None:
-        """What there is to tell of an open event after one more row."""
-        over, settled = now.quiet >= self.config.cooldown, now.awake >= self.config.settle
-        if over or settled:
-            settled = settled or now.rows - now.quiet >= self.config.settle
-            if settled:
-                self.threshold.adopt()
-            now.closed = True
-            return replace(self._told(now, "close"), settled=settled)
-        if alarm and now.rows >= now.tell:
-            now.tell = 2 * now.rows
-            return self._told(now, "extend")
-        return None
+    def open_incident(self) -> Incident | None:
+        """The incident that has not closed yet, as it stands."""
+        return None if self.current is None or self.current.closed else self._report(self.current, "open")
 
-    def open_event(self) -> Event | None:
-        """The event that has not closed yet, as it stands."""
-        return None if self.now is None or self.now.closed else self._told(self.now, "open")
-
-    def _opened(self, stamp: Any, score: float, blame: Floats, above: float, height: float) -> Event:
-        self.events += 1
-        self.now = _Course(
+    def _open(self, stamp: int, score: float, contribution: Floats, excess: float, threshold: float) -> Incident:
+        self.count += 1
+        self.current = _OpenIncident(
             start=stamp,
             end=stamp,
             peak=stamp,
             score=score,
-            surprise=above,
-            threshold=height,
-            blame=blame.copy(),
+            excess=excess,
+            threshold=threshold,
+            contribution=contribution.copy(),
         )
-        return self._told(self.now, "open")
+        return self._report(self.current, "open")
 
-    def _told(self, now: _Course, state: Literal["open", "extend", "close"]) -> Event:
-        total = float(now.blame.sum())
-        shares = now.blame / total if total > 0.0 else now.blame
-        order = (-shares).argsort(kind="stable")[:NAMED]
-        return Event(
-            event=self.events,
+    def _go_on(self, current: _OpenIncident, alarm: bool) -> Incident | None:
+        """Close the open incident where it is over or settled; else report it now and then."""
+        over, settled = current.rows_since_alarm >= self.config.cooldown, current.rows_open >= self.config.settle
+        if over or settled:
+            settled = settled or current.rows - current.rows_since_alarm >= self.config.settle
+            if settled:
+                self.threshold.learn_new_normal()
+            current.closed = True
+            return replace(self._report(current, "close"), settled=settled)
+        if alarm and current.rows >= current.next_extend:
+            current.next_extend = 2 * current.rows
+            return self._report(current, "extend")
+        return None
+
+    def _report(self, current: _OpenIncident, state: State) -> Incident:
+        total = float(current.contribution.sum())
+        shares = current.contribution / total if total > 0.0 else current.contribution
+        order = (-shares).argsort(kind="stable")[:MAX_NAMED]
+        return Incident(
+            incident=self.count,
             state=state,
-            start=now.start,
-            end=now.end,
-            peak=now.peak,
-            rows=now.rows - now.quiet,
-            score=now.score,
-            threshold=now.threshold,
-            confidence=-math.expm1(-now.surprise),
-            channels=tuple(Share(self.channels[i], float(shares[i])) for i in order if shares[i] >= LEAST),
-            broken=self._broken(shares),
+            start=current.start,
+            end=current.end,
+            peak=current.peak,
+            rows=current.rows - current.rows_since_alarm,
+            score=current.score,
+            threshold=current.threshold,
+            confidence=-math.expm1(-current.excess),
+            channels=tuple(ChannelShare(self.channels[i], float(shares[i])) for i in order if shares[i] >= MIN_SHARE),
+            broken_links=self._broken_links(shares),
         )
 
-    def _broken(self, shares: Floats) -> tuple[Link, ...]:
-        """Links between a channel that is to blame and one that is not."""
-        if self.links is None:
+    def _broken_links(self, shares: Floats) -> tuple[BrokenLink, ...]:
+        """Links between a channel that contributes and one that does not."""
+        if self.edges is None:
             return ()
         import numpy as np
 
-        both = np.maximum(self.links, self.links.T)
+        both = np.maximum(self.edges, self.edges.T)
         strength = np.triu(both * abs(shares[:, None] - shares), 1)
-        best = np.argsort(-strength, axis=None, kind="stable")[:NAMED]
+        best = np.argsort(-strength, axis=None, kind="stable")[:MAX_NAMED]
         pairs = zip(*np.unravel_index(best, strength.shape), strict=True)
         return tuple(
-            Link(self.channels[i], self.channels[j], float(strength[i, j])) for i, j in pairs if strength[i, j] >= LEAST
+            BrokenLink(self.channels[i], self.channels[j], float(strength[i, j]))
+            for i, j in pairs
+            if strength[i, j] >= MIN_SHARE
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a restart needs to go on, as JSON can hold it."""
-        now = None if self.now is None else {**asdict(self.now), "blame": self.now.blame.tolist()}
-        return {"threshold": self.threshold.state_dict(), "events": self.events, "now": now}
+        """What a restart needs, as JSON can hold it."""
+        now = self.current
+        current = None if now is None else {**asdict(now), "contribution": now.contribution.tolist()}
+        return {"threshold": self.threshold.state_dict(), "count": self.count, "current": current}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         import numpy as np
 
         self.threshold.load_state_dict(state["threshold"])
-        self.events = state["events"]
-        now = state["now"]
-        self.now = None if now is None else _Course(**{**now, "blame": np.array(now["blame"])})
+        self.count, current = state["count"], state["current"]
+        self.current = (
+            None if current is None else _OpenIncident(**{**current, "contribution": np.array(current["contribution"])})
+        )

@@ -69,6 +69,12 @@ class Frequency:
             moved = 7 * (count // 5) + count % 5 - 3
         return _utc(moved * DAY + clock, self.tz)
 
+    def skipped(self, before: Array, after: Array) -> Array:
+        """Steps left out between stamps `before` and `after`, int64; off the grid the nearest step counts."""
+        steps = self.between(before, after)
+        nearer = self.advance(before, steps + 1) - after < after - self.advance(before, steps)
+        return np.maximum(steps + nearer - 1, 0)
+
 
 def parse(freq: str | int, tz: str | None = None) -> Frequency:
     """The frequency a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", ...) or an integer step names.
@@ -117,6 +123,26 @@ def infer(stamps: Array, inner: Array, *, calendar: bool, tz: str | None = None)
         unit = next(unit for unit, size in _CLOCK.items() if step % size == 0)
         return parse(f"{step // _CLOCK[unit]}{unit}", tz)
     return parse(_day_alias(local, days // DAY, inner), tz)
+
+
+def infer_loosely(stamps: Array, inner: Array, *, calendar: bool, tz: str | None = None) -> Frequency | None:
+    """As `infer` where every stamp fits the step; else the median difference, as for stamps that arrive with jitter.
+
+    The median is taken to the whole hour, minute, second or millisecond where that is within 2 % of it.
+    """
+    found = infer(stamps, inner, calendar=calendar, tz=tz)
+    if found is None or not inner.any():
+        return found
+    before, after = stamps[:-1][inner], stamps[1:][inner]
+    if (found.advance(before, found.between(before, after)) == after).all():
+        return found
+    median = max(1, round(float(np.median(after - before))))
+    if not calendar:
+        return parse(median)
+    unit, size = next(
+        (u, size) for u, size in _CLOCK.items() if abs(round(median / size) * size - median) <= 0.02 * median
+    )
+    return parse(f"{round(median / size)}{unit}", tz)
 
 
 def anchored(frequency: Frequency, stamp: int) -> str | int:

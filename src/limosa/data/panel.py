@@ -18,7 +18,7 @@ from limosa.data import frequency
 from limosa.data import read as reading
 from limosa.data.frequency import Frequency
 from limosa.data.layout import Columns, Layout, columns_of
-from limosa.data.parse import OnFault, Records, read_records, stop
+from limosa.data.parse import OnFault, Records, StampFormat, read_records, stop
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ class Panel:
 
     def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
         """`stamps` of any shape, flattened, as the caller's times: pandas times in the panel's zone, or integers."""
-        flat = np.ascontiguousarray(stamps).reshape(-1)
-        if not self.calendar:
-            return flat
-        index = pd.DatetimeIndex(flat.view("M8[us]"))
-        return index if self.tz is None else index.tz_localize("UTC").tz_convert(self.tz)
+        return StampFormat(calendar=self.calendar, tz=self.tz).times(stamps)
 
     def future_stamps(self, horizon: int, *, series: slice = slice(None)) -> np.ndarray:
         """[n, H] int64: the stamps that follow the last row of each series."""
@@ -259,8 +255,7 @@ def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) ->
     cannot be inferred or does not fit; UsageError if `freq` is unknown.
     """
     notes = list(rows.notes)
-    rows = _sorted(rows, notes)
-    rows = _distinct(rows, on_fault)
+    rows = in_order(rows, notes, on_fault)
     counts = np.bincount(rows.series, minlength=len(rows.ids))
     first = np.cumsum(counts) - counts  # [N] first row of each series
     step = _step(rows, freq, first, notes)
@@ -269,6 +264,14 @@ def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) ->
     if freq is None:
         _check_one_step(rows, step, position)
     return _gridded(rows, step, position, first, notes)
+
+
+def in_order(rows: Records, notes: list[str], on_fault: OnFault = stop) -> Records:
+    """The rows sorted by series and time; adds to `notes` if they were not.
+
+    Raises: DataError for two rows of one series and stamp (through `on_fault`; the first is kept).
+    """
+    return _distinct(_sorted(rows, notes), on_fault)
 
 
 def _sorted(rows: Records, notes: list[str]) -> Records:

@@ -6,9 +6,12 @@ reading goes on without the faulty cell or row.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limosa.data.layout import Columns
-from limosa.data.read import EMPTY, Place, Source, cast, mixed
+from limosa.data.read import EMPTY, Place, Source, cast, column_of, mixed
 from limosa.errors import DataError
 
 OnFault = Callable[[DataError], None]
@@ -27,6 +30,7 @@ _OPTIONS |= {"known": "known_cols (--known-cols)", "static": "static_cols (--sta
 _TIME_NAMES = ("timestamp", "datetime", "date", "time")
 _NAT = np.iinfo(np.int64).min  # also pandas' own
 _ZONE = r"[Tt ]\d{2}.*?(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)$"
+_PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?(?P<zone>Z|[+-]\d\d:?\d\d)?")
 _CLOCKS = ("", " %H:%M", " %H:%M:%S")
 # Dates that are not ISO 8601, each with its readings: one must fit all rows, and no other may.
 _FORMATS: list[tuple[str, ...]] = [
@@ -34,6 +38,53 @@ _FORMATS: list[tuple[str, ...]] = [
     *[(f"{day}{clock}",) for day in ("%Y/%m/%d", "%d.%m.%Y") for clock in _CLOCKS],
 ]
 _FORMATS += [(f"%m/%d/%Y{clock}", f"%d/%m/%Y{clock}") for clock in _CLOCKS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StampFormat:
+    """What the cells of a column of time are, and how its int64 stamps are given back to the caller."""
+
+    calendar: bool  # stamps are microseconds since 1970 (UTC, or wall time without a zone) rather than a count
+    tz: str | None = None
+    form: str = ""  # strptime form of dates that are not ISO 8601
+
+    def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
+        """`stamps` of any shape, flattened, as the caller's times: pandas times in their zone, or integers."""
+        flat = np.ascontiguousarray(stamps, dtype=np.int64).reshape(-1)
+        if not self.calendar:
+            return flat
+        index = pd.DatetimeIndex(flat.view("M8[us]"))
+        return index if self.tz is None else index.tz_localize("UTC").tz_convert(self.tz)
+
+    def time(self, stamp: int) -> Any:
+        """One stamp as the caller's time: a pandas time, or the integer itself."""
+        return self.times(np.array([stamp]))[0] if self.calendar else int(stamp)
+
+
+def read_stamp(cell: Any, expected: StampFormat | None = None) -> tuple[int, StampFormat]:
+    """The stamp of one cell, and its format: what a column that begins with this cell is taken for.
+
+    Dates whose day and month could be swapped are read in the `expected` form.
+
+    Raises: DataError if the cell is empty or no time.
+    """
+    if isinstance(cell, int | np.integer) and not isinstance(cell, bool):
+        stamps, stamp_format = _counted(np.array([cell], dtype=np.int64), expected)
+        return int(stamps[0]), stamp_format
+    # nearly all stamps of a stream: 3 microseconds where a column of one cell takes 2,000
+    if isinstance(cell, str) and (plain := _PLAIN.fullmatch(cell)):
+        zone = plain["zone"]
+        return _micros_of(datetime.fromisoformat(cell)), StampFormat(calendar=True, tz=_zone(zone) if zone else None)
+    if isinstance(cell, datetime) and cell.tzinfo is None and not pd.isna(cell):
+        return _micros_of(cell), StampFormat(calendar=True)
+    if isinstance(cell, str) and expected and expected.form:
+        with contextlib.suppress(ValueError):
+            return _micros_of(datetime.strptime(cell, expected.form)), expected
+    table = pa.table({"time": column_of("time", [cell])})
+    stamps, stamp_format = _stamps(table, "time", lambda row: "this row", stop, expected)
+    if stamps[0] == _NAT:
+        raise DataError(f"{cell!r} is no time; write it like 2024-01-31 15:00")
+    return int(stamps[0]), stamp_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +99,7 @@ class Records:
     static: np.ndarray  # [N, S] float64
     calendar: bool  # stamps are microseconds rather than a count
     tz: str | None
+    form: str  # strptime form of dates that are not ISO 8601
     columns: Columns
     notes: tuple[str, ...]
     place: Place
@@ -58,8 +110,10 @@ def stop(fault: DataError) -> None:
     raise fault
 
 
-def read_records(source: Source, columns: Columns, on_fault: OnFault = stop) -> Records:
-    """The ids, stamps and numbers of a table.
+def read_records(
+    source: Source, columns: Columns, on_fault: OnFault = stop, expected: StampFormat | None = None
+) -> Records:
+    """The ids, stamps and numbers of a table; dates are read in the `expected` form where all of them fit it.
 
     Raises: DataError, through `on_fault` where the reading can go on.
     """
@@ -73,7 +127,7 @@ def read_records(source: Source, columns: Columns, on_fault: OnFault = stop) -> 
     def place(row: int) -> str:
         return source.place(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
 
-    stamps, calendar, tz = _stamps(table, columns.time, place, on_fault)
+    stamps, stamp_format = _stamps(table, columns.time, place, on_fault, expected)
     values, known, static = (
         _numbers(table, n, place, on_fault) for n in (columns.targets, columns.known, columns.static)
     )
@@ -93,8 +147,9 @@ def read_records(source: Source, columns: Columns, on_fault: OnFault = stop) -> 
         values=values,
         known=known,
         static=_constants(static, series, held, columns.static, on_fault),
-        calendar=calendar,
-        tz=tz,
+        calendar=stamp_format.calendar,
+        tz=stamp_format.tz,
+        form=stamp_format.form,
         columns=columns,
         notes=notes,
         place=lambda row: place(int(rows[row])),
@@ -162,10 +217,10 @@ def _is_time(column: pa.ChunkedArray) -> bool:
     if not _is_text(column.type):
         return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
     try:
-        stamps, calendar, _ = _dates(_texts(column)[1], "")
+        stamps, stamp_format = _dates(_texts(column)[1], "", None)
     except DataError:
         return False
-    return calendar and len(stamps) > 0 and bool((stamps != _NAT).all())
+    return stamp_format.calendar and len(stamps) > 0 and bool((stamps != _NAT).all())
 
 
 # ---- ids ----
@@ -211,23 +266,27 @@ def _more(bad: np.ndarray) -> str:
 # ---- stamps ----
 
 
-def _stamps(table: pa.Table, name: str, place: Place, on_fault: OnFault) -> tuple[np.ndarray, bool, str | None]:
-    """The stamp of each row, _NAT where there is none; whether time is a calendar; its zone."""
+def _stamps(
+    table: pa.Table, name: str, place: Place, on_fault: OnFault, expected: StampFormat | None
+) -> tuple[np.ndarray, StampFormat]:
+    """The stamp of each row, _NAT where there is none, and how stamps are written."""
     if name not in table.column_names:
-        return np.arange(table.num_rows), False, None
+        return np.arange(table.num_rows), StampFormat(calendar=False)
     column = table[name]
     if _is_text(column.type):
         codes, texts = _texts(column)
         _empty_cells(codes < 0, name, place, on_fault)
-        distinct, calendar, tz = _dates(texts, name)
+        distinct, stamp_format = _dates(texts, name, expected)
         stamps = np.append(distinct, _NAT)[codes]
         bad = (stamps == _NAT) & (codes >= 0)
         if bad.any():
             row = int(bad.argmax())
-            kind, example = ("a date", "2024-01-31 or 2024-01-31 15:00") if calendar else ("an integer", "the others")
+            kind, example = "an integer", "the others"
+            if stamp_format.calendar:
+                kind, example = "a date", "2024-01-31 or 2024-01-31 15:00"
             found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
             on_fault(DataError(f"{found}; write it like {example}"))
-        return stamps, calendar, tz
+        return stamps, stamp_format
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
@@ -239,17 +298,17 @@ def _stamps(table: pa.Table, name: str, place: Place, on_fault: OnFault) -> tupl
         raise DataError(f"column {name!r} holds {kind}; give dates to the microsecond, or integers")
     _empty_cells(whole.is_null().to_numpy(), name, place, on_fault)
     stamps = whole.cast(pa.int64()).fill_null(_NAT).to_numpy()
-    return (stamps, calendar, tz) if calendar else (*_counted(stamps), None)
+    return (stamps, StampFormat(calendar=True, tz=tz)) if calendar else _counted(stamps, expected)
 
 
-def _dates(texts: pa.Array, name: str) -> tuple[np.ndarray, bool, str | None]:
+def _dates(texts: pa.Array, name: str, expected: StampFormat | None) -> tuple[np.ndarray, StampFormat]:
     """The stamps of distinct texts, _NAT where one is no date. Integers are a count.
 
     Raises: DataError if zones are mixed, or the order of day and month cannot be told.
     """
     count = cast(texts, pa.int64())
     if count is not None:
-        return *_counted(count.to_numpy()), None
+        return _counted(count.to_numpy(), expected)
     zone = pc.struct_field(pc.extract_regex(texts, _ZONE), "zone")
     zones = {_zone(text) for text in zone.drop_null().unique().to_pylist()}
     if len(zones) > 1:
@@ -257,36 +316,44 @@ def _dates(texts: pa.Array, name: str) -> tuple[np.ndarray, bool, str | None]:
     tz = zones.pop() if zones else None
     whole = cast(texts, pa.timestamp("us", "UTC" if tz else None))
     if whole is not None:
-        return whole.cast(pa.int64()).to_numpy(), True, tz
+        return whole.cast(pa.int64()).to_numpy(), StampFormat(calendar=True, tz=tz)
     series = texts.to_pandas()
-    for readings in _FORMATS:
-        read = [_read(series, form) for form in readings]
-        fitting = [index for index in read if not index.isna().any()]
+    for forms in [(expected.form,) if expected and expected.form else (), *_FORMATS]:
+        read = {form: _read(series, form) for form in forms}
+        fitting = {form: index for form, index in read.items() if not index.isna().any()}
         if len(fitting) > 1:
             fix = "write dates like 2024-01-31"
             raise DataError(f"column {name!r} has dates like {series[0]!r}, day or month first; {fix}")
-        if fitting:
-            return _micros(fitting[0]), True, None
+        for form, index in fitting.items():
+            return _micros(index), StampFormat(calendar=True, form=form)
     stamps = _micros(_read(series, "ISO8601"))
     whole_numbers = series.str.fullmatch(r"[+-]?\d{1,18}").to_numpy(dtype=bool)
     if whole_numbers.sum() > (stamps != _NAT).sum():  # a count, but for a few
-        return series.where(whole_numbers, str(_NAT)).astype(np.int64).to_numpy(), False, None
+        return series.where(whole_numbers, str(_NAT)).astype(np.int64).to_numpy(), StampFormat(calendar=False)
     if tz and ((stamps != _NAT) & zone.is_null().to_numpy(zero_copy_only=False)).any():
         raise mixed(name, {tz, "no zone"})
-    return stamps, True, tz
+    return stamps, StampFormat(calendar=True, tz=tz)
 
 
-def _counted(numbers: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Integers as stamps, and whether they are a calendar: written as 20240131 they are days, else a count."""
-    if len(numbers) and ((numbers >= 1800_01_01) & (numbers <= 2200_12_31)).all():
+def _counted(numbers: np.ndarray, expected: StampFormat | None) -> tuple[np.ndarray, StampFormat]:
+    """Integers as stamps: written as 20240131 they are days, unless a count is expected, else a count."""
+    if (
+        not (expected and not expected.calendar)
+        and len(numbers)
+        and ((numbers >= 1800_01_01) & (numbers <= 2200_12_31)).all()
+    ):
         days = _read(pd.Series(numbers).astype(str), "%Y%m%d")
         if not days.isna().any():
-            return _micros(days), True
-    return numbers, False
+            return _micros(days), StampFormat(calendar=True)
+    return numbers, StampFormat(calendar=False)
 
 
 def _read(texts: Any, form: str) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(pd.to_datetime(texts, format=form, errors="coerce", utc=True))
+
+
+def _micros_of(moment: datetime) -> int:
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC if moment.tzinfo else None)) // timedelta(microseconds=1))
 
 
 def _micros(index: pd.DatetimeIndex) -> np.ndarray:

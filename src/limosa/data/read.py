@@ -7,11 +7,12 @@ editor shows, or the row of a frame counted from 0. What the cells mean is read 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
@@ -52,10 +53,9 @@ def open_source(source: Any, columns: Columns) -> Source:
     if source == "-":
         return open_csv(sys.stdin.buffer, columns)
     path = Path(source)
-    kinds = [suffix.lower() for suffix in path.suffixes]
-    if path.is_dir() or ".parquet" in kinds or ".pq" in kinds:
+    if _is_parquet(path):
         return open_parquet(path, columns)
-    if {".csv", ".tsv", ".txt"} & set(kinds):
+    if {".csv", ".tsv", ".txt"} & {suffix.lower() for suffix in path.suffixes}:
         return open_csv(path, columns)
     raise UsageError(f"{path} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
 
@@ -69,8 +69,7 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
         header = head.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise _undecodable(error) from error
-    separator = next((mark for mark in ",;\t" if mark in header), ",")
-    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
+    names, separator = read_header(header)
     _check_header(names, rows=end is not None)
 
     def line(row: int) -> str:
@@ -91,14 +90,8 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
 
 def open_parquet(path: str | Path, columns: Columns) -> Source:
     """A Parquet file, or a folder of them (also partitioned as `column=value`), read in order of their names."""
-    import pyarrow.dataset
-
-    path = _existing(path)
-    try:
-        files = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive")
+    with _parquet(path) as files:
         table = files.to_table(columns=_wanted(files.schema.names, columns))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
     return Source(table=table, place="row {}".format)
 
 
@@ -112,7 +105,7 @@ def open_frame(frame: Any, columns: Columns) -> Source:
     if isinstance(frame, pd.DataFrame) and isinstance(frame.index, pd.DatetimeIndex) and columns.time not in frame:
         frame = frame.reset_index(names=columns.time)
     if isinstance(frame, Mapping):
-        arrays = {name: _array(name, frame[name]) for name in _wanted(list(frame), columns)}
+        arrays = {name: column_of(name, frame[name]) for name in _wanted(list(frame), columns)}
     else:
         try:
             native = nw.from_native(frame)
@@ -123,7 +116,9 @@ def open_frame(frame: Any, columns: Columns) -> Source:
             raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
         except nw.exceptions.NarwhalsError as error:
             raise DataError(f"the frame cannot be read ({error}); give each column a name of its own") from error
-        arrays = {name: _array(name, s.to_list()) if s.dtype in _LOOSE else s.to_arrow() for name, s in picked.items()}
+        arrays = {
+            name: column_of(name, s.to_list()) if s.dtype in _LOOSE else s.to_arrow() for name, s in picked.items()
+        }
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
@@ -146,6 +141,75 @@ def _one_series(values: Any, columns: Columns) -> Any:
     return values
 
 
+def peek(source: Any) -> tuple[list[str], bool]:
+    """The names of the columns of any source but standard input, and whether the first of them holds numbers.
+
+    Raises: DataError if there is no such file, it cannot be read, it is empty, or a name is no text; UsageError if the
+    kind of source is unknown.
+    """
+    numeric = False
+    if isinstance(source, str | Path):
+        names, numeric = _peek_file(_existing(source))
+    elif isinstance(source, Mapping):
+        names = list(source)
+        numeric = bool(names) and (not len(source[names[0]]) or number_in(source[names[0]][0]) is not None)
+    else:
+        try:
+            schema = nw.from_native(source).collect_schema()
+        except TypeError as error:
+            kind = type(source).__name__
+            raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
+        names = list(schema.names())
+        numeric = bool(names) and schema[names[0]].is_numeric()
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise DataError(f"column {odd[0]!r} has a name that is no text; rename it: frame.columns.map(str)")
+    if not any(names):
+        raise DataError("the table is empty; give it a header and one column per channel")
+    return names, numeric
+
+
+def _peek_file(path: Path) -> tuple[list[str], bool]:
+    if _is_parquet(path):
+        with _parquet(path) as files:
+            names, kinds = files.schema.names, [str(kind) for kind in files.schema.types]
+        return names, bool(names) and kinds[0].startswith(("int", "uint", "float", "double", "decimal"))
+    try:
+        with pa.input_stream(str(path), compression="detect") as file:
+            lines = file.read(2**20).decode("utf-8-sig", errors="replace").splitlines()[:2]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); check the file") from error
+    names, separator = read_header(lines[0] if lines else "")
+    cells = split_line(lines[1], separator) if len(lines) > 1 else []
+    return names, not cells or number_in(cells[0]) is not None
+
+
+def read_header(line: str) -> tuple[list[str], str]:
+    """The names in the first line of a CSV table, and what stands between its cells: a comma, a semicolon or a tab."""
+    separator = next((mark for mark in ",;\t" if mark in line), ",")
+    return split_line(line, separator), separator
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """The cells of a line of CSV without the space around them.
+
+    Raises: DataError if it is no line of CSV.
+    """
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error as error:
+        raise DataError(f"it is no line of CSV ({error})") from error
+
+
+def number_in(cell: Any) -> float | None:
+    """The number a cell holds, NaN for an empty one; None if it is something else."""
+    if isinstance(cell, str) and cell.strip() in EMPTY:
+        return float("nan")
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
+
+
 def mixed(name: str, zones: Iterable[str]) -> DataError:
     """The fault of a time column whose stamps differ in zone."""
     found = ", ".join(sorted(zones)).replace("None", "no zone")
@@ -154,6 +218,21 @@ def mixed(name: str, zones: Iterable[str]) -> DataError:
 
 def _undecodable(error: Exception) -> DataError:
     return DataError(f"the input is not UTF-8 text ({error}); save it as UTF-8")
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.is_dir() or bool({".parquet", ".pq"} & {suffix.lower() for suffix in path.suffixes})
+
+
+@contextlib.contextmanager
+def _parquet(path: str | Path) -> Iterator[Any]:
+    """The Parquet files of a path, with faults in words."""
+    import pyarrow.dataset
+
+    try:
+        yield pyarrow.dataset.dataset(_existing(path), format="parquet", partitioning="hive")
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
 
 
 def _existing(path: str | Path) -> Path:
@@ -187,20 +266,12 @@ def _check_header(names: list[str], rows: bool) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"line 1: the header names column {twice!r} twice; rename one")
-    if all(_is_float(name) for name in names):
+    if all(number_in(name) is not None for name in names):
         raise DataError(
             f"line 1: the header is {', '.join(names)}, which are numbers; put column names on the first line"
         )
     if not rows:
         raise DataError("the input has a header but no rows; give at least one row of data")
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Place) -> pa.Table:
@@ -247,7 +318,7 @@ def _integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.DictionaryArray.from_arrays(whole.indices, numbers)
 
 
-def _array(name: str, values: Any) -> pa.Array:
+def column_of(name: str, values: Any) -> pa.Array:
     """A column of Python objects or an array; as text where its values are of several types."""
     if getattr(values, "ndim", 1) != 1:
         raise DataError(f"column {name!r} has {values.ndim} dimensions; give each channel as a column of its own")

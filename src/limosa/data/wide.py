@@ -1,28 +1,30 @@
-"""Tables as channels side by side, for what looks at all of them at once.
+"""Read tables as channels side by side, and lay their rows on the grid of time, for detectors.
 
 A table is wide (a column of time and one column per channel) or limosa's long form, whose series are then the channels.
-Importing this file imports neither pandas nor numpy.
+Whole tables and streams share here how stamps are read and written, which column is the time, and how many rows that
+were not observed stand for a gap. Importing this file imports neither pandas nor numpy.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
-from limosa.errors import DataError, UsageError
+from limosa.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from limosa.data.frequency import Frequency
     from limosa.data.layout import Layout
-    from limosa.data.panel import Panel
+    from limosa.data.parse import Records, StampFormat
+
+    Stamps = NDArray[np.int64]
 
 TIME_NAMES = ("ds", "time", "timestamp", "date", "datetime", "ts")
 
@@ -30,163 +32,186 @@ log = logging.getLogger("limosa")
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeAxis:
+    """The column of time of a table: its name, how its stamps are written, and the step of its grid."""
+
+    column: str = ""  # "" where rows are counted
+    calendar: bool = False  # stamps are int64 microseconds since 1970 rather than a count
+    tz: str | None = None
+    form: str = ""  # strptime form of dates that are not ISO 8601
+    step: str | int | None = None  # pandas alias or an integer; None: one row follows the other, there are no gaps
+
+    @cached_property
+    def stamp_format(self) -> StampFormat:
+        """How int64 stamps are read from cells and given back as times."""
+        from limosa.data.parse import StampFormat
+
+        return StampFormat(calendar=self.calendar, tz=self.tz, form=self.form)
+
+    def of(self, column: str, stamp_format: StampFormat, freq: str | int | None) -> TimeAxis:
+        """The axis of other rows, whose step is `freq` if given, else the one of this axis where stamps are alike.
+
+        Raises: UsageError if `freq` is unknown, DataError if it does not fit the stamps.
+        """
+        axis = TimeAxis(
+            column=column, calendar=stamp_format.calendar, tz=stamp_format.tz, form=stamp_format.form, step=freq
+        )
+        if freq is not None:
+            assert axis.frequency is not None
+            if (axis.frequency.kind == "count") == axis.calendar:
+                kind = "times; give an alias such as 'h' or 'D'" if axis.calendar else "a count; give an integer"
+                raise DataError(f"freq is {freq!r}, but {column or 'the number of the row'} holds {kind}")
+            return axis
+        if self.step is not None and axis.calendar != self.calendar:
+            kinds = ("times", "a count") if self.calendar else ("a count", "times")
+            log.warning(f"training had {kinds[0]} for stamps, these rows have {kinds[1]}: gaps in time are not seen")
+            return axis
+        return dataclasses.replace(axis, step=self.step)
+
+    @cached_property
+    def frequency(self) -> Frequency | None:
+        """The step, on the calendar of the zone."""
+        from limosa.data import frequency
+
+        return None if self.step is None else frequency.parse(self.step, self.tz)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Channels side by side, in order of time."""
 
-    times: Any  # [T] pandas times or integers
+    stamps: Stamps  # [T] ascending
     values: NDArray[np.float64]  # [T, C], NaN = not observed
     channels: tuple[str, ...]
-    time: str  # name of the column of time; "" where rows are counted
+    time: TimeAxis = dataclasses.field(default_factory=TimeAxis)
+    whole: bool = False  # rows stand for the gaps
+
+    @property
+    def times(self) -> Any:
+        """[T] pandas times or integers."""
+        return self.time.stamp_format.times(self.stamps)
 
     def of(self, channels: Sequence[str]) -> Rows:
         """These channels, in this order; others are left out with a word.
 
         Raises: DataError naming the channels that are lacking.
         """
-        lacking = [name for name in channels if name not in self.channels]
-        if lacking:
-            raise DataError(
-                f"channels {', '.join(lacking)} are lacking, which the detector learnt (columns: "
-                f"{', '.join(self.channels)}); give the same columns as in training, or train on these"
-            )
-        if extra := [name for name in self.channels if name not in channels]:
-            log.warning(f"left out, for the detector did not learn them: {', '.join(extra)}")
+        check_channels(channels, self.channels)
         order = [self.channels.index(name) for name in channels]
         return dataclasses.replace(self, values=self.values[:, order], channels=tuple(channels))
 
+    def with_gaps(self, most: int) -> Rows:
+        """The rows on the grid: rows of NaN stand for the steps left out, for the first `most` of each gap."""
+        import numpy as np
 
-def read_rows(source: Any, **layout: Unpack[Layout]) -> Rows:
-    """`source` as channels, one row per stamp.
+        step = None if self.whole else self.time.frequency
+        lost = np.zeros(len(self.stamps), dtype=np.int64)  # before each row
+        if step is not None:
+            lost[1:] = np.minimum(step.skipped(self.stamps[:-1], self.stamps[1:]), most)
+        if step is None or not lost.any():
+            return dataclasses.replace(self, whole=True)
+        log.info(f"{lost.sum():,} missing rows inserted as not observed")
+        at = np.arange(len(lost)) + lost.cumsum()
+        values = np.full((at[-1] + 1, self.values.shape[1]), np.nan)
+        values[at] = self.values
+        origin = np.repeat(np.arange(len(lost)), np.append(lost[1:], 0) + 1)
+        stamps = step.advance(self.stamps[origin], np.arange(len(values)) - at[origin])
+        stamps[at] = self.stamps  # also off the grid
+        return dataclasses.replace(self, stamps=stamps, values=values, whole=True)
+
+
+def check_channels(wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Say which of the channels `found` a detector that was fitted to `wanted` leaves out.
+
+    Raises: DataError naming the channels that are lacking.
+    """
+    if lacking := [name for name in wanted if name not in found]:
+        raise DataError(
+            f"channels {', '.join(lacking)} are lacking, to which the detector was fitted (columns: "
+            f"{', '.join(found)}); give the same columns as in training, or train on these"
+        )
+    if extra := [name for name in found if name not in wanted]:
+        log.warning(f"left out, for the detector was not fitted to them: {', '.join(extra)}")
+
+
+def read_rows(
+    source: Any, *, like: TimeAxis | None = None, known: Sequence[str] = (), **layout: Unpack[Layout]
+) -> Rows:
+    """`source` as channels, one row per stamp, in order of time and without rows for gaps.
 
     A table is long if it has a column of ids (`unique_id`, or `id_col`); its series are the channels, and where it has
     several targets a channel is called id/target. Else every column but the time is a channel, or those of
-    `target_col`. Time is `time_col`, else a column called ds, time, timestamp, date, datetime or ts, else a first
-    column that holds no numbers; without one rows are counted.
+    `target_col`. Time is `time_col`, else what `time_column` finds; without one rows are counted. `like` and `known`
+    are the axis and the channels of the rows that a detector was fitted to. The step is `freq`, else that of `like`,
+    else it is inferred.
 
     Raises: DataError naming column, line and fix; UsageError for a kind of source that cannot be read.
     """
-    from limosa.data.panel import Panel
+    from limosa.data.layout import Columns
+    from limosa.data.panel import in_order
+    from limosa.data.parse import StampFormat, read_records
+    from limosa.data.read import open_source, peek
 
-    names = column_names(source)
-    target, id_col, chosen = layout.get("target_col", ()), layout.get("id_col", "unique_id"), dict(layout)
+    names, numeric = peek(source)
+    target, id_col = layout.get("target_col", ()), layout.get("id_col", "unique_id")
     long = id_col in names
-    time = layout.get("time_col") or next((name for name in names if name.lower() in TIME_NAMES), "")
-    if not time and not long and not _is_number(source, names[0]):
-        time = names[0]
-    asked = (target,) if isinstance(target, str) else tuple(target)
-    channels = asked or (("y",) if long and "y" in names else tuple(n for n in names if n not in (time, id_col)))
+    time = layout.get("time_col") or time_column(names, long or numeric, like, known)
+    given = (target,) if isinstance(target, str) else tuple(target)
+    channels = given or (("y",) if long and "y" in names else tuple(n for n in names if n not in (time, id_col)))
+    if known and not long:
+        check_channels(known, channels)
+        channels = tuple(known)
     if not channels:
         found = ", ".join(names)
         raise DataError(f"there is no channel beside the time (columns: {found}); give one column per channel")
-    if time:
-        chosen["time_col"] = time
-    panel = Panel.read(source, **{**chosen, "target_col": channels})  # type: ignore[arg-type]
-    for note in panel.notes:
+    columns = Columns(id=id_col, time=time or Columns.time, targets=channels)
+    opened = open_source(source, columns)
+    records = read_records(opened, columns, expected=like.stamp_format if like else None)
+    notes = list(records.notes)
+    records = in_order(records, notes)
+    for note in notes:
         if "no id column" not in note:
             log.info(note)
-    time = time or (panel.columns.time if panel.calendar else "")  # a frame may have its time in the index
+    time = records.columns.time if records.columns.time in opened.table.column_names else ""
+    stamp_format = StampFormat(calendar=records.calendar, tz=records.tz, form=records.form)
+    axis = (like or TimeAxis()).of(time, stamp_format, layout.get("freq"))
+    if like is None and axis.step is None and time:
+        axis = dataclasses.replace(axis, step=_inferred(records))
+    stamps, values = _side_by_side(records)
     if long:
-        return _side_by_side(panel, time)
-    return Rows(times=panel.times(panel.stamps), values=panel.values, channels=channels, time=time)
+        channels = tuple(f"{one}/{name}" if len(channels) > 1 else str(one) for one in records.ids for name in channels)
+    return Rows(stamps=stamps, values=values, channels=channels, time=axis)
 
 
-def _side_by_side(panel: Panel, time: str) -> Rows:
-    """The series of a long panel as channels, on all stamps that any of them has."""
+def time_column(names: Sequence[str], numeric: bool, like: TimeAxis | None = None, others: Sequence[str] = ()) -> str:
+    """The column of time among `names`: the one of training, else one called ds, time, timestamp, date, datetime or
+    ts, else the first column where it does not hold numbers (`numeric`); "" if there is none. `others` are channels.
+    """
+    free = [name for name in names if name not in others]
+    if like and like.column in free:
+        return like.column
+    found = next((name for name in free if name.lower() in TIME_NAMES), "")
+    return found or (names[0] if not numeric and names[0] in free else "")
+
+
+def _inferred(records: Records) -> str | int | None:
+    """The step of the rows; None where no series has two."""
     import numpy as np
 
-    targets = panel.columns.targets
-    stamps, row = np.unique(panel.stamps, return_inverse=True)
-    values = np.full((len(stamps), len(panel), len(targets)), np.nan)
-    values[row, np.repeat(np.arange(len(panel)), panel.lengths)] = panel.values
-    names = tuple(f"{one}/{target}" if len(targets) > 1 else str(one) for one in panel.ids for target in targets)
-    return Rows(times=panel.times(stamps), values=values.reshape(len(stamps), -1), channels=names, time=time)
+    from limosa.data import frequency
+
+    inner = np.diff(records.series) == 0
+    found = frequency.infer_loosely(records.stamps, inner, calendar=records.calendar, tz=records.tz)
+    if found is not None:
+        log.info(f"frequency {found.alias} inferred" if records.calendar else f"integer time in steps of {found.alias}")
+    return None if found is None else found.alias
 
 
-def column_names(source: Any) -> list[str]:
-    """The names of the columns of a file, a folder of Parquet files, a frame or a dict of arrays; at least one.
+def _side_by_side(records: Records) -> tuple[Stamps, NDArray[np.float64]]:
+    """The stamps that any series has, and the targets of all series at them, [T, series * targets]."""
+    import numpy as np
 
-    Raises: DataError if there is no such file, it cannot be read, or a name is no text; UsageError if the kind of
-    source is unknown.
-    """
-    names = _names(source)
-    if odd := [name for name in names if not isinstance(name, str)]:
-        raise DataError(f"column {odd[0]!r} has a name that is no text; rename it: frame.columns.map(str)")
-    if not any(names):
-        raise DataError("the table is empty; give it a header and one column per channel")
-    return names
-
-
-def _names(source: Any) -> list[str]:
-    if not isinstance(source, str | Path):
-        if isinstance(source, Mapping):
-            return list(source)
-        import narwhals as nw
-
-        try:
-            return list(nw.from_native(source).collect_schema().names())
-        except TypeError as error:
-            kind = type(source).__name__
-            raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; check the path")
-    return list(_schema(path).names) if _is_parquet(path) else _first_lines(path)[0]
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.is_dir() or bool({".parquet", ".pq"} & {suffix.lower() for suffix in path.suffixes})
-
-
-def _schema(path: Path) -> pa.Schema:
-    import pyarrow as pa
-    import pyarrow.dataset
-
-    try:
-        return pyarrow.dataset.dataset(path, format="parquet", partitioning="hive").schema
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
-
-
-def _first_lines(path: Path) -> list[list[str]]:
-    """The cells of the header of a CSV file and of its first row."""
-    import pyarrow as pa
-
-    try:
-        with pa.input_stream(str(path), compression="detect") as file:
-            lines = file.read(2**20).decode("utf-8-sig", errors="replace").splitlines()[:2]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); check the file") from error
-    separator = separator_of(lines[0]) if lines else ","
-    cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    return cells if cells else [[""]]
-
-
-def separator_of(header: str) -> str:
-    """What stands between the cells of a table whose first line is `header`: a comma, a semicolon or a tab."""
-    return next((mark for mark in ",;\t" if mark in header), ",")
-
-
-def _is_number(source: Any, name: str) -> bool:
-    """Whether the first value of `name`, the first column, is a number, and so no time."""
-    if isinstance(source, str | Path):
-        if _is_parquet(Path(source)):
-            return str(_schema(Path(source)).field(name).type).startswith(("int", "uint", "float", "double", "decimal"))
-        first = _first_lines(Path(source))[1:] or [[""]]
-        return not first[0] or as_number(first[0][0]) is not None
-    if isinstance(source, Mapping):
-        return not len(source[name]) or as_number(source[name][0]) is not None
-    import narwhals as nw
-
-    return bool(nw.from_native(source).collect_schema()[name].is_numeric())
-
-
-def as_number(text: Any) -> float | None:
-    """The number a cell holds, NaN for an empty one; None if it is something else."""
-    from limosa.data.read import EMPTY
-
-    if isinstance(text, str) and text.strip() in EMPTY:
-        return float("nan")
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return None
+    stamps, row = np.unique(records.stamps, return_inverse=True)
+    values = np.full((len(stamps), len(records.ids), records.values.shape[1]), np.nan)
+    values[row, records.series] = records.values
+    return stamps, values.reshape(len(stamps), -1)

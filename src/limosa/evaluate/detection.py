@@ -1,12 +1,12 @@
-"""How good anomaly scores are, given what was really strange: volumes under the surface, areas, F1s, root causes.
+"""Measure anomaly scores against labels: volumes under the surface, areas under curves, F1s, root causes.
 
 The measures that need no threshold are VUS-PR and VUS-ROC (Paparrizos et al., VLDB 2022), which forgive alarms close to
 an anomaly, and the plain areas under the curves. Those that judge alarms: range F1 (Tatbul et al., NeurIPS 2018),
 affiliation F1 (Huet et al., KDD 2022) and composite F1 (Garg et al., TNNLS 2021: precision of rows, recall of events).
-Point-adjusted F1 is left out on purpose: random scores come close to 1. Several of these flatter random scores as well,
-so that a table needs a row of `random_scores` to be read.
+Point-adjusted F1 is left out on purpose: random scores come close to 1. Several of these are high for random scores as
+well, so that a table needs a row of `random_scores` beside it.
 
-Rows are numbered from 0, an event is a half-open range of rows.
+Rows are numbered from 0; an event, the literature's word for a labelled anomaly, is a half-open range of rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ THRESHOLDS = 250  # of the surface, evenly spaced among the ranked scores
 
 @dataclass(frozen=True, kw_only=True)
 class RootCause:
-    """Whether the channels that are to blame are ranked first; means over events."""
+    """How well the channels that caused events are ranked; means over events."""
 
     hit100: float  # share of an event's channels found among as many top channels
     hit150: float  # the same among half as many again
@@ -42,7 +42,7 @@ def events(flags: Flags) -> Ranges:
 
 
 def random_scores(rows: int, seed: int) -> Floats:
-    """Scores that know nothing: uniform noise."""
+    """Uniform noise for scores, the baseline."""
     return np.random.default_rng(seed).random(rows)
 
 
@@ -126,7 +126,7 @@ def average_precision(score: Floats, label: Flags) -> float:
 
 
 def roc_area(score: Floats, label: Flags) -> float:
-    """AUC-ROC: how often a strange row scores above a normal one, ties counting half.
+    """AUC-ROC: how often an anomalous row scores above a normal one, ties counting half.
 
     Raises: DataError if scores are not finite or the labels are all alike.
     """
@@ -135,7 +135,7 @@ def roc_area(score: Floats, label: Flags) -> float:
 
 
 def _counts(score: Floats, label: Flags) -> tuple[Floats, Floats, int, int]:
-    """At each distinct score, highest first: strange rows and rows at or above it; strange rows and rows in all."""
+    """At each distinct score, highest first: anomalous rows and rows at or above it; anomalous rows and rows in all."""
     score, label = _checked(score, label)
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
@@ -148,9 +148,9 @@ def _checked(score: Floats, label: Flags) -> tuple[Floats, Flags]:
     if score.ndim != 1 or score.shape != label.shape:
         raise UsageError(f"scores have shape {score.shape} and labels {label.shape}; give one of each per row")
     if not np.isfinite(score).all():
-        raise DataError(f"{int((~np.isfinite(score)).sum())} scores are not finite; a row without a score is no row")
+        raise DataError(f"{int((~np.isfinite(score)).sum())} scores are not finite; give a number for each row")
     if label.all() or not label.any():
-        raise DataError(f"{int(label.sum())} of {len(label)} rows are labelled strange; both kinds are needed")
+        raise DataError(f"{int(label.sum())} of {len(label)} rows are labelled anomalous; both kinds are needed")
     return score, label
 
 
@@ -168,7 +168,7 @@ def best_f1(score: Floats, label: Flags) -> float:
 
 
 def composite_f1(alarm: Flags, label: Flags) -> float:
-    """F1 of the share of alarmed rows that are strange and the share of events that have an alarm."""
+    """F1 of the share of alarmed rows that are anomalous and the share of events that have an alarm."""
     alarm, label = np.asarray(alarm).astype(bool), np.asarray(label).astype(bool)
     touched = [alarm[first:last].any() for first, last in events(label)]
     return _f1(float(label[alarm].mean()) if alarm.any() else 0.0, float(np.mean(touched)) if touched else 0.0)
@@ -205,16 +205,16 @@ def affiliation_f1(alarm: Flags, label: Flags) -> float:
     recall that, over the event's time, it is farther from the moment than the nearest alarm is. Parts without alarms
     have recall 0 and no precision.
 
-    Raises: DataError if no row is labelled strange.
+    Raises: DataError if no row is labelled anomalous.
     """
     alarm, label = np.asarray(alarm).astype(bool), np.asarray(label).astype(bool)
-    true, said = events(label).astype(np.float64), events(alarm).astype(np.float64)
+    true, alarms = events(label).astype(np.float64), events(alarm).astype(np.float64)
     if not len(true):
-        raise DataError("no row is labelled strange; affiliation needs an event")
+        raise DataError("no row is labelled anomalous; affiliation needs an event")
     border = np.r_[0.0, (true[1:, 0] + true[:-1, 1]) / 2.0, len(label)]
     precisions, recalls = [], []
     for event, low, high in zip(true, border[:-1], border[1:], strict=True):
-        inside = said[(said[:, 1] > low) & (said[:, 0] < high)].clip(low, high)
+        inside = alarms[(alarms[:, 1] > low) & (alarms[:, 0] < high)].clip(low, high)
         if not len(inside):
             recalls.append(0.0)
             continue
@@ -223,51 +223,51 @@ def affiliation_f1(alarm: Flags, label: Flags) -> float:
     return _f1(float(np.mean(precisions)) if precisions else 0.0, float(np.mean(recalls)))
 
 
-def _near_event(said: Floats, event: Floats, low: float, high: float) -> float:
-    """The mean over the alarms `said` of the chance that a random moment of [low, high] is farther from `event`."""
+def _near_event(alarms: Floats, event: Floats, low: float, high: float) -> float:
+    """The mean over alarmed time of the chance that a random moment of [low, high] is farther from `event`."""
     first, last = event
     at = np.unique(
-        np.clip(np.r_[low, first, last, high, first + last - low, first + last - high, said.ravel()], low, high)
+        np.clip(np.r_[low, first, last, high, first + last - low, first + last - high, alarms.ravel()], low, high)
     )
     middle = (at[1:] + at[:-1]) / 2.0  # the chance is linear between breaks: its middle value is its mean
     away = np.maximum(np.maximum(first - middle, middle - last), 0.0)
     nearer = (last - first) + np.minimum(away, first - low) + np.minimum(away, high - last)
     chance = np.where(away > 0.0, 1.0 - nearer / (high - low), 1.0)
-    weight = np.diff(at) * _covers(said, middle)
+    weight = np.diff(at) * _covers(alarms, middle)
     return float(weight @ chance / weight.sum())
 
 
-def _near_alarms(said: Floats, event: Floats, low: float, high: float) -> float:
+def _near_alarms(alarms: Floats, event: Floats, low: float, high: float) -> float:
     """The mean over `event` of the chance that a random moment of [low, high] is farther from there than an alarm."""
     first, last = event
     turns = [
         event,
-        said.ravel(),
-        (said[1:, 0] + said[:-1, 1]) / 2.0,
-        (low + said[:, 0]) / 2.0,
-        (high + said[:, 1]) / 2.0,
+        alarms.ravel(),
+        (alarms[1:, 0] + alarms[:-1, 1]) / 2.0,
+        (low + alarms[:, 0]) / 2.0,
+        (high + alarms[:, 1]) / 2.0,
     ]
     at = np.unique(np.concatenate(turns).clip(first, last))
     middle = (at[1:] + at[:-1]) / 2.0
-    after = np.searchsorted(said[:, 0], middle)
-    ahead = np.r_[said[:, 0], np.inf][after] - middle
-    behind = middle - np.r_[-np.inf, said[:, 1]][after]
+    after = np.searchsorted(alarms[:, 0], middle)
+    ahead = np.r_[alarms[:, 0], np.inf][after] - middle
+    behind = middle - np.r_[-np.inf, alarms[:, 1]][after]
     away = np.maximum(np.minimum(ahead, behind), 0.0)
     nearer = np.minimum(away, middle - low) + np.minimum(away, high - middle)
     return float(np.diff(at) @ (1.0 - nearer / (high - low)) / (last - first))
 
 
-def _covers(said: Floats, at: Floats) -> Flags:
+def _covers(alarms: Floats, at: Floats) -> Flags:
     """Whether a moment lies in one of the ascending ranges."""
-    owner = np.searchsorted(said[:, 0], at, side="right") - 1
-    return np.asarray((owner >= 0) & (at < said[owner, 1]))
+    owner = np.searchsorted(alarms[:, 0], at, side="right") - 1
+    return np.asarray((owner >= 0) & (at < alarms[owner, 1]))
 
 
 # ---- root causes -----------------------------------------------------------------------------------------------------
 
 
-def root_cause(blame: Floats, ranges: Sequence[tuple[int, int]], channels: Sequence[Sequence[int]]) -> RootCause:
-    """How well blame [rows, C] ranks the channels that each event is put down to, by its mean over the event's rows.
+def root_cause(contribution: Floats, ranges: Sequence[tuple[int, int]], channels: Sequence[Sequence[int]]) -> RootCause:
+    """How well contributions [rows, C] rank the channels that caused each event, by its mean over the event's rows.
 
     `ranges` are half-open, `channels` counted from 0. Hit@P% looks at P % as many top channels as there are true ones
     (Su et al., KDD 2019), here averaged over events.
@@ -278,7 +278,7 @@ def root_cause(blame: Floats, ranges: Sequence[tuple[int, int]], channels: Seque
         raise UsageError(f"{len(ranges)} events and {len(channels)} lists of channels; each event needs at least one")
     scores = []
     for (first, last), true in zip(ranges, channels, strict=True):
-        order = np.argsort(-blame[first:last].mean(axis=0), kind="stable")
+        order = np.argsort(-contribution[first:last].mean(axis=0), kind="stable")
         right = np.isin(order, list(true))
         discount = 1.0 / np.log2(np.arange(2, 7))
         hits = [right[: int(share * len(true))].sum() / len(true) for share in (1.0, 1.5)]

@@ -1,7 +1,4 @@
-"""Pictures of detection: channels with shaded events over a strip of scores, and the graph of channels; PNG or SVG.
-
-Drawn like the fan charts of `plot`, on a canvas of their own.
-"""
+"""Draw detections: channels with shaded incidents over their scores, and the graph of channels; PNG or SVG."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from limosa.plots.forecast import BLUE, INK, ORANGE, date_axis, plain_axes, posi
 
 Floats = NDArray[np.float64]
 
-MOST = 6  # channels in one picture
-SHADE = "#f6d9c5"  # of events
+MAX_CHANNELS = 6  # channels in one picture
+SHADE = "#f6d9c5"  # of incidents
 
 
-def event_chart(
+def incident_chart(
     times: Any,
     values: Floats,
     channels: Sequence[str],
@@ -31,10 +28,10 @@ def event_chart(
     score: Floats,
     threshold: Floats,
     spans: Sequence[tuple[Any, Any]],
-    blame: Floats,
+    contribution: Floats,
     path: str | Path,
 ) -> None:
-    """Draw the channels most to blame, events shaded, and below them the scores and the threshold.
+    """Draw the channels that contribute most, incidents shaded, and below them the scores and the threshold.
 
     Args:
         times: [T] pandas times or integers.
@@ -42,8 +39,8 @@ def event_chart(
         channels: names of the C columns.
         score: [T]; drawn on a logarithmic axis where they differ in size by more than a hundred.
         threshold: [T] in units of the score.
-        spans: first and last time of each event.
-        blame: [C]; the six channels with the most are drawn.
+        spans: first and last time of each incident.
+        contribution: [C]; the six channels with the largest are drawn.
         path: of the picture, `.png` or `.svg`; whole or not there.
 
     Raises: UsageError if the suffix is unknown, LimosaError if the file cannot be written.
@@ -53,7 +50,7 @@ def event_chart(
 
     path = Path(path)
     check_writable(path, PICTURES)
-    index, shown = pd.Index(times), np.sort(np.argsort(-blame, kind="stable")[:MOST])
+    index, shown = pd.Index(times), np.sort(np.argsort(-contribution, kind="stable")[:MAX_CHANNELS])
     heights = [1.0] * len(shown) + [1.3]
     size = (10.0, 1.1 * len(shown) + 2.2)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.04), facecolor="white")
@@ -63,7 +60,7 @@ def event_chart(
         axes.set_title(channels[channel], loc="left", fontsize=9, fontweight="bold", color=INK, pad=2)
     strip.plot(positions(index), score, color=BLUE, linewidth=0.9)
     strip.plot(positions(index), threshold, color=ORANGE, linewidth=1.0, linestyle=(0, (4, 2)))
-    strip.set_title("score, and where alarms begin", loc="left", fontsize=9, fontweight="bold", color=INK, pad=2)
+    strip.set_title("anomaly score and threshold", loc="left", fontsize=9, fontweight="bold", color=INK, pad=2)
     positive = score[score > 0.0]
     if len(positive) and positive.max() > 100.0 * np.median(positive):
         strip.set_yscale("log")
@@ -83,20 +80,20 @@ def event_chart(
     save_picture(figure, path)
 
 
-def strongest(links: Floats) -> NDArray[np.bool_]:
-    """[C, C] whether two channels are linked, in either direction, by one of the 2 C strongest links."""
-    both = np.triu(np.maximum(links, links.T), 1)
+def strongest(edges: Floats) -> NDArray[np.bool_]:
+    """[C, C] whether two channels are linked, in either direction, by one of the 2 C strongest edges."""
+    both = np.triu(np.maximum(edges, edges.T), 1)
     least = np.sort(both, axis=None)[::-1][: 2 * len(both)].min(initial=np.inf)
     chosen = (both >= least) & (both > 0.0)
     return np.asarray(chosen | chosen.T)
 
 
-def graph_chart(links: Floats, stability: Floats, channels: Sequence[str], path: str | Path) -> None:
-    """Draw the strongest links on a circle of channels: a line as wide as the link is strong, as dark as it is stable.
+def graph_chart(edges: Floats, stability: Floats, channels: Sequence[str], path: str | Path) -> None:
+    """Draw the strongest edges on a circle of channels: the wider the stronger, the darker the more stable.
 
     Args:
-        links: [C, C] strengths from 0 to 1; an undirected line stands for the stronger of the two directions.
-        stability: [C, C] share of refits in which the link was among the strongest as well, from 0 to 1.
+        edges: [C, C] strengths from 0 to 1; an undirected line stands for the stronger of the two directions.
+        stability: [C, C] share of refits in which the edge was among the strongest as well, from 0 to 1.
         channels: names of the C channels.
         path: of the picture, `.png` or `.svg`; whole or not there.
 
@@ -110,22 +107,22 @@ def graph_chart(links: Floats, stability: Floats, channels: Sequence[str], path:
 
     path, count = Path(path), len(channels)
     check_writable(path, PICTURES)
-    if links.shape != (count, count) or stability.shape != (count, count):
-        raise UsageError(f"links {links.shape} and stability {stability.shape} must be [{count}, {count}]")
+    if edges.shape != (count, count) or stability.shape != (count, count):
+        raise UsageError(f"edges {edges.shape} and stability {stability.shape} must be [{count}, {count}]")
     angle = np.pi / 2.0 - 2.0 * np.pi * np.arange(count) / count
-    place = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # [C, 2]
-    one, other = np.nonzero(np.triu(strongest(links)))
-    strength = np.maximum(links, links.T)[one, other]
+    position = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # [C, 2]
+    one, other = np.nonzero(np.triu(strongest(edges)))
+    strength = np.maximum(edges, edges.T)[one, other]
     steady = np.maximum(stability, stability.T)[one, other]
     order = np.argsort(steady, kind="stable")
     figure = Figure(figsize=(8.0, 8.0), layout=ConstrainedLayoutEngine(), facecolor="white")
     axes = figure.subplots()
     shades = colormaps["Blues"]
-    lines = np.stack([place[one], place[other]], axis=1)[order]  # [E, 2, 2]
+    lines = np.stack([position[one], position[other]], axis=1)[order]  # [E, 2, 2]
     colors = shades(0.15 + 0.85 * steady[order])
     axes.add_collection(LineCollection(list(lines), linewidths=0.4 + 3.0 * strength[order], colors=colors))
-    axes.scatter(place[:, 0], place[:, 1], s=18.0, color=INK, zorder=3)
-    for name, (x, y), turn in zip(channels, place, np.degrees(angle), strict=True):
+    axes.scatter(position[:, 0], position[:, 1], s=18.0, color=INK, zorder=3)
+    for name, (x, y), turn in zip(channels, position, np.degrees(angle), strict=True):
         flipped = x < -1e-9  # the topmost is at zero, but for rounding
         axes.text(
             1.04 * x,
@@ -140,6 +137,6 @@ def graph_chart(links: Floats, stability: Floats, channels: Sequence[str], path:
         )
     axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
     axes.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(cmap=shades), ax=axes, shrink=0.4, aspect=30, location="bottom")
-    bar.set_label("share of refits that have the link", fontsize=9, color=INK)
+    colorbar = figure.colorbar(ScalarMappable(cmap=shades), ax=axes, shrink=0.4, aspect=30, location="bottom")
+    colorbar.set_label("share of refits that have the edge", fontsize=9, color=INK)
     save_picture(figure, path)

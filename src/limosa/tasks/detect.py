@@ -1,7 +1,7 @@
-"""`limosa detect`: rows in, events out; a whole file at once, or a stream that never ends.
+"""Find incidents in the channels of a table: since when, how sure, which channels. `limosa detect` and `limosa.detect`.
 
-A detector learns what is normal from a table. What it learnt is kept together with the height of its own scores there,
-from which every risk has its threshold. Importing this file imports neither torch, pandas nor numpy.
+A detector is fitted to normal rows, or loaded as it was saved; its scores become alarms and alarms incidents. For
+streams see `tasks/watch.py`. Importing this file imports neither torch, pandas nor numpy.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from limosa import models as registry
-from limosa.alerts.incidents import AlertConfig, Event, Watch
-from limosa.core import Batches, Detector, Graphed, Learner, OnProgress, Training, Window
+from limosa.alerts.incidents import AlertConfig, Incident
+from limosa.core import Batches, Detector, Learner, OnProgress, Training
 from limosa.data.layout import ChannelLayout
 from limosa.data.wide import Rows, read_rows
-from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.errors import UsageError
 from limosa.files import PICTURES, TABLES
+from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
 from limosa.tasks import train as training
 from limosa.tasks._options import ModelOptions, writable
@@ -32,152 +33,226 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from limosa.alerts.threshold import Tail
-
     Floats = NDArray[np.float64]
 
 DEFAULT_DETECTOR = "stackvae_g"
-ABOUT = "detection.json"  # beside the detector's own two files
-SHARES = (0.02, 0.1, 0.5)  # of normal rows in each tail that is kept: enough for any risk
 
 log = logging.getLogger("limosa")
 
 
-# ---- the detector and what it knows of its own scores ----------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A detector that knows what is normal, and how high its scores go there."""
+class Detection:
+    """What was found in a table. T counts its rows and those that stand for gaps, as `rows` holds them."""
 
-    detector: Any  # Detector, Streaming, Pretrained
-    channels: tuple[str, ...]
-    time: str  # column of time in training, "" if rows were counted
-    tails: tuple[Tail, ...]  # of normal scores, one for each of SHARES
+    rows: Rows
+    incidents: tuple[Incident, ...]
+    score: Floats  # [T] anomaly score
+    threshold: Floats  # [T] the score above which an alarm began
+    alarm: NDArray[np.bool_]  # [T]
+    contribution: Floats  # [T, C] of each channel to the anomaly
+    detector: FittedDetector
+    normal: Rows | None = None  # rows that the detector was fitted to, where it was not loaded
 
-    @classmethod
-    def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
-        """Let `detector` learn from normal rows, and look at its scores of them.
+    def frame(self) -> pd.DataFrame:
+        """One row per incident; channels and broken links as text."""
+        import pandas as pd
 
-        Raises: DataError if there are too few rows.
+        names = [field.name for field in dataclasses.fields(Incident)]
+        return pd.DataFrame([incident.to_row() for incident in self.incidents], columns=names)
+
+    def scores_frame(self) -> pd.DataFrame:
+        """One row per row of the table: time, score, threshold, alarm, and the contribution of each channel."""
+        import pandas as pd
+
+        own = {"score": self.score, "threshold": self.threshold, "alarm": self.alarm}
+        parts = {f"{name}-contribution": self.contribution[:, i] for i, name in enumerate(self.rows.channels)}
+        return pd.DataFrame({self.rows.time.column or "row": self.rows.times, **own, **parts})
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the channels that contribute most, the incidents and the scores.
+
+        Raises: UsageError for a suffix other than .png and .svg, LimosaError if it cannot be written.
         """
-        import torch
+        from limosa.plots.incidents import incident_chart
 
-        from limosa.alerts.threshold import fit_tail
+        alarmed = self.contribution[self.alarm]
+        incident_chart(
+            self.rows.times,
+            self.rows.values,
+            self.rows.channels,
+            score=self.score,
+            threshold=self.threshold,
+            spans=[(incident.start, incident.end) for incident in self.incidents],
+            contribution=alarmed.sum(axis=0) if len(alarmed) else self.contribution.max(axis=0),
+            path=path,
+        )
 
-        if empty := [name for name, seen in zip(rows.channels, _seen(rows), strict=True) if not seen]:
-            log.warning(f"nothing was observed of {', '.join(empty)}; the detector learns nothing of it")
-        detector.fit(torch.tensor(rows.values), train)
-        total, _ = scored(detector, rows.values)
-        tails = tuple(fit_tail(total, share) for share in SHARES)
-        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails)
+    def plot_graph(self, path: str | Path, *, steps: int = 50, seed: int = 0) -> None:
+        """Draw which channels are linked, and in which share of ten fits to random halves of the normal rows.
 
-    def watch(self, config: AlertConfig) -> Watch:
-        """A new watch over rows to come."""
-        from limosa.alerts.threshold import Threshold
+        Normal rows are those that the detector was fitted to, or where it was loaded the rows of this detection.
 
-        tail = next((one for one, share in zip(self.tails, SHARES, strict=True) if share >= 20.0 * config.risk), None)
-        threshold = Threshold(tail or self.tails[-1], risk=config.risk, cooldown=config.cooldown, memory=config.settle)
-        return Watch(threshold, self.channels, config, self.links())
-
-    def links(self) -> Floats | None:
-        """[C, C] the strength of the link of each two channels, where the detector has a graph."""
-        return self.detector.edges().double().cpu().numpy() if isinstance(self.detector, Graphed) else None
-
-    def save(self, folder: str | Path) -> None:
-        """Write the detector's files and what it knows beside them; `load` reads them.
-
-        Raises: LimosaError if the folder cannot be written; no file is left half-written.
+        Raises: UsageError if the detector has no graph or the suffix is neither .png nor .svg.
         """
-        about = {
-            "channels": self.channels,
-            "time": self.time,
-            "tails": [dataclasses.asdict(tail) for tail in self.tails],
-        }
-        self.detector.save_pretrained(folder, more={ABOUT: about})
+        from limosa.plots.incidents import graph_chart
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """What `save` left in `folder`.
-
-        Raises: ModelNotFound if there is none, DataError if the files do not fit.
-        """
-        from limosa.alerts.threshold import Tail
-
-        detector: Any = registry.load(folder)
-        if not isinstance(detector, Detector):
-            raise UsageError(f"{folder} holds a {type(detector).__name__}, which detects nothing; give a detector")
-        path = Path(folder) / ABOUT
-        if not path.is_file():
-            raise ModelNotFound(f"{path} does not exist; save the detector again: limosa detect --save {folder}")
-        try:
-            about = json.loads(path.read_text())
-            tails, channels = tuple(Tail(**tail) for tail in about["tails"]), tuple(about["channels"])
-            made = cls(detector=detector, channels=channels, time=about["time"], tails=tails)
-            if len(tails) != len(SHARES) or len(channels) != made.detector.config.channels:
-                raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
-            return made
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} does not say what the detector learnt ({error}); save it again") from error
+        stable = stability(self.detector, self.normal or self.rows, steps=steps, seed=seed)
+        edges = self.detector.edges()
+        assert edges is not None
+        graph_chart(edges, stable, self.detector.channels, path)
 
 
-def _seen(rows: Rows) -> Any:
+@verb(unit="steps", record=lambda found: [incident.to_dict() for incident in found.incidents])
+def detect(
+    source: Annotated[
+        Any, Option("Table of channels, CSV or Parquet, wide or long; - for a stream of CSV on stdin.", "FILE")
+    ],
+    *,
+    train: Annotated[Any, Option("Normal rows to learn from; FILE itself if not given.", "FILE")] = None,
+    model: Annotated[
+        str | Path | FittedDetector,
+        Option("A detector to fit, or the folder of a saved one.", "NAME|FOLDER", flag="-m"),
+    ] = DEFAULT_DETECTOR,
+    options: ModelOptions = None,
+    risk: Annotated[float, Option("Share of normal rows that may raise an alarm.", "SHARE")] = AlertConfig.risk,
+    cooldown: Annotated[int, Option("Rows without an alarm that close an incident.", "ROWS")] = AlertConfig.cooldown,
+    settle: Annotated[int, Option("Rows after which a change is the new normal.", "ROWS")] = AlertConfig.settle,
+    steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
+    save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
+    seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
+    plot: Annotated[
+        Path | None, Option("Picture of the incidents, .png or .svg.", "FILE", accept=writable(PICTURES))
+    ] = None,
+    on_progress: OnProgress | None = None,
+    **layout: Unpack[ChannelLayout],
+) -> Detection:
+    """Find the incidents in `source`: stretches of rows whose anomaly scores no normal row is likely to have.
+
+    Args:
+        source: a table of channels, wide or long: a CSV or Parquet file, a data frame, or a dict of arrays.
+        train: normal rows with the same columns, to fit the detector to; `source` itself if None, most of which has to
+            be normal then.
+        model: the name of a detector (`limosa models`), the folder of a saved one, or `Detection.detector`.
+        options: of the config of a detector that is fitted.
+        risk: share of normal rows that may raise an alarm, above 0, up to 0.1.
+        cooldown: rows without an alarm that close an incident.
+        settle: rows after which a change is the new normal.
+        steps: optimizer steps of a detector that is fitted.
+        save: folder in which the fitted detector is kept.
+        seed: same seed, same detector.
+        freq: step of the grid of time; else that of the rows the detector was fitted to. Rows of "not observed" stand
+            for the steps that were left out, at most context + `settle` of them in each gap.
+        id_col, time_col, target_col: columns of ids, time and channels; found by their names if not given.
+
+    Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
+    """
+    config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
+    normal = None
+    if (fitted := loaded(model, train, options)) is not None:
+        rows = read_rows(source, like=fitted.time, known=fitted.channels, **layout)
+    else:
+        normal = None if train is None else read_rows(train, **layout)
+        if normal is None:
+            log.warning("no normal rows were given (--train): most of the table itself is taken for normal")
+            normal = rows = read_rows(source, **layout)
+        else:
+            rows = read_rows(source, like=normal.time, known=normal.channels, **layout)
+        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+    if save is not None:
+        fitted.save(save)
+    found = _detected(fitted, rows.of(fitted.channels).with_gaps(fitted.longest_gap(config)), config, normal)
+    if plot is not None:
+        found.plot(plot)
+    return found
+
+
+def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: Rows | None) -> Detection:
     import numpy as np
 
-    return np.isfinite(rows.values).any(axis=0)
+    warn_unobserved(rows, "it raises no alarm")
+    score, contribution = fitted.score(rows.values)
+    tracker, time = fitted.tracker(config), rows.time.stamp_format.time
+    last: dict[int, Incident] = {}  # news of each incident
+    threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
+    for at, (stamp, one) in enumerate(zip(rows.stamps.tolist(), score.tolist(), strict=True)):
+        threshold[at] = tracker.threshold.score_threshold  # follows the rows, so one after the other
+        verdict, incident = tracker.update(stamp, one, contribution[at])
+        alarm[at] = verdict.alarm
+        if incident is not None:
+            last[incident.incident] = incident
+    if (incident := tracker.open_incident()) is not None:
+        last[incident.incident] = incident
+    incidents = tuple(incident.dated(time) for incident in last.values())
+    log.info(f"{len(incidents):,} incidents in {len(score):,} rows, {int(alarm.sum()):,} rows with an alarm")
+    return Detection(
+        rows=rows,
+        incidents=incidents,
+        score=score,
+        threshold=threshold,
+        alarm=alarm,
+        contribution=contribution,
+        detector=fitted,
+        normal=normal,
+    )
 
 
-def scored(detector: Detector, values: Floats) -> tuple[Floats, Floats]:
-    """The scores [T] of rows [T, C], and the blame [T, C] of their channels."""
-    import torch
-
-    with torch.no_grad():
-        scores = detector.score(Window(past=torch.tensor(values)[None], horizon=1))
-    return scores.total[0].double().numpy(), scores.values[0].double().numpy()
+# ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def trained(
-    source: Any,
-    model: str | Path,
+def loaded(model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None) -> FittedDetector | None:
+    """The fitted detector that `model` stands for; None for the name of a detector that has to be fitted.
+
+    Raises: UsageError if a fitted one is given normal rows or options, ModelNotFound, DataError.
+    """
+    if not isinstance(model, FittedDetector) and registry.find(model) is None:
+        return None
+    if train is not None or options:
+        name = "the detector" if isinstance(model, FittedDetector) else model
+        fix = "leave --train and --option out, or name a detector to be fitted"
+        raise UsageError(f"{name} is fitted already; {fix}")
+    return model if isinstance(model, FittedDetector) else FittedDetector.load(model)
+
+
+def fit(
+    normal: Rows,
+    model: str,
     *,
     options: Mapping[str, Any] | None = None,
     steps: int = 500,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    **layout: Unpack[ChannelLayout],
-) -> Trained:
-    """A new detector of the file `model`, fitted to the normal rows of `source`.
+) -> FittedDetector:
+    """A new detector by the name of its file, fitted to normal rows; the caller's random state stays as it is.
 
-    Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError.
+    Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError for too few rows.
     """
     from limosa.training.randomness import own_randomness
 
     chosen = dict(options or {})
-    if "seed" in (field.name for field in dataclasses.fields(registry.card(str(model)).config)):
+    if "seed" in (field.name for field in dataclasses.fields(registry.card(model).config)):
         chosen.setdefault("seed", seed)
     with own_randomness(seed):
-        built = registry.build(str(model), **chosen)
+        built = registry.build(model, **chosen)
         if not isinstance(built, Detector):
             raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
-        rows = source if isinstance(source, Rows) else read_rows(source, **layout)
-        log.info(f"{model} learns what is normal from {len(rows.values):,} rows of {len(rows.channels)} channels")
-        return Trained.fit(built, rows, trainer(steps, seed, on_progress))
+        log.info(f"{model} is fitted to {len(normal.values):,} rows of {len(normal.channels)} channels")
+        return FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
 
 
-def trainer(steps: int, seed: int, on_progress: OnProgress | None) -> Training:
-    """How detectors that have parameters learn."""
+def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Training:
+    """How detectors that have parameters are trained."""
 
     def run(learner: Learner, batches: Batches) -> object:
         from limosa.training.loop import fit
 
-        told = None if on_progress is None else (lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}"))
-        return fit(learner, batches, training.config(steps=steps, seed=seed), on_progress=told)
+        report = None if on_progress is None else (lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}"))
+        return fit(learner, batches, training.config(steps=steps, seed=seed), on_progress=report)
 
     return run
 
 
-def stability(known: Trained, normal: Rows, *, refits: int = 10, steps: int = 50, seed: int = 0) -> Floats:
-    """[C, C] the share of refits in which each two channels are linked by one of the strongest links.
+def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: int = 50, seed: int = 0) -> Floats:
+    """[C, C] the share of refits in which each two channels are linked by one of the strongest edges.
 
     Each refit sees a random half of the normal rows, in twenty blocks, and trains for `steps` steps.
 
@@ -190,207 +265,23 @@ def stability(known: Trained, normal: Rows, *, refits: int = 10, steps: int = 50
 
     from limosa.plots.incidents import strongest
 
-    if known.links() is None:
-        raise UsageError(f"{type(known.detector).__name__} has no graph of channels; stackvae_g has one")
-    dice, rows = np.random.default_rng(seed), normal.of(known.channels)
-    block = np.arange(len(rows.values)) * 20 // len(rows.values)
-    kept = np.zeros((len(known.channels),) * 2)
+    if fitted.edges() is None:
+        raise UsageError(f"{type(fitted.detector).__name__} has no graph of channels; stackvae_g has one")
+    values = normal.of(fitted.channels).with_gaps(fitted.detector.context).values
+    generator, block = np.random.default_rng(seed), np.arange(len(values)) * 20 // len(values)
+    linked = np.zeros((len(fitted.channels),) * 2)
     for _ in range(refits):
-        half = np.isin(block, dice.permutation(20)[:10])
-        again = copy.deepcopy(known.detector)
-        again.fit(torch.tensor(np.where(half[:, None], rows.values, np.nan)), trainer(steps, seed, None))
-        kept += strongest(again.edges().double().cpu().numpy())
-    return kept / refits
-
-
-# ---- a whole table ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """What was found in a table."""
-
-    rows: Rows
-    events: tuple[Event, ...]
-    score: Floats  # [T] how strange each row is
-    threshold: Floats  # [T] the score above which an alarm began
-    alarm: NDArray[np.bool_]  # [T]
-    blame: Floats  # [T, C]
-    detector: Trained
-
-    def frame(self) -> pd.DataFrame:
-        """One row per event; channels and broken links as text."""
-        import pandas as pd
-
-        names = [field.name for field in dataclasses.fields(Event)]
-        return pd.DataFrame([_flat(event) for event in self.events], columns=names)
-
-    def scores_frame(self) -> pd.DataFrame:
-        """One row per row of the table: time, score, threshold, alarm, and the blame of each channel."""
-        import pandas as pd
-
-        own = {"score": self.score, "threshold": self.threshold, "alarm": self.alarm}
-        blame = {f"{name}-blame": self.blame[:, i] for i, name in enumerate(self.rows.channels)}
-        return pd.DataFrame({self.rows.time or "row": self.rows.times, **own, **blame})
-
-    def draw(self, path: str | Path) -> None:
-        """Draw the channels most to blame, the events and the scores.
-
-        Raises: UsageError for a suffix other than .png and .svg, LimosaError if it cannot be written.
-        """
-        from limosa.plots.incidents import event_chart
-
-        most = self.blame[self.alarm].sum(axis=0) if self.alarm.any() else self.blame.max(axis=0)
-        event_chart(
-            self.rows.times,
-            self.rows.values,
-            self.rows.channels,
-            score=self.score,
-            threshold=self.threshold,
-            spans=[(event.start, event.end) for event in self.events],
-            blame=most,
-            path=path,
-        )
-
-
-@verb(unit="steps", record=lambda found: [as_record(event) for event in found.events])
-def detect(
-    source: Annotated[
-        Any, Option("Table of channels, CSV or Parquet, wide or long; - for a stream of CSV on stdin.", "FILE")
-    ],
-    *,
-    model: Annotated[
-        str | Path | Trained, Option("A detector to fit, or the folder of a saved one.", "NAME|FOLDER", flag="-m")
-    ] = DEFAULT_DETECTOR,
-    train: Annotated[Any, Option("Normal rows to learn from; FILE itself if not given.", "FILE")] = None,
-    options: ModelOptions = None,
-    alerts: AlertConfig | None = None,
-    steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
-    save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
-    seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
-    plot: Annotated[
-        Path | None, Option("Picture of the events, .png or .svg.", "FILE", accept=writable(PICTURES))
-    ] = None,
-    on_progress: OnProgress | None = None,
-    **layout: Unpack[ChannelLayout],
-) -> Detection:
-    """Find events in the channels of a table: since when, how sure, which channels. Prints one row per event.
-
-    `model` is a detector that was saved (`save` writes its folder), or the name of a detector's file, which learns what
-    is normal from `train`, another table of the same columns; without `train` from `source` itself, most of which has
-    to be normal then. `alerts` says how many false alarms are bearable and when alarms become events.
-
-    Returns a `Detection`: its `events`, most telling channels first, and for each row `score`, `threshold` and `alarm`.
-
-    Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
-    """
-    config = alerts or AlertConfig()
-    rows = read_rows(source, **layout)
-    known = known_or_trained(
-        model,
-        train,
-        instead=rows,
-        options=options,
-        steps=steps,
-        seed=seed,
-        on_progress=on_progress,
-        **layout,
-    )
-    if save is not None:
-        known.save(save)
-    found = _found(known, rows.of(known.channels), config)
-    if plot is not None:
-        found.draw(plot)
-    return found
-
-
-def known_or_trained(model: str | Path | Trained, normal: Any, *, instead: Rows | None = None, **how: Any) -> Trained:
-    """The detector of a folder as it was saved, or one by name, fitted to the table `normal`, or to the rows `instead`.
-
-    Raises: as `detect`; UsageError if there is nothing to be fitted to.
-    """
-    if isinstance(model, Trained) or registry.find(model) is not None:
-        if normal is not None or how.get("options"):
-            name = "the detector" if isinstance(model, Trained) else model
-            fix = "leave --train and --option out, or name a detector to be fitted"
-            raise UsageError(f"{name} has learnt already; {fix}")
-        return model if isinstance(model, Trained) else Trained.load(model)
-    if normal is None and instead is None:
-        raise UsageError(f"{model} has to learn what is normal first; give normal rows (--train FILE), or a saved one")
-    if normal is None:
-        log.warning("no normal rows were given (--train): most of the table itself is taken for normal")
-    return trained(instead if normal is None else normal, model, **how)
-
-
-def _found(known: Trained, rows: Rows, config: AlertConfig) -> Detection:
-    import numpy as np
-
-    if dead := [name for name, seen in zip(rows.channels, _seen(rows), strict=True) if not seen]:
-        log.warning(f"nothing was observed of {', '.join(dead)}; it is left out of account")
-    score, blame = scored(known.detector, rows.values)
-    watch, times = known.watch(config), rows.times
-    closed: dict[int, Event] = {}
-    threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
-    for at, value in enumerate(score.tolist()):  # the bar follows the rows, so one after the other
-        threshold[at] = watch.threshold.height
-        verdict, event = watch.update(at, value, blame[at])
-        alarm[at] = verdict.alarm
-        if event is not None:
-            closed[event.event] = event
-    if (last := watch.open_event()) is not None:
-        closed[last.event] = last
-    events = tuple(_dated(event, times) for event in closed.values())
-    log.info(f"{len(events):,} events in {len(score):,} rows, {int(alarm.sum()):,} rows with an alarm")
-    return Detection(
-        rows=rows, events=events, score=score, threshold=threshold, alarm=alarm, blame=blame, detector=known
-    )
-
-
-def _dated(event: Event, times: Any) -> Event:
-    """The event with its rows replaced by their times."""
-    return dataclasses.replace(event, start=times[event.start], end=times[event.end], peak=times[event.peak])
-
-
-def _flat(event: Event) -> dict[str, Any]:
-    """The event with channels and links as text."""
-    channels = "; ".join(f"{name} {share:.2f}" for name, share in event.channels)
-    broken = "; ".join(f"{one} - {other} {strength:.2f}" for one, other, strength in event.broken)
-    return {
-        **{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
-        "channels": channels,
-        "broken": broken,
-    }
-
-
-def draw_graph(found: Detection, normal: Rows, path: str | Path, *, steps: int = 50, seed: int = 0) -> None:
-    """Draw which channels go together, and how often they do when the detector is fitted again to parts of `normal`.
-
-    Raises: UsageError if the detector has no graph or the suffix is neither .png nor .svg.
-    """
-    from limosa.plots.incidents import graph_chart
-
-    steady = stability(found.detector, normal, steps=steps, seed=seed)
-    links = found.detector.links()
-    assert links is not None
-    graph_chart(links, steady, found.detector.channels, path)
-
-
-def as_record(event: Event) -> dict[str, Any]:
-    """The event as JSON holds it."""
-    return {
-        **dataclasses.asdict(event),
-        "channels": [share._asdict() for share in event.channels],
-        "broken": [link._asdict() for link in event.broken],
-    }
+        half = np.isin(block, generator.permutation(20)[:10])
+        again = copy.deepcopy(fitted.detector)
+        again.fit(torch.tensor(np.where(half[:, None], values, np.nan)), trainer(steps, seed))
+        linked += strongest(again.edges().double().cpu().numpy())
+    return linked / refits
 
 
 @command
 def _detect_or_watch(
     call: Call,
     *,
-    risk: Annotated[float, Option("Share of normal rows that may raise an alarm.", "SHARE")] = AlertConfig.risk,
-    cooldown: Annotated[int, Option("Quiet rows that close an event.", "ROWS")] = AlertConfig.cooldown,
-    settle: Annotated[int, Option("Rows after which a change is the new normal.", "ROWS")] = AlertConfig.settle,
     state: Annotated[Path | None, Option("Keep the state of a stream there; a restart goes on.", "FOLDER")] = None,
     scores: Annotated[
         Path | None, Option("Write the score of every row, .csv or .parquet.", "FILE", accept=writable(TABLES))
@@ -401,36 +292,24 @@ def _detect_or_watch(
     ] = None,
 ) -> None:
     """Read a table, or a stream that never ends."""
-    alerts = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
     if call.given["source"] == "-":
         if call.output or scores or graph or "plot" in call.given:
-            raise UsageError("a stream has no end; its events go to standard output, one line each")
-        _watch_stdin(call, alerts, state)
+            raise UsageError("a stream has no end; its incidents go to standard output, one line each")
+        from limosa.tasks.watch import detect_stream
+
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the stream
+        own = {name: value for name, value in call.given.items() if name != "source"}
+        for incident in call.run(detect_stream, lines=sys.stdin, state=state, **own):
+            sys.stdout.write(json.dumps(incident.to_dict()) + "\n")
+            sys.stdout.flush()
         return
     if state:
         raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")
-    found = call.run(alerts=alerts)
+    found = call.run()
     call.show(found)
     if scores:
         call.write(found.scores_frame(), scores)
-    if graph:  # last, for it refits: the events are not kept waiting for it, nor lost with it
-        normal, layout = call.given.get("train"), call.take(*ChannelLayout.__annotations__)
-        rows = read_rows(normal, **layout) if normal else found.rows
+    if graph:  # last, for it refits: the incidents are not kept waiting for it, nor lost with it
         steps, seed = (call.given.get(name, default) for name, default in (("steps", 500), ("seed", 0)))
-        draw_graph(found, rows, graph, steps=max(1, steps // 10), seed=seed)
-
-
-def _watch_stdin(call: Call, alerts: AlertConfig, state: Path | None) -> None:
-    """Print the events in lines of CSV on standard input, each as soon as it happens."""
-    from limosa.tasks.watch import watch, watch_lines
-
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the watch
-    how = call.take("options", "steps", "seed", *ChannelLayout.__annotations__)
-    model = call.given.get("model", DEFAULT_DETECTOR)
-    known = call.run(known_or_trained, model=model, normal=call.given.get("train"), **how)
-    if "save" in call.given:
-        known.save(call.given["save"])
-    for event in watch_lines(sys.stdin, watch(known, alerts=alerts, state=state)):
-        sys.stdout.write(json.dumps(as_record(event), default=str) + "\n")
-        sys.stdout.flush()
+        found.plot_graph(graph, steps=max(1, steps // 10), seed=seed)

@@ -1,11 +1,11 @@
-"""Data that arrive one row at a time: a model's state is kept and moved on, its size does not grow.
+"""Stream rows through a model one at a time: keep its state, whose size does not grow, save it and resume from it.
 
     stream = limosa.stream("my-model")
     for row in rows:
         output = stream.update(row)
 
-Works for every model that satisfies `Streaming`; what the output is, the model says. Importing this file does not
-import torch.
+Works for every model that satisfies `Streaming`: a forecaster gives forecasts, a detector scores. Importing
+this file does not import torch.
 """
 
 from __future__ import annotations

@@ -1,76 +1,188 @@
-"""A stream under watch: lines of CSV in, events as they happen, in fixed memory.
+"""Watch a stream: rows in, the news of incidents out as they happen, in fixed memory.
 
     tail -f metrics.csv | limosa detect - --model my-detector --state state
 
-The first line is a header, or already a row with the columns of the training table (time first). A line that does not
-fit is left out with a word and the watch goes on: so is a row that is not later than the last one, which is what a
-restarted `tail` sends again. Importing this file imports neither torch, pandas nor numpy.
+A stream of the rows of a table gives the incidents of the table: stamps are read alike, and rows of "not observed"
+stand for the steps that a gap left out. The first line is a header, or already a row with the columns of the training
+table (time first). A line that does not fit is left out with a warning, and so is a row that is not later than the
+last one, which is what a restarted `tail` sends again. Importing this file imports neither torch, pandas nor numpy.
 """
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from limosa.alerts.incidents import AlertConfig, Event
-from limosa.data.wide import TIME_NAMES, as_number, separator_of
-from limosa.errors import DataError
+from limosa.alerts.incidents import AlertConfig, Incident
+from limosa.core import OnProgress
+from limosa.data.layout import ChannelLayout
+from limosa.data.wide import TimeAxis, read_rows, time_column
+from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
-from limosa.tasks.detect import Trained
+from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks.detect import DEFAULT_DETECTOR, fit, loaded
 from limosa.tasks.stream import Stream
 
 STATE = "watch.json"  # beside the state of the detector
-EVERY = 1000  # rows between savings, besides those at events
+SAVE_EVERY = 1000  # rows, besides those with news
 
 log = logging.getLogger("limosa")
 
 
 def watch(
-    model: str | Path | Trained, *, alerts: AlertConfig | None = None, state: str | Path | None = None
-) -> Watched:
-    """A detector, the folder of a saved one or as `Detection.detector` holds it, over rows to come.
+    model: str | Path | FittedDetector,
+    *,
+    risk: float = AlertConfig.risk,
+    cooldown: int = AlertConfig.cooldown,
+    settle: int = AlertConfig.settle,
+    state: str | Path | None = None,
+    freq: str | int | None = None,
+) -> StreamingDetector:
+    """A fitted detector, the folder of a saved one or as `Detection.detector` holds it, over rows to come.
 
-        watched = limosa.watch("my-detector", state="state")
-        event = watched.update(stamp, row)
+        streaming = limosa.watch("my-detector", state="state")
+        for incident in streaming.update(stamp, row):
+            ...
 
-    `state` is a folder that keeps what a restart needs; where it holds that already, the watch goes on.
+    `risk`, `cooldown`, `settle` and `freq` are those of `limosa.detect`. `state` is a folder that keeps what a restart
+    needs; where it holds that already, the stream goes on from there.
 
-    Raises: ModelNotFound, DataError if the files do not fit.
+    Raises: ModelNotFound, UsageError, DataError if the files do not fit.
     """
-    return Watched(model if isinstance(model, Trained) else Trained.load(model), alerts, state)
+    fitted = model if isinstance(model, FittedDetector) else FittedDetector.load(model)
+    config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
+    return StreamingDetector(fitted, config, folder=state, freq=freq)
 
 
-class Watched:
-    """A detector over rows to come, with all it has to remember; `folder` keeps it for a restart.
+def detect_stream(
+    lines: Iterable[str],
+    *,
+    train: Any = None,
+    model: str | Path | FittedDetector = DEFAULT_DETECTOR,
+    options: Mapping[str, Any] | None = None,
+    risk: float = AlertConfig.risk,
+    cooldown: int = AlertConfig.cooldown,
+    settle: int = AlertConfig.settle,
+    steps: int = 500,
+    save: str | Path | None = None,
+    state: str | Path | None = None,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+    **layout: Unpack[ChannelLayout],
+) -> Iterator[Incident]:
+    """The news of incidents in lines of CSV, each as soon as its line is there; arguments as of `limosa.detect`.
+
+    The detector is loaded or fitted at once; the lines are read as the caller asks for news.
+
+    Raises: as `limosa.detect`, and as `watch_lines` while lines are read.
+    """
+    if (fitted := loaded(model, train, options)) is None:
+        if train is None:
+            fix = "give normal rows (--train FILE), or the folder of a saved detector"
+            raise UsageError(f"{model} has to be fitted to normal rows first; {fix}")
+        normal = read_rows(train, **layout)
+        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+    target_col = layout.get("target_col", ())
+    wanted = (target_col,) if isinstance(target_col, str) else tuple(target_col)
+    if other := [name for name in wanted if name and name not in fitted.channels]:
+        raise UsageError(
+            f"the detector was not fitted to {', '.join(other)}; its channels are {', '.join(fitted.channels)}"
+        )
+    streaming = watch(fitted, risk=risk, cooldown=cooldown, settle=settle, state=state, freq=layout.get("freq"))
+    if save is not None:
+        fitted.save(save)
+    return watch_lines(lines, streaming, time_col=layout.get("time_col", ""))
+
+
+class StreamingDetector:
+    """A fitted detector over rows to come, with all it has to remember; `folder` keeps that for a restart.
 
     Raises: DataError if the folder holds the state of another detector.
     """
 
-    def __init__(self, known: Trained, config: AlertConfig | None = None, folder: str | Path | None = None) -> None:
-        self.known, self.folder = known, None if folder is None else Path(folder)
-        self.watch = known.watch(config or AlertConfig())
-        self.stream, self.last = Stream(known.detector), None
+    def __init__(
+        self,
+        fitted: FittedDetector,
+        config: AlertConfig | None = None,
+        *,
+        folder: str | Path | None = None,
+        freq: str | int | None = None,
+    ) -> None:
+        config = config or AlertConfig()
+        self.fitted, self.folder, self.freq = fitted, None if folder is None else Path(folder), freq
+        self.tracker = fitted.tracker(config)
+        self.longest_gap = fitted.longest_gap(config)
+        self.stream = Stream(fitted.detector)
+        self.time: TimeAxis | None = None  # of these rows, once the first was seen
+        self.last: int | None = None  # stamp of the last row
         if self.folder is not None and (self.folder / STATE).is_file():
-            self._go_on(self.folder)
+            self._resume(self.folder)
 
-    def update(self, stamp: Any, row: Sequence[float]) -> Event | None:
-        """One more row: C numbers in the order of `known.channels`, NaN = not observed. Returns an event's news.
+    def update(self, stamp: Any, row: Sequence[float]) -> list[Incident]:
+        """Take one more row: C numbers in the order of `fitted.channels`, NaN = not observed.
 
-        Raises: UsageError or DataError if the row does not fit or is not later than the last; the watch is then as it
-        was.
+        `stamp` is a time, as text or an object, or an integer. Returns the incidents that changed their state, first
+        those that did while nothing was observed.
+
+        Raises: DataError if the row does not fit or is not later than the last; the stream is then as it was.
         """
-        _check_later(stamp, self.last)
-        scores = self.stream.update(row)
-        blame = scores.values[0, 0].double().cpu().numpy()
-        _, event = self.watch.update(stamp, float(scores.total[0, 0]), blame)
-        self.last = stamp
-        if self.folder is not None and (event is not None or self.stream.rows % EVERY == 0):
+        values, now = self._checked(row), self._read_stamp(stamp)
+        rows = self.stream.rows
+        nothing = [float("nan")] * len(values)
+        news = [self._step(missed, nothing) for missed in self._missed(now)]
+        news.append(self._step(now, values))
+        self.last = now
+        assert self.time is not None
+        changed = [incident.dated(self.time.stamp_format.time) for incident in news if incident is not None]
+        if self.folder is not None and (changed or self.stream.rows // SAVE_EVERY > rows // SAVE_EVERY):
             self.save()
-        return event
+        return changed
+
+    def _step(self, stamp: int, values: Sequence[float]) -> Incident | None:
+        scores = self.stream.update(values)
+        contribution = scores.values[0, 0].double().cpu().numpy()
+        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution)[1]
+
+    def _missed(self, now: int) -> list[int]:
+        """The stamps of the steps that were left out since the last row, the first of them in a long gap."""
+        step = None if self.time is None else self.time.frequency
+        if step is None or self.last is None:
+            return []
+        import numpy as np
+
+        last = np.array([self.last])
+        lost = min(int(step.skipped(last, np.array([now]))[0]), self.longest_gap)
+        stamps: list[int] = step.advance(last, np.arange(1, lost + 1)).tolist() if lost else []
+        return stamps
+
+    def _checked(self, row: Sequence[float]) -> list[float]:
+        try:
+            values = [float(value) for value in row]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the row holds something that is no number ({error}); give NaN for it") from error
+        if len(values) != len(self.fitted.channels):
+            raise DataError(
+                f"the row has {len(values)} channels; the detector was fitted to {len(self.fitted.channels)}: "
+                f"{', '.join(self.fitted.channels)}"
+            )
+        return values
+
+    def _read_stamp(self, stamp: Any) -> int:
+        from limosa.data.parse import read_stamp
+
+        now, found = read_stamp(stamp, (self.time or self.fitted.time).stamp_format)
+        if self.time is None:
+            self.time = self.fitted.time.of(self.fitted.time.column, found, self.freq)
+        if found.calendar != self.time.calendar or (found.tz is None) != (self.time.tz is None):
+            raise DataError(f"{stamp} is no time like that of the first row; write all stamps alike")
+        if self.last is not None and now <= self.last:
+            last = self.time.stamp_format.time(self.last)
+            raise DataError(f"{stamp} is not later than the row before, {last}; send rows in order of time")
+        return now
 
     def save(self) -> None:
         """Write what a restart needs into the folder; does nothing where there is none.
@@ -80,134 +192,109 @@ class Watched:
         if self.folder is None:
             return
         state = {
-            "channels": self.known.channels,
+            "channels": self.fitted.channels,
             "rows": self.stream.rows,
             "last": self.last,
-            "watch": self.watch.state_dict(),
+            "time": None if self.time is None else dataclasses.asdict(self.time),
+            "tracker": self.tracker.state_dict(),
         }
         self.stream.save(self.folder)
-        write_beside(self.folder / STATE, lambda path: _write(path, state))
+        write_beside(self.folder / STATE, lambda path: path.write_text(json.dumps(state)))
 
-    def _go_on(self, folder: Path) -> None:
+    def _resume(self, folder: Path) -> None:
         try:
             state = json.loads((folder / STATE).read_text())
-            if tuple(state["channels"]) != self.known.channels:
+            if tuple(state["channels"]) != self.fitted.channels:
                 raise ValueError("it is of other channels")
-            self.watch.load_state_dict(state["watch"])
+            self.tracker.load_state_dict(state["tracker"])
+            self.time = None if state["time"] is None else TimeAxis(**state["time"])
             self.last, rows = state["last"], int(state["rows"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder / STATE} cannot be gone on with ({error}); choose another folder") from error
-        self.stream = Stream.load(folder, self.known.detector)
+            raise DataError(f"{folder / STATE} cannot be resumed ({error}); choose another folder") from error
+        self.stream = Stream.load(folder, self.fitted.detector)
         if self.stream.rows != rows:  # stopped between the two files: rows sent again must not count twice
-            log.warning(f"{folder} was being written when the watch stopped; the detector's last rows are forgotten")
-            self.stream = Stream(self.known.detector)
+            log.warning(f"{folder} was being written when the stream stopped; the detector's last rows are forgotten")
+            self.stream = Stream(self.fitted.detector)
             self.stream.rows = rows
-        log.info(f"going on after {self.stream.rows:,} rows, the last at {self.last}")
+        at = "" if self.last is None or self.time is None else f", the last at {self.time.stamp_format.time(self.last)}"
+        log.info(f"going on after {self.stream.rows:,} rows{at}")
 
 
-def _write(path: Path, state: Any) -> None:
-    path.write_text(json.dumps(state, default=str))
-
-
-def watch_lines(lines: Iterable[str], watched: Watched) -> Iterator[Event]:
-    """The events in lines of CSV, each told as soon as its line is there; the state is saved at the end.
+def watch_lines(lines: Iterable[str], streaming: StreamingDetector, *, time_col: str = "") -> Iterator[Incident]:
+    """The news of incidents in lines of CSV, each as soon as its line is there; the state is saved at the end.
 
     Raises: DataError if the first line is neither a header with all channels nor a row of the training table's width.
     """
-    columns: Columns | None = None
+    columns: StreamColumns | None = None
     try:
         for number, line in enumerate(lines, 1):
             if not line.strip(" ,;\t\r\n\ufeff"):
                 continue
             if columns is None:
-                columns = Columns(watched.known, line.removeprefix("\ufeff"))
+                columns = StreamColumns(streaming.fitted, line.removeprefix("\ufeff"), time_col)
                 if columns.header:
                     continue
             try:
-                event = watched.update(*columns.read(line, watched.stream.rows))
+                news = streaming.update(*columns.read(line, streaming.stream.rows))
             except DataError as error:
                 log.warning(f"line {number} is left out: {error}")
                 continue
-            if event is not None:
-                yield event
+            yield from news
     finally:
-        watched.save()
+        streaming.save()
 
 
-class Columns:
-    """Where a stream's lines hold the time and the channels, from its first line.
+class StreamColumns:
+    """Where the lines of a stream hold the time and the channels, from its first line.
 
-    Raises: DataError if that line does not fit the detector.
+    Raises: DataError if that line does not fit the detector, or has no column `time_col`.
     """
 
-    def __init__(self, known: Trained, line: str) -> None:
-        self.separator = separator_of(line)
-        first = self._cells(line)
-        lacking = [name for name in known.channels if name not in first]
-        self.width, self.header, self.names = len(first), not lacking, known.channels
-        self.time: int | None = None
+    def __init__(self, fitted: FittedDetector, line: str, time_col: str) -> None:
+        from limosa.data.read import number_in, read_header
+
+        self.fitted, self.names = fitted, fitted.channels
+        first, self.separator = read_header(line)
+        lacking = [name for name in self.names if name not in first]
+        self.width, self.header = len(first), not lacking
+        self.columns = first
+        timed = bool(time_col or fitted.time.column)
+        self.time: int | None = 0 if timed else None
         if self.header:
-            self.order = [first.index(name) for name in known.channels]
-            times = {known.time.lower(), *TIME_NAMES} - {""}
-            places = [i for i, name in enumerate(first) if name.lower() in times and i not in self.order]
-            self.time = max(places, key=lambda i: first[i] == known.time, default=None)  # else the first of them
-            if known.time and self.time is None:
-                log.warning(f"the stream has no column {known.time}; its rows are counted")
+            self.order = [first.index(name) for name in self.names]
+            if time_col and time_col not in first:
+                raise DataError(f"line 1: no column '{time_col}' (columns: {', '.join(first)}); give --time-col")
+            self.time = first.index(time_col) if time_col else -1  # -1: found with the first row
             return
-        timed = int(bool(known.time))
-        numbers = [as_number(cell) for cell in first[timed:]]
-        if len(numbers) != len(known.channels) or None in numbers:
+        numbers = [number_in(cell) for cell in first[timed:]]
+        if len(numbers) != len(self.names) or None in numbers:
+            expected = [time_col or fitted.time.column] * timed + list(self.names)
             raise DataError(
-                f"line 1: the stream lacks channels {', '.join(lacking)}, which the detector learnt; begin with a "
-                f"header, or with rows of the columns {', '.join([known.time] * timed + list(known.channels))}"
+                f"line 1: the stream lacks channels {', '.join(lacking)}, to which the detector was fitted; begin with "
+                f"a header, or with rows of the columns {', '.join(expected)}"
             )
-        self.time = 0 if timed else None
         self.order = list(range(timed, len(first)))
 
-    def _cells(self, line: str) -> list[str]:
-        try:
-            return [cell.strip() for cell in next(csv.reader([line], delimiter=self.separator), [])]
-        except csv.Error as error:
-            raise DataError(f"it is no line of CSV ({error})") from error
-
     def read(self, line: str, count: int) -> tuple[Any, list[float]]:
-        """The stamp of a row, as written (a number where it is one; `count` where there is no time), and its numbers.
+        """The stamp of a row, as written (`count` where there is no time), and its numbers.
 
         Raises: DataError if the row has another width, or a cell holds no number.
         """
-        cells = self._cells(line)
+        from limosa.data.read import number_in, split_line
+
+        cells = split_line(line, self.separator)
         if len(cells) != self.width:
             raise DataError(f"it has {len(cells)} cells, the first line has {self.width}")
-        row = [as_number(cells[i]) for i in self.order]
+        row = [number_in(cells[i]) for i in self.order]
         for name, i, value in zip(self.names, self.order, row, strict=True):
             if value is None:
                 raise DataError(f"{name} is {cells[i]!r}, not a number")
-        if self.time is None:
-            return count, row  # type: ignore[return-value]
-        return _stamp(cells[self.time]), row  # type: ignore[return-value]
+        if self.time == -1:
+            self.time = self._find_time(number_in(cells[0]) is not None)
+        return count if self.time is None else cells[self.time], row  # type: ignore[return-value]
 
-
-def _stamp(cell: str) -> int | float | str:
-    """A whole number, which may have more digits than a float holds, another number, or the text itself."""
-    try:
-        return int(cell)
-    except ValueError:
-        number = as_number(cell)
-        return cell if number is None else number
-
-
-def _check_later(stamp: Any, last: Any) -> None:
-    """Refuse a row that is not later than the last one."""
-    try:
-        now = _moment(stamp)
-        later = now == now and (last is None or now > _moment(last))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{stamp!r} is no time, or not one like {last!r}") from error
-    if not later:
-        raise DataError(f"{stamp} is not later than the row before, {last}; send rows in order of time")
-
-
-def _moment(stamp: Any) -> Any:
-    import pandas as pd
-
-    return pd.Timestamp(stamp) if isinstance(stamp, str) else stamp
+    def _find_time(self, numeric: bool) -> int | None:
+        found = time_column(self.columns, numeric, self.fitted.time, self.names)
+        if not found and self.fitted.time.column:
+            log.warning(f"the stream has no column {self.fitted.time.column}; its rows are counted")
+        return self.columns.index(found) if found else None

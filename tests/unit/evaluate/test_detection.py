@@ -1,4 +1,4 @@
-"""What the measures of detection are worth at the edges: perfect, blind, constant and impossible scores."""
+"""Measures of detection at the edges: perfect, random, constant and impossible scores."""
 
 from __future__ import annotations
 
@@ -88,24 +88,24 @@ def test_affiliation_prefers_the_nearer_alarm():
         (np.ones(4), np.ones(5, dtype=bool), UsageError, "one of each per row"),
     ],
 )
-def test_what_cannot_be_judged_is_said(score, label, error, said):
+def test_scores_that_cannot_be_judged_are_refused(score, label, error, said):
     for judge in (detection.vus, detection.average_precision, detection.roc_area):
         with pytest.raises(error, match=said):
             judge(score, label)
 
 
-def test_root_causes_are_ranked_by_the_mean_blame_of_the_event():
-    blame = np.zeros((20, 6))
-    blame[5:10] = [0.0, 5.0, 4.0, 0.0, 3.0, 1.0]
-    found = detection.root_cause(blame, [(5, 10)], [[1, 2]])
+def test_root_causes_are_ranked_by_the_mean_contribution_in_the_event():
+    contribution = np.zeros((20, 6))
+    contribution[5:10] = [0.0, 5.0, 4.0, 0.0, 3.0, 1.0]
+    found = detection.root_cause(contribution, [(5, 10)], [[1, 2]])
     assert (found.hit100, found.hit150, found.ndcg5) == (1.0, 1.0, 1.0)
-    found = detection.root_cause(blame, [(5, 10)], [[1, 4]])
+    found = detection.root_cause(contribution, [(5, 10)], [[1, 4]])
     assert (found.hit100, found.hit150) == (0.5, 1.0)
     assert found.ndcg5 == pytest.approx((1 + 1 / np.log2(4)) / (1 + 1 / np.log2(3)))
-    missed = detection.root_cause(blame, [(5, 10), (5, 10)], [[3], [1]])
+    missed = detection.root_cause(contribution, [(5, 10), (5, 10)], [[3], [1]])
     assert missed.hit100 == 0.5
     with pytest.raises(UsageError, match="at least one"):
-        detection.root_cause(blame, [(5, 10)], [[]])
+        detection.root_cause(contribution, [(5, 10)], [[]])
 
 
 def test_a_day_of_seconds_is_judged_in_a_second():

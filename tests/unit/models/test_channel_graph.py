@@ -1,8 +1,7 @@
-"""A learnt graph: sparse rows that sum to one, directions, channels that join."""
+"""The learnt graph of channels: sparse rows that sum to one, directions."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from limosa.models.detectors._channel_graph import ChannelGraph
@@ -33,13 +32,3 @@ def test_a_channel_that_competes_with_its_neighbours_wins_a_place():
 
 def test_more_neighbours_than_channels_are_all_of_them():
     assert graph(channels=3, neighbours=10)().shape == (3, 3)
-
-
-@pytest.mark.parametrize("directed", [False, True])
-def test_a_channel_more_leaves_what_is_between_the_others(directed):
-    made = graph(directed=directed)
-    before = made.strengths().detach()
-    made.grow(8)
-    after = made.strengths().detach()
-    assert after.shape == (8, 8)
-    assert torch.allclose(after[:6, :6], before)

@@ -1,4 +1,4 @@
-"""Forecast residuals work around any forecaster and keep nothing of it."""
+"""Forecast errors as scores: of any forecaster, which is not saved with the detector."""
 
 from __future__ import annotations
 

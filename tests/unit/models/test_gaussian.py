@@ -33,17 +33,7 @@ def test_moments_are_those_of_the_windows_and_subtract():
     assert torch.allclose(less.mean() * less.count, points(z, W).sum(0) - points(z[:100], W).sum(0), atol=1e-4)
 
 
-def test_what_is_forgotten_counts_less():
-    first, second, W = rows(), rows(seed=1) + 3.0, 2
-    moments = Moments(W, 3)
-    moments.add(first)
-    moments.add(second, forget=0.75)
-    assert torch.allclose(
-        moments.mean(), (0.25 * points(first, W).mean(0) + points(second, W).mean(0)) / 1.25, atol=1e-5
-    )
-
-
-def test_residuals_are_what_the_rest_of_the_window_does_not_tell():
+def test_residuals_are_what_the_rest_of_the_window_does_not_predict():
     z, W = rows(600), 3
     z[1:, 1] = 0.8 * z[:-1, 0] + 0.6 * z[1:, 1]  # channel 1 follows channel 0, a row later
     part = Conditional(W, 3, ridge=1e-6)
@@ -87,7 +77,7 @@ def test_a_fit_holds_no_more_windows_at_once_than_it_may(monkeypatch):
     assert max(sizes) <= 1000
 
 
-def test_links_are_partial_correlations_of_what_is_told_directly():
+def test_links_are_partial_correlations_of_direct_neighbours_only():
     z = rows(4000, 4)
     z[:, 1] += 1.0 * z[:, 0]
     z[:, 2] += 1.0 * z[:, 1]  # 0 -> 1 -> 2: 0 and 2 are correlated, and not linked; 3 is alone

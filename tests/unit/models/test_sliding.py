@@ -54,7 +54,7 @@ def test_long_rows_are_scored_in_pieces_that_join(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["z2", "pca", "forecast_error", "stackvae_g"])
-def test_the_largest_number_there_is_is_strange_and_not_missing(name):
+def test_the_largest_number_there_is_is_an_anomaly_and_not_missing(name):
     card = models.card(name)
     model = card.build(card.tiny)
     model.fit(normal(), briefly)

@@ -1,12 +1,11 @@
-"""The baselines z2 and window PCA: their definitions, and learning on from newer rows."""
+"""The baselines z2 and window PCA: their definitions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from limosa.core import Refitted
-from limosa.errors import DataError, UsageError
+from limosa.errors import UsageError
 from limosa.models.detectors.pca import Pca, PcaConfig
 from limosa.models.detectors.z2 import Z2, Z2Config
 from promises.detectors import briefly, normal, shown
@@ -36,34 +35,6 @@ def test_pca_is_the_residual_of_the_leading_directions_of_windows():
     made = fitted(Pca(PcaConfig(window=W, components=3))).score(shown(rows))
     assert torch.allclose(made.values[0, W - 1 :], wanted, atol=1e-4)
     assert torch.allclose(made.total, made.values.mean(-1))
-
-
-def test_z2_that_learns_on_is_z2_of_all_rows():
-    first, second = normal(seed=1), 2.0 * normal(300, seed=2) + 5.0
-    second[::3, 1] = torch.nan
-    on, whole = fitted(Z2(Z2Config()), first), fitted(Z2(Z2Config()), torch.cat([first, second]))
-    assert isinstance(on, Refitted)
-    on.refit(second, briefly, forget=0.0)
-    assert torch.allclose(on.center, whole.center)
-    assert torch.allclose(on.scale, whole.scale)
-
-
-@pytest.mark.parametrize("build", [lambda: Z2(Z2Config()), lambda: Pca(PcaConfig(window=5, components=2))])
-def test_forgetting_makes_a_new_normal_usual_sooner(build):
-    moved = normal(seed=3) * torch.tensor([3.0, 1.0, 3.0, 3.0])
-    seen, found = shown(normal(200, seed=4) * torch.tensor([3.0, 1.0, 3.0, 3.0])), []
-    for forget in (0.0, 0.9):
-        model = fitted(build())
-        model.refit(moved, briefly, forget=forget)
-        found.append(float(model.score(seen).total.mean()))
-    stale = float(fitted(build()).score(seen).total.mean())
-    assert found[1] < found[0] < stale
-
-
-def test_a_refit_needs_the_same_channels():
-    for model in (fitted(Z2(Z2Config())), fitted(Pca(PcaConfig(window=5, components=2)))):
-        with pytest.raises(DataError, match="2 channels"):
-            model.refit(normal()[:, :2], briefly, forget=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures of events and graphs: drawn whole, the same each time, refused in words."""
+"""Pictures of incidents and graphs: drawn whole, the same each time, refused in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from limosa.errors import UsageError
-from limosa.plots.incidents import MOST, event_chart, graph_chart
+from limosa.plots.incidents import MAX_CHANNELS, graph_chart, incident_chart
 
 
 def drawn(path, *, times=None, channels=8, score=None):
@@ -15,29 +15,29 @@ def drawn(path, *, times=None, channels=8, score=None):
     times = pd.date_range("2024-01-01", periods=200, freq="min") if times is None else times
     values = dice.standard_normal((200, channels))
     values[50:60, 0] = np.nan
-    event_chart(
+    incident_chart(
         times,
         values,
         [f"channel {i}" for i in range(channels)],
         score=dice.random(200) if score is None else score,
         threshold=np.full(200, 0.9),
         spans=[(times[100], times[120])],
-        blame=np.arange(channels, dtype=float),
+        contribution=np.arange(channels, dtype=float),
         path=path,
     )
     return path.read_bytes()
 
 
-def test_the_channels_most_to_blame_are_drawn_and_the_score(tmp_path):
+def test_the_channels_that_contribute_most_are_drawn_and_the_score(tmp_path):
     picture = drawn(tmp_path / "a.svg").decode()
-    assert picture.count('id="axes_') == MOST + 1
+    assert picture.count('id="axes_') == MAX_CHANNELS + 1
     few = drawn(tmp_path / "b.svg", channels=2, times=np.arange(200), score=np.zeros(200)).decode()
     assert few.count('id="axes_') == 3
     steep = drawn(tmp_path / "c.svg", score=np.geomspace(1e-3, 1e3, 200)).decode()
-    assert steep.count('id="axes_') == MOST + 1
+    assert steep.count('id="axes_') == MAX_CHANNELS + 1
 
 
-def test_the_same_events_give_the_same_picture(tmp_path):
+def test_the_same_incidents_give_the_same_picture(tmp_path):
     assert drawn(tmp_path / "a.svg") == drawn(tmp_path / "b.svg")
     assert drawn(tmp_path / "a.png")[:4] == b"\x89PNG"
 

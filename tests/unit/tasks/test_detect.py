@@ -12,18 +12,20 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 
 import limosa
-from limosa.alerts.incidents import AlertConfig
+from limosa import models
 from limosa.app.cli import main
 from limosa.data.wide import read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
-from limosa.tasks.detect import Trained, stability
+from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks.detect import stability
 
-EVENT = slice(400, 430)
+INCIDENT = slice(400, 430)
 
 
-def table(rows, seed, *, event=None):
+def table(rows, seed, *, incident=None):
     """A wide table of three channels by the minute, one of them constant."""
     dice = np.random.default_rng(seed)
     wave = np.sin(np.arange(rows) / 9.0)
@@ -35,17 +37,17 @@ def table(rows, seed, *, event=None):
             "version": 3.0,
         }
     )
-    if event is not None:
-        frame.loc[event.start : event.stop - 1, "disk"] += 40.0
+    if incident is not None:
+        frame.loc[incident.start : incident.stop - 1, "disk"] += 40.0
     return frame
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a normal table, one with an event, and a fitted detector."""
+    """A folder with a normal table, one with an incident, and a fitted detector."""
     folder = tmp_path_factory.mktemp("detect")
     table(2000, 0).to_csv(folder / "normal.csv", index=False)
-    table(700, 1, event=EVENT).to_csv(folder / "now.csv", index=False)
+    table(700, 1, incident=INCIDENT).to_csv(folder / "now.csv", index=False)
     limosa.detect(table(300, 3), model="z2", train=table(2000, 0), save=folder / "saved")
     return folder
 
@@ -54,50 +56,52 @@ def lines(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_event_is_found_with_its_time_channel_and_confidence(place):
+def test_the_incident_is_found_with_its_time_channel_and_confidence(place):
     found = limosa.detect(place / "now.csv", train=place / "normal.csv", model="z2")
-    event = max(found.events, key=lambda one: one.score)
-    assert event.start == pd.Timestamp("2024-05-01 06:40")
-    assert event.end == pd.Timestamp("2024-05-01 07:09")
-    assert event.start <= event.peak <= event.end
-    assert event.channels[0].channel == "disk"
-    assert event.channels[0].share > 0.9
-    assert event.confidence > 0.9
-    assert found.alarm[EVENT].all()
+    incident = max(found.incidents, key=lambda one: one.score)
+    assert incident.start == pd.Timestamp("2024-05-01 06:40")
+    assert incident.end == pd.Timestamp("2024-05-01 07:09")
+    assert incident.start <= incident.peak <= incident.end
+    assert incident.channels[0].channel == "disk"
+    assert incident.channels[0].share > 0.9
+    assert incident.confidence > 0.9
+    assert found.alarm[INCIDENT].all()
     assert found.alarm.sum() <= 33
     scores = found.scores_frame()
     assert list(scores.columns[:4]) == ["time", "score", "threshold", "alarm"]
     assert (scores["score"] > scores["threshold"]).equals(scores["alarm"])
-    assert {"cpu-blame", "disk-blame", "version-blame"} <= set(scores.columns)
+    assert {"cpu-contribution", "disk-contribution", "version-contribution"} <= set(scores.columns)
 
 
 def test_the_command_line_finds_what_python_finds(place, tmp_path, capsys):
     python = limosa.detect(place / "now.csv", model=place / "saved")
     command = ["detect", str(place / "now.csv"), "-m", str(place / "saved"), "-q"]
     assert main([*command, "--json"]) == 0
-    events = lines(capsys)
-    assert [event["start"] for event in events] == [str(event.start) for event in python.events]
-    assert events[0]["channels"][0] == {"channel": "disk", "share": pytest.approx(python.events[0].channels[0].share)}
-    out, scores, plot = tmp_path / "events.csv", tmp_path / "scores.parquet", tmp_path / "events.png"
+    incidents = lines(capsys)
+    assert [incident["start"] for incident in incidents] == [str(incident.start) for incident in python.incidents]
+    assert incidents[0]["channels"][0] == {
+        "channel": "disk",
+        "share": pytest.approx(python.incidents[0].channels[0].share),
+    }
+    out, scores, plot = tmp_path / "incidents.csv", tmp_path / "scores.parquet", tmp_path / "incidents.png"
     assert main([*command, "-o", str(out), "--scores", str(scores), "--plot", str(plot)]) == 0
-    assert list(pd.read_csv(out)["start"]) == [str(event.start) for event in python.events]
+    assert list(pd.read_csv(out)["start"]) == [str(incident.start) for incident in python.incidents]
     pd.testing.assert_frame_equal(pd.read_parquet(scores), python.scores_frame(), check_dtype=False)
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert capsys.readouterr().out == ""
     assert main(command) == 0
-    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == len(python.events)
+    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == len(python.incidents)
 
 
 def test_a_lower_risk_raises_fewer_alarms(place):
     counts = [
-        limosa.detect(place / "normal.csv", model=place / "saved", alerts=AlertConfig(risk=risk)).alarm.sum()
-        for risk in (0.05, 1e-2, 1e-4)
+        limosa.detect(place / "normal.csv", model=place / "saved", risk=risk).alarm.sum() for risk in (0.05, 1e-2, 1e-4)
     ]
     assert counts[0] > counts[1] > counts[2]
 
 
 def test_every_kind_of_table_gives_the_same_rows(place, tmp_path):
-    frame = table(700, 1, event=EVENT)
+    frame = table(700, 1, incident=INCIDENT)
     frame.to_parquet(tmp_path / "now.parquet")
     long = frame.melt(id_vars="time", var_name="unique_id", value_name="y").rename(columns={"time": "ds"})
     kinds = [place / "now.csv", frame, pl.from_pandas(frame), tmp_path / "now.parquet", frame.to_dict("list"), long]
@@ -106,17 +110,17 @@ def test_every_kind_of_table_gives_the_same_rows(place, tmp_path):
         rows = read_rows(kind)
         assert rows.channels == ("cpu", "disk", "version")
         np.testing.assert_allclose(rows.values, frame.iloc[:, 1:].to_numpy(), rtol=1e-12)
-        assert [event.start for event in limosa.detect(kind, model=place / "saved").events] == [
-            event.start for event in wanted.events
+        assert [incident.start for incident in limosa.detect(kind, model=place / "saved").incidents] == [
+            incident.start for incident in wanted.incidents
         ]
 
 
 def test_the_column_of_time_is_guessed_named_or_counted():
     frame = table(50, 0)
-    assert read_rows(frame.rename(columns={"time": "when"})).time == "when"
-    assert read_rows(frame.assign(time=np.arange(50)).rename(columns={"time": "n"}), time_col="n").time == "n"
+    assert read_rows(frame.rename(columns={"time": "when"})).time.column == "when"
+    assert read_rows(frame.assign(time=np.arange(50)).rename(columns={"time": "n"}), time_col="n").time.column == "n"
     counted = read_rows(frame.drop(columns="time"))
-    assert counted.time == ""
+    assert counted.time.column == ""
     assert counted.times[:3].tolist() == [0, 1, 2]
     assert read_rows(frame, target_col=("disk", "cpu")).channels == ("disk", "cpu")
 
@@ -124,7 +128,7 @@ def test_the_column_of_time_is_guessed_named_or_counted():
 def test_the_time_in_the_index_of_a_frame_is_its_time():
     rows = read_rows(table(50, 0).set_index("time"))
     assert rows.channels == ("cpu", "disk", "version")
-    assert rows.time == "ds"
+    assert rows.time.column == "ds"
     assert rows.times[1] == pd.Timestamp("2024-05-01 00:01")
 
 
@@ -155,20 +159,20 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path):
             read_rows(source)
 
 
-def test_other_columns_than_in_training_are_said(place, caplog):
+def test_other_columns_than_in_training_are_named(place, caplog):
     frame = table(100, 2)
     with pytest.raises(DataError, match="channels disk are lacking"):
         limosa.detect(frame.drop(columns="disk"), model=place / "saved")
     shuffled = frame[["time", "version", "disk", "cpu"]].assign(fan=1.0)
     with caplog.at_level("WARNING", logger="limosa"):
         found = limosa.detect(shuffled, model=place / "saved")
-    assert "left out, for the detector did not learn them: fan" in caplog.text
+    assert "left out, for the detector was not fitted to them: fan" in caplog.text
     np.testing.assert_array_equal(found.score, limosa.detect(frame, model=place / "saved").score)
 
 
 @pytest.mark.parametrize("model", ["z2", "stackvae_g"])
-def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_said(model, caplog):
-    normal, now = table(1500, 0), table(600, 1, event=EVENT)
+def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_named(model, caplog):
+    normal, now = table(1500, 0), table(600, 1, incident=INCIDENT)
     normal["dead"] = np.nan
     now["dead"] = np.nan
     now.loc[100:150, "cpu"] = np.nan
@@ -179,17 +183,17 @@ def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_said(model,
     assert np.isfinite(found.score).all()
     assert not found.alarm[100:160].any()
     assert not found.alarm[200:215].any()
-    assert found.alarm[EVENT].any()
-    assert max(found.events, key=lambda one: one.score).channels[0].channel == "disk"
+    assert found.alarm[INCIDENT].any()
+    assert max(found.incidents, key=lambda one: one.score).channels[0].channel == "disk"
 
 
-def test_a_constant_that_moves_is_an_event(place):
+def test_a_constant_that_moves_is_an_incident(place):
     now = table(300, 1)
     now.loc[250:, "version"] = 4.0
-    event = limosa.detect(now, model=place / "saved").events[-1]
-    assert event.start == now["time"][250]
-    assert event.channels[0].channel == "version"
-    assert event.state == "open"
+    incident = limosa.detect(now, model=place / "saved").incidents[-1]
+    assert incident.start == now["time"][250]
+    assert incident.channels[0].channel == "version"
+    assert incident.state == "open"
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -199,15 +203,15 @@ def test_a_table_shorter_than_the_window_has_scores(rows):
 
 
 def test_a_detector_comes_back_from_its_folder(place):
-    again = Trained.load(place / "saved")
-    with pytest.raises(UsageError, match="has learnt already"):
+    again = FittedDetector.load(place / "saved")
+    with pytest.raises(UsageError, match="is fitted already"):
         limosa.detect(table(300, 3), model=again, train=table(300, 0))
     fitted = limosa.detect(table(300, 3), model="z2", train=table(2000, 0)).detector
     assert (again.channels, again.time, again.tails) == (fitted.channels, fitted.time, fitted.tails)
     assert type(limosa.load(place / "saved")).__name__ == "Z2"
 
 
-def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, caplog):
+def test_without_normal_rows_the_detector_is_fitted_to_the_table_itself_with_a_warning(place, caplog):
     with caplog.at_level("WARNING", logger="limosa"):
         found = limosa.detect(place / "now.csv", model="z2")
     assert "taken for normal" in caplog.text
@@ -221,15 +225,15 @@ def test_without_normal_rows_the_table_itself_is_learnt_and_that_is_said(place, 
         (["now.csv", "-m", "naive"], 2, "detects nothing"),
         (["now.csv", "-m", "zz2"], 5, "z2"),
         (["now.csv", "-m", "z2", "--train", "nowhere.csv"], 3, "does not exist"),
-        (["now.csv", "-m", "FOLDER", "--train", "normal.csv"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--train", "normal.csv"], 2, "is fitted already"),
         (["now.csv", "-m", "z2", "--risk", "0.7"], 2, "risk is 0.7"),
         (["now.csv", "-m", "z2", "--option", "depth=3"], 2, "no such option"),
         (["now.csv", "-m", "z2", "--plot", "a.pdf"], 2, ".png or .svg"),
         (["now.csv", "-m", "z2", "--graph", "a.png"], 2, "has no graph"),
         (["now.csv", "-m", "z2", "--target-col", "fan"], 3, "no column 'fan'"),
-        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "has learnt already"),
+        (["now.csv", "-m", "FOLDER", "--option", "clip=9"], 2, "is fitted already"),
         (["now.csv", "-m", "FOLDER", "--state", "state"], 2, "--state keeps the state of a stream"),
-        (["-", "-m", "z2"], 2, "learn what is normal first"),
+        (["-", "-m", "z2"], 2, "fitted to normal rows first"),
         (["-", "-m", "FOLDER", "-o", "a.csv"], 2, "a stream has no end"),
     ],
 )
@@ -242,14 +246,14 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(arguments, code, said,
     assert "Traceback" not in error
 
 
-def test_events_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, capsys):
+def test_incidents_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, capsys):
     command = ["detect", str(place / "now.csv"), "-m", str(place / "saved"), "-q", "--json"]
     assert main([*command, "--graph", str(tmp_path / "graph.png")]) == 2
     assert len(lines(capsys)) >= 1
 
 
-def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
-    fitted = Trained.load(place / "saved").detector
+def test_a_folder_without_the_tails_of_the_detector_is_refused(place, tmp_path):
+    fitted = FittedDetector.load(place / "saved").detector
     fitted.save_pretrained(tmp_path)
     with pytest.raises(ModelNotFound, match="limosa detect --save"):
         limosa.detect(table(50, 1), model=tmp_path)
@@ -263,7 +267,7 @@ def test_a_folder_without_what_the_detector_learnt_is_refused(place, tmp_path):
 def test_a_save_that_is_killed_between_two_files_leaves_no_detector_with_the_heights_of_another(
     place, tmp_path, monkeypatch
 ):
-    known = Trained.load(place / "saved")
+    known = FittedDetector.load(place / "saved")
     known.save(tmp_path)
     other, replace, done = dataclasses.replace(known, tails=known.tails[::-1]), Path.replace, []
 
@@ -277,7 +281,7 @@ def test_a_save_that_is_killed_between_two_files_leaves_no_detector_with_the_hei
     with pytest.raises(KeyboardInterrupt):
         other.save(tmp_path)
     with pytest.raises(DataError, match=r"detection\.json was not saved together with model\.safetensors"):
-        Trained.load(tmp_path)
+        FittedDetector.load(tmp_path)
 
 
 def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):
@@ -301,3 +305,21 @@ def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):
 def test_a_source_that_is_no_table_is_refused():
     with pytest.raises(UsageError, match="cannot read a int"):
         limosa.detect(3, model="z2")
+
+
+def test_detecting_leaves_the_callers_random_state_alone(place):
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    limosa.detect(place / "now.csv", train=place / "normal.csv", model="stackvae_g", steps=2)
+    assert torch.rand(1) == wanted
+
+
+def test_other_kinds_of_folders_are_refused_in_words(tmp_path):
+    models.build("naive").save_pretrained(tmp_path / "naive")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "config.json").write_text('{"model": "adapter:memory"}')
+    (tmp_path / "adapter" / "adapter.safetensors").touch()
+    for folder in ("naive", "adapter"):
+        with pytest.raises(UsageError, match="which detects nothing; give a detector"):
+            limosa.detect(table(50, 1), model=tmp_path / folder)

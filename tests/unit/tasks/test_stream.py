@@ -1,4 +1,4 @@
-"""One row at a time, with any model that can."""
+"""Streams: one row at a time gives the outputs of the model, also after a restart."""
 
 from __future__ import annotations
 

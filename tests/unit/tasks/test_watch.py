@@ -1,4 +1,4 @@
-"""A stream under watch: the same events as for the whole table, at once, also after a restart and through bad lines."""
+"""A stream: the incidents of the whole table, at once, also after a restart, through gaps and bad lines."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ def now():
     return frame
 
 
-def ends(events):
+def ends(incidents):
     """What closed, or is open still."""
-    return {event.event: (str(event.start), str(event.end), event.channels[0].channel) for event in events}
+    return {
+        incident.incident: (str(incident.start), str(incident.end), incident.channels[0].channel)
+        for incident in incidents
+    }
 
 
-def test_a_stream_tells_the_events_of_the_table_as_soon_as_they_begin(folder, now):
-    watched, seen = limosa.watch(folder), 0
+def test_a_stream_gives_the_incidents_of_the_table_as_soon_as_they_begin(folder, now):
+    streaming, seen = limosa.watch(folder), 0
 
     def lines():
         nonlocal seen
@@ -58,11 +61,13 @@ def test_a_stream_tells_the_events_of_the_table_as_soon_as_they_begin(folder, no
             yield line
             seen += 1
 
-    news = [(seen, event) for event in watch_lines(lines(), watched)]
+    news = [(seen, incident) for incident in watch_lines(lines(), streaming)]
     whole = limosa.detect(now, model=folder)
-    assert ends(event for _, event in news if event.state == "close") == ends(whole.events)
-    opened = [(at, event) for at, event in news if event.state == "open"]
-    assert [at - 1 for at, _ in opened] == [int((now["time"] == str(event.start)).argmax()) for _, event in opened]
+    assert ends(incident for _, incident in news if incident.state == "close") == ends(whole.incidents)
+    opened = [(at, incident) for at, incident in news if incident.state == "open"]
+    assert [at - 1 for at, _ in opened] == [
+        int((now["time"] == str(incident.start)).argmax()) for _, incident in opened
+    ]
 
 
 def test_a_restart_goes_on_and_rows_sent_again_change_nothing(folder, now, tmp_path, caplog):
@@ -107,7 +112,7 @@ def test_a_stream_may_be_written_as_tables_may(folder, now):
     assert list(watch_lines(lines, limosa.watch(folder))) == wanted
 
 
-def test_the_time_of_training_goes_before_other_columns_of_time_and_its_lack_is_said(folder, now, caplog):
+def test_the_time_of_training_goes_before_other_columns_of_time_and_a_warning_says_that_it_lacks(folder, now, caplog):
     wanted = list(watch_lines(text(now), limosa.watch(folder)))
     now = now.assign(date="2024-05-01")[["date", "time", "a", "b", "c"]]
     assert list(watch_lines(text(now), limosa.watch(folder))) == wanted
@@ -129,12 +134,12 @@ def test_nanoseconds_keep_all_their_digits(folder, now):
         ("2024-05-01 02:00:00,1,2\n", "has 3 cells, the first line has 4"),
         ("2024-05-01 02:00:00,1,two,3\n", "b is 'two', not a number"),
         ("2023-01-01 00:00:00,1,2,3\n", "not later than the row before"),
-        ("yesterday-ish,1,2,3\n", "no time"),
-        (",1,2,3\n", "not later"),
+        ("yesterday-ish,1,2,3\n", "not a date"),
+        (",1,2,3\n", "time is empty"),
         ("2024-05-01 02:00:00,1,2," + 200_000 * "3" + "\n", "no line of CSV"),
     ],
 )
-def test_a_bad_line_is_left_out_with_a_word_and_the_watch_goes_on(line, said, folder, now, caplog):
+def test_a_bad_line_is_left_out_with_a_warning_and_the_stream_goes_on(line, said, folder, now, caplog):
     lines = text(now)
     wanted = list(watch_lines(lines, limosa.watch(folder)))
     with caplog.at_level("WARNING", logger="limosa"):
@@ -170,12 +175,12 @@ def test_the_command_prints_a_line_of_json_for_each_news(folder, now, tmp_path, 
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(text(now))))
     assert main(["detect", "-", "-m", str(folder), "--state", str(tmp_path), "-q"]) == 0
     news = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["state"] for one in news if one["event"] == 1][::2] == ["open", "close"]
+    assert [one["state"] for one in news if one["incident"] == 1][::2] == ["open", "close"]
     assert news[0]["channels"][0]["channel"] == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stream.safetensors", "watch.json"]
 
 
-def test_a_broken_byte_costs_its_line_and_not_the_watch(folder, now, capsys, monkeypatch):
+def test_a_broken_byte_costs_its_line_and_not_the_stream(folder, now, capsys, monkeypatch):
     lines = [line.encode() for line in text(now)]
     stream = b"".join([*lines[:51], b"2024-05-01 02:00:00,1,\xff,3\n", *lines[51:]])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream), encoding="utf-8"))
@@ -185,7 +190,7 @@ def test_a_broken_byte_costs_its_line_and_not_the_watch(folder, now, capsys, mon
     assert "line 52 is left out" in error
 
 
-def test_events_come_through_a_pipe_before_the_stream_ends(folder, now):
+def test_incidents_come_through_a_pipe_before_the_stream_ends(folder, now):
     import subprocess
 
     command = [sys.executable, "-m", "limosa", "detect", "-", "-m", str(folder), "-q"]
@@ -198,13 +203,13 @@ def test_events_come_through_a_pipe_before_the_stream_ends(folder, now):
 
 
 def test_rows_may_be_handed_over_one_by_one(folder, now):
-    watched = limosa.watch(folder)
-    news = [watched.update(row[0], row[1:]) for row in now.itertuples(index=False)]
-    assert [event for event in news if event] == list(watch_lines(text(now), limosa.watch(folder)))
+    streaming = limosa.watch(folder)
+    news = [one for row in now.itertuples(index=False) for one in streaming.update(row[0], row[1:])]
+    assert news == list(watch_lines(text(now), limosa.watch(folder)))
     with pytest.raises(DataError, match="2 channels"):
-        watched.update("2025-01-01", [1.0, 2.0])
+        streaming.update("2025-01-01", [1.0, 2.0])
     with pytest.raises(DataError, match="not later than the row before"):
-        watched.update("2024-01-01", [1.0, 2.0, 3.0])
+        streaming.update("2024-01-01", [1.0, 2.0, 3.0])
 
 
 def test_a_state_of_other_channels_or_a_broken_one_is_refused(folder, tmp_path):
@@ -212,9 +217,160 @@ def test_a_state_of_other_channels_or_a_broken_one_is_refused(folder, tmp_path):
     state = json.loads((tmp_path / "watch.json").read_text())
     for content in ("{", json.dumps({**state, "channels": ["x"]})):
         (tmp_path / "watch.json").write_text(content)
-        with pytest.raises(DataError, match="cannot be gone on with"):
+        with pytest.raises(DataError, match="cannot be resumed"):
             limosa.watch(folder, state=tmp_path)
     with pytest.raises(ModelNotFound):
         limosa.watch(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="detects nothing"):
         limosa.watch("naive")
+
+
+# ---- a stream and a table of the same rows ---------------------------------------------------------------------------
+
+
+def with_gaps(frame):
+    """Short gaps, one longer than context and settle, and incidents beside both."""
+    frame = frame.copy()
+    frame.loc[70:76, "a"] += 8.0
+    frame.loc[640:646, "b"] += 8.0
+    return frame.drop(index=[*range(30, 33), 55, *range(77, 80), *range(120, 640), *range(700, 725)])
+
+
+def stamped(frame, stamps):
+    return frame.assign(time=np.asarray(stamps)[frame.index])
+
+
+MINUTES = pd.date_range("2024-05-01", periods=900, freq="min")
+JITTER = pd.to_timedelta(np.random.default_rng(5).integers(0, 29_000, 900), unit="ms")
+TABLES = {
+    "minutes": MINUTES.astype(str),
+    "ISO with T and zone": MINUTES.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    "an offset": MINUTES.strftime("%Y-%m-%d %H:%M:%S+02:00"),
+    "day first": MINUTES.strftime("%d.%m.%Y %H:%M"),
+    "day first with slashes": (MINUTES + pd.Timedelta("19D")).strftime("%d/%m/%Y %H:%M:%S"),
+    "days": pd.date_range("2021-01-01", periods=900, freq="D").strftime("%Y-%m-%d"),
+    "days as integers": pd.date_range("2021-01-01", periods=900, freq="D").strftime("%Y%m%d"),
+    "business days": pd.date_range("2021-01-01", periods=900, freq="B").strftime("%Y-%m-%d"),
+    "months": pd.date_range("1930-01-01", periods=900, freq="MS").strftime("%Y-%m-%d"),
+    "seconds as integers": 1_714_521_600 + 60 * np.arange(900),
+    "off the grid": (MINUTES + JITTER).astype(str),
+    "counted rows": None,
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("model", ["z2", "pca"])
+def test_a_stream_with_gaps_gives_the_incidents_and_scores_of_the_table(kind, model, tmp_path, capsys, monkeypatch):
+    training, rows = table(900, 0), with_gaps(table(900, 1))
+    training, rows = (
+        frame.drop(columns="time") if TABLES[kind] is None else stamped(frame, TABLES[kind])
+        for frame in (training, rows)
+    )
+    training.to_csv(tmp_path / "train.csv", index=False)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    command = ["-m", model, "--train", str(tmp_path / "train.csv"), "--save", str(tmp_path / "saved"), "-q"]
+    assert main(["detect", str(tmp_path / "rows.csv"), *command, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(sys, "stdin", io.StringIO((tmp_path / "rows.csv").read_text()))
+    assert main(["detect", "-", "-m", str(tmp_path / "saved"), "-q"]) == 0
+    news = {one["incident"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert len(whole) >= 2
+    assert [close(news[one["incident"]]) for one in whole if one["state"] == "close"] == [
+        close(one) for one in whole if one["state"] == "close"
+    ]
+    found = limosa.detect(tmp_path / "rows.csv", model=tmp_path / "saved")
+    assert [one.to_dict() for one in found.incidents] == whole
+    assert list(found.frame()["start"].astype(object).map(str)) == [str(one["start"]) for one in whole]
+    scores = streamed_scores(limosa.watch(tmp_path / "saved"), (tmp_path / "rows.csv").read_text())
+    np.testing.assert_allclose(scores, found.score, rtol=0.0 if model == "z2" else 1e-4)
+    gaps = 0 if TABLES[kind] is None else 3 + 1 + 3 + 25 + limosa.watch(tmp_path / "saved").longest_gap
+    assert len(scores) == len(rows) + gaps
+
+
+def close(incident):
+    """The incident, with its numbers to a few digits: streams and tables sum up in another order."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in incident.items()} | {
+        name: [{k: round(v, 3) if isinstance(v, float) else v for k, v in one.items()} for one in incident[name]]
+        for name in ("channels", "broken_links")
+    }
+
+
+def streamed_scores(streaming, lines):
+    """The scores of all rows that the stream takes, those for gaps among them."""
+    scores, update = [], streaming.stream.update
+
+    def kept(row):
+        made = update(row)
+        scores.append(float(made.total[0, 0]))
+        return made
+
+    streaming.stream.update = kept
+    list(watch_lines(lines.splitlines(keepends=True), streaming))
+    return scores
+
+
+def test_a_gap_raises_no_alarm_where_its_edges_do_not_fit_together(tmp_path):
+    wave = np.sin(np.arange(1500) / 12.0) + 0.02 * np.random.default_rng(7).standard_normal(1500)
+    frame = pd.DataFrame({"time": MINUTES[0] + pd.to_timedelta(np.arange(1500), unit="min"), "a": wave})
+    fitted = limosa.detect(frame, train=frame, model="pca", options={"window": 6, "components": 3}).detector
+    cut = frame.drop(index=range(400, 438))  # half a period
+    assert not limosa.detect(cut, model=fitted).alarm[395:450].any()
+    lines = text(cut.astype({"time": str}))
+    assert not [
+        one for one in watch_lines(lines, limosa.watch(fitted)) if frame["time"][395] < one.end < frame["time"][450]
+    ]
+    assert limosa.detect(cut[["a"]], model=fitted).alarm[400:406].any()  # glued together, as rows without a time are
+
+
+def test_a_gap_of_years_takes_no_longer_than_one_of_days(folder):
+    streaming = limosa.watch(folder)
+    for stamp in ("2024-05-01 00:00:00", "2034-05-01 00:00:00"):
+        streaming.update(stamp, [0.0, 0.0, 0.0])
+    assert streaming.stream.rows == 2 + streaming.longest_gap
+
+
+def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without_asking(folder, now):
+    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+    renamed = now.rename(columns={"time": "@timestamp"})
+    assert list(watch_lines(text(renamed), limosa.watch(folder))) == wanted
+    moved = renamed[["a", "@timestamp", "b", "c"]]
+    assert list(watch_lines(text(moved), limosa.watch(folder), time_col="@timestamp")) == wanted
+    with pytest.raises(DataError, match="no column 'when'"):
+        list(watch_lines(text(moved), limosa.watch(folder), time_col="when"))
+
+
+def test_dates_that_may_be_day_or_month_first_are_read_as_in_training_or_refused(folder, now, caplog):
+    assert list(watch_lines(text(now.assign(time="05/06/2024")), limosa.watch(folder))) == []
+    assert "day or month first" in caplog.text
+    days = pd.date_range("2021-01-20", periods=900, freq="D")
+    training, rows = (table(900, 0).assign(time=days.strftime("%d/%m/%Y")), table(9, 1))
+    fitted = limosa.detect(training, train=training, model="z2").detector
+    rows = rows.assign(time=[f"0{day}/06/2024" for day in range(1, 10)]).assign(a=50.0)
+    assert limosa.detect(rows, model=fitted).incidents[0].start == pd.Timestamp("2024-06-01")
+    assert next(watch_lines(text(rows), limosa.watch(fitted))).start == pd.Timestamp("2024-06-01")
+
+
+def test_stamps_of_another_kind_than_in_training_are_only_put_in_order_with_a_warning(folder, now, caplog):
+    counted = now.assign(time=100 * np.arange(400))
+    found = limosa.detect(counted, model=folder)
+    assert "gaps in time are not seen" in caplog.text
+    assert len(found.score) == 400
+    assert next(watch_lines(text(counted), limosa.watch(folder))).start == found.incidents[0].start == 10_000
+
+
+def test_a_state_goes_on_in_the_middle_of_a_gap(folder, now, tmp_path):
+    cut = now.drop(index=range(104, 150))
+    whole = list(watch_lines(text(cut), limosa.watch(folder)))
+    first = list(watch_lines(text(cut)[:105], limosa.watch(folder, state=tmp_path)))
+    second = list(watch_lines([text(cut)[0], *text(cut)[105:]], limosa.watch(folder, state=tmp_path)))
+    assert first + second == whole
+
+
+def test_a_folder_of_an_older_version_is_refused_with_the_command_that_mends_it(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "old")
+    content = json.loads((tmp_path / "old" / "detection.json").read_text())
+    (tmp_path / "old" / "detection.json").write_text(json.dumps(content | {"time": "time"}))
+    with pytest.raises(DataError, match="save (it|the model) again"):
+        limosa.watch(tmp_path / "old")

@@ -1,7 +1,7 @@
-"""A sparse graph over channels, learnt with the network that uses it.
+"""Learn a sparse graph of channels together with the network that uses it.
 
-Each channel has an embedding; an edge is as strong as two embeddings agree. After the graph learner of MTGNN (Wu et al.
-2020, "Connecting the Dots"), from which the tied variant differs by one table for both ends of an edge.
+Each channel has an embedding; the strength of an edge is the agreement of two embeddings. After the graph learner of
+MTGNN (Wu et al. 2020, "Connecting the Dots"); the tied variant differs by one table for both ends of an edge.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ChannelGraph(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(width, width) for _ in range(ends))
 
     def strengths(self) -> Tensor:
-        """[C, C] from 0 to `SHARPNESS`: how strongly row i listens to column j, before any is left out."""
+        """[C, C] from 0 to `SHARPNESS`: how strongly channel i depends on channel j, before any edge is left out."""
         first, last = (
             torch.tanh(SHARPNESS * self.maps[end](self.embeddings[end])) for end in (0, len(self.embeddings) - 1)
         )
@@ -46,9 +46,3 @@ class ChannelGraph(nn.Module):
         chosen = strengths.topk(min(self.neighbours, C), dim=-1).indices
         sparse = strengths * torch.zeros_like(strengths).scatter(-1, chosen, 1.0) + itself
         return sparse / sparse.sum(-1, keepdim=True)
-
-    def grow(self, channels: int) -> None:
-        """Take in further channels, up to `channels`: an embedding each, which starts as the mean of the known ones."""
-        for end, table in enumerate(self.embeddings):
-            further = table.detach().mean(0, keepdim=True).expand(channels - len(table), -1)
-            self.embeddings[end] = nn.Parameter(torch.cat([table.detach(), further]))

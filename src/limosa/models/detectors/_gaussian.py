@@ -1,8 +1,8 @@
-"""Normal windows as one Gaussian: all rows and channels of a window are one point, and second moments tell the rest.
+"""Model normal windows as one Gaussian: all rows and channels of a window are one point of it.
 
-`Moments` adds windows up, and forgets. `Plane` is spanned by the leading principal components: what it cannot rebuild
-is strange. `Conditional` says what each channel's newest value should be, given its own past and all other channels:
-rows of the precision matrix, shrunk by a ridge. Their entries are partial correlations, so they are a graph as well.
+`Plane` is spanned by the leading principal components: the residual is what it cannot rebuild. `Conditional` predicts
+each channel's newest value from its own past and all other channels: rows of the precision matrix, shrunk by a ridge.
+Their entries are partial correlations, so they are a graph of channels as well. `Moments` adds windows up.
 """
 
 from __future__ import annotations
@@ -13,39 +13,38 @@ from torch import Tensor, nn
 from limosa.errors import UsageError
 from limosa.models.detectors._sliding import carried, pieces, windows
 
-LARGEST = 6000  # channels times rows of a window: its matrix has the square of it, and inverting takes the cube
-LEAST = 1e-6  # variance
+MAX_SIZE = 6000  # channels times rows of a window: its matrix has the square of it, and inverting takes the cube
+MIN_VARIANCE = 1e-6
 FOLDS = 3  # blocks of time of which each is judged by a fit to the others
-FAINT = 0.02  # of the mean variance: the ridge under which links are looked at; rounding of moments is far below
+LINK_RIDGE = 0.02  # of the mean variance, under which links are computed; rounding of moments is far below
 
 
-class Moments(nn.Module):
-    """Count, sum and products of windows of `width` rows and `channels`, in units of each channel.
+def check_size(width: int, channels: int) -> int:
+    """The numbers in a window of `width` rows.
 
-    Raises: UsageError if a window has too many numbers.
+    Raises: UsageError if they are too many.
     """
+    size = channels * width
+    if size > MAX_SIZE:
+        raise UsageError(
+            f"{channels} channels with a window of {width} rows are {size:,} numbers, at most {MAX_SIZE:,} are "
+            f"possible; give a window of at most {MAX_SIZE // channels} rows"
+        )
+    return size
 
-    count: Tensor  # []
-    total: Tensor  # [C * W]
-    products: Tensor  # [C * W, C * W]
+
+class Moments:
+    """Count, sum and products of windows of `width` rows and `channels`, in units of each channel."""
 
     def __init__(self, width: int, channels: int) -> None:
-        super().__init__()
-        size = channels * width
-        if size > LARGEST:
-            raise UsageError(
-                f"{channels} channels with a window of {width} rows are {size:,} numbers, at most {LARGEST:,} are "
-                f"possible; give a window of at most {LARGEST // channels} rows"
-            )
+        size = check_size(width, channels)
         self.width, self.channels = width, channels
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("total", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("products", torch.zeros(size, size))
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.total = torch.zeros(size, dtype=torch.float64)  # [C * W]
+        self.products = torch.zeros(size, size)  # [C * W, C * W]
 
-    def add(self, rows: Tensor, *, forget: float = 0.0) -> None:
-        """Count the windows of `rows` [T, C] in; a share `forget` of what was known before is forgotten."""
-        for known in (self.count, self.total, self.products):
-            known *= 1.0 - forget
+    def add(self, rows: Tensor) -> None:
+        """Count the windows of `rows` [T, C] in."""
         for part in pieces(rows[None], self.width):
             x = carried(windows(part, self.width)[0]).flatten(1)  # [n, C * W]
             self.count += len(x)
@@ -55,8 +54,8 @@ class Moments(nn.Module):
     def less(self, other: Moments) -> Moments:
         """These moments without those of `other`."""
         made = Moments(self.width, self.channels)
-        for name in ("count", "total", "products"):
-            getattr(made, name).copy_(getattr(self, name) - getattr(other, name))
+        made.count, made.total = self.count - other.count, self.total - other.total
+        made.products = self.products - other.products
         return made
 
     def mean(self) -> Tensor:
@@ -77,28 +76,28 @@ class Plane(nn.Module):
 
     def __init__(self, width: int, channels: int, components: int) -> None:
         super().__init__()
-        size = channels * width
-        self.moments = Moments(width, channels)
+        self.width, self.channels, size = width, channels, check_size(width, channels)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("directions", torch.zeros(size, min(components, size)))
 
-    def fit(self, rows: Tensor, *, forget: float = 0.0) -> None:
-        """Learn from standardised `rows` [T, C], NaN = not observed; what was learnt before counts as `forget` says."""
-        self.moments.add(rows, forget=forget)
-        _, vectors = torch.linalg.eigh(self.moments.covariance())
-        self.mean.copy_(self.moments.mean())
+    def fit(self, rows: Tensor) -> None:
+        """Learn from standardised `rows` [T, C], NaN = not observed."""
+        moments = Moments(self.width, self.channels)
+        moments.add(rows)
+        _, vectors = torch.linalg.eigh(moments.covariance())
+        self.mean.copy_(moments.mean())
         self.directions.copy_(vectors[:, -self.directions.shape[1] :])
 
     def residuals(self, past: Tensor) -> Tensor:
         """What the plane cannot rebuild of each window of `past` [B, W - 1 + n, C]: [B, n, C, W], 0 where missing."""
-        whole = windows(past, self.moments.width)  # [B, n, C, W]
+        whole = windows(past, self.width)  # [B, n, C, W]
         x = carried(whole).flatten(2) - self.mean
         left = (x - (x @ self.directions) @ self.directions.mT).view(whole.shape)
         return torch.where(whole.isfinite(), left, 0.0)
 
 
 class Conditional(nn.Module):
-    """How far the newest value of each channel is from what the rest of the window says, in its own deviations."""
+    """Residuals of the newest value of each channel given the rest of the window, in their own standard deviations."""
 
     mean: Tensor  # [C * W]
     weights: Tensor  # [C, C * W]
@@ -106,30 +105,32 @@ class Conditional(nn.Module):
 
     def __init__(self, width: int, channels: int, ridge: float) -> None:
         super().__init__()
-        self.ridge, self.moments = ridge, Moments(width, channels)
-        self.register_buffer("mean", torch.zeros(channels * width))
-        self.register_buffer("weights", torch.zeros(channels, channels * width))
+        self.width, self.channels, self.ridge = width, channels, ridge
+        size = check_size(width, channels)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("weights", torch.zeros(channels, size))
         self.register_buffer("links", torch.zeros(channels, channels))
 
-    def fit(self, rows: Tensor, *, forget: float = 0.0) -> Tensor:
-        """Learn from standardised `rows` [T, C], NaN = not observed; what was learnt before counts as `forget` says.
+    def fit(self, rows: Tensor) -> Tensor:
+        """Learn from standardised `rows` [T, C], NaN = not observed.
 
         Returns the residuals [T - W + 1, C] of the newest row of each window, by a fit to windows that lack this row.
         """
-        W, unseen = self.moments.width, []
-        self.moments.add(rows, forget=forget)
+        W, C, unseen = self.width, self.channels, []
+        moments = Moments(W, C)
+        moments.add(rows)
         for block in torch.arange(len(rows)).tensor_split(FOLDS):
             first, last = int(block[0]), int(block[-1]) + 1
             before = max(0, first - W + 1)
-            touching = Moments(W, self.moments.channels)
+            touching = Moments(W, C)
             touching.add(rows[before : last + W - 1])
-            self._solve(self.moments.less(touching))
+            self._solve(moments.less(touching))
             for part in pieces(rows[None, before:last], W):
                 whole = windows(part, W)
                 residuals = self.residuals(carried(whole))
                 unseen.append(torch.where(whole[..., -1].isnan(), 0.0, residuals)[0])
-        self._solve(self.moments)
-        self.links.copy_(self._links())
+        self._solve(moments)
+        self.links.copy_(_links(moments))
         return torch.cat(unseen)
 
     def residuals(self, x: Tensor) -> Tensor:
@@ -137,30 +138,33 @@ class Conditional(nn.Module):
         return (x.flatten(-2) - self.mean) @ self.weights.mT
 
     def _solve(self, moments: Moments) -> None:
-        rows = self._precision(moments, self.ridge)
+        rows = _precision(moments, self.ridge)
         self.mean.copy_(moments.mean())
-        self.weights.copy_(rows / self._newest(rows).sqrt()[:, None])
+        self.weights.copy_(rows / _newest(rows, moments).sqrt()[:, None])
 
-    def _precision(self, moments: Moments, ridge: float) -> Tensor:
-        """[C, C * W]: the rows of the precision matrix that belong to the newest value of each channel."""
-        C, W = moments.channels, moments.width
-        loaded = moments.covariance() + ridge * torch.eye(C * W, dtype=torch.float64)
-        newest = torch.eye(C * W, dtype=torch.float64)[W - 1 :: W]
-        return torch.cholesky_solve(newest.mT, torch.linalg.cholesky(loaded)).mT
 
-    def _newest(self, rows: Tensor) -> Tensor:
-        """[C] the entries of `_precision` of each channel with itself, at the newest row."""
-        return rows[:, self.moments.width - 1 :: self.moments.width].diagonal()
+def _precision(moments: Moments, ridge: float) -> Tensor:
+    """[C, C * W]: the rows of the precision matrix that belong to the newest value of each channel."""
+    C, W = moments.channels, moments.width
+    loaded = moments.covariance() + ridge * torch.eye(C * W, dtype=torch.float64)
+    newest = torch.eye(C * W, dtype=torch.float64)[W - 1 :: W]
+    return torch.cholesky_solve(newest.mT, torch.linalg.cholesky(loaded)).mT
 
-    def _links(self) -> Tensor:
-        """[C, C] from 0 to 1: how much of channel i's newest value only channel j tells, over all rows of the window.
 
-        A partial correlation for each row of the window, joined as independent evidence; 0 with itself.
-        """
-        C, W = self.moments.channels, self.moments.width
-        variance = float(self.moments.covariance().diagonal().mean())
-        rows = self._precision(self.moments, max(FAINT * variance, LEAST))
-        newest = self._newest(rows)
-        partial = rows.view(C, C, W) / (newest[:, None, None] * newest[None, :, None]).sqrt()
-        strength = 1.0 - (1.0 - partial.square().clamp(max=1.0)).prod(-1)
-        return (strength * (1.0 - torch.eye(C, dtype=torch.float64))).clamp(min=0.0).sqrt()
+def _newest(rows: Tensor, moments: Moments) -> Tensor:
+    """[C] the entries of `_precision` of each channel with itself, at the newest row."""
+    return rows[:, moments.width - 1 :: moments.width].diagonal()
+
+
+def _links(moments: Moments) -> Tensor:
+    """[C, C] from 0 to 1: the part of channel i's newest value that channel j alone predicts, over the whole window.
+
+    A partial correlation for each row of the window, joined as independent evidence; 0 with itself.
+    """
+    C, W = moments.channels, moments.width
+    variance = float(moments.covariance().diagonal().mean())
+    rows = _precision(moments, max(LINK_RIDGE * variance, MIN_VARIANCE))
+    newest = _newest(rows, moments)
+    partial = rows.view(C, C, W) / (newest[:, None, None] * newest[None, :, None]).sqrt()
+    strength = 1.0 - (1.0 - partial.square().clamp(max=1.0)).prod(-1)
+    return (strength * (1.0 - torch.eye(C, dtype=torch.float64))).clamp(min=0.0).sqrt()

@@ -1,4 +1,4 @@
-"""How large residuals are in normal operation, and so how strange a row is: over short spans and long ones."""
+"""Scale squared residuals by those of normal rows: of each channel, and of all over short and long spans of rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEAST = 1e-3  # of the variance of a channel: smaller residuals are not told apart
-USUAL = 0.99  # quantile of normal rows that a total of 1 stands for
+MIN_SQUARE = 1e-3  # of the variance of a channel: smaller squared residuals are not told apart
+NORMAL_QUANTILE = 0.99  # of normal rows, which a total of 1 stands for
 
 
 def smoothed(energies: Tensor, span: int) -> Tensor:
@@ -20,50 +20,45 @@ def smoothed(energies: Tensor, span: int) -> Tensor:
     return F.avg_pool1d(energies.flatten(2).mT, span, stride=1).mT.view(len(energies), -1, *energies.shape[2:])
 
 
-class Calm(nn.Module):
-    """Squared residuals of E experts on normal rows: the usual one of each channel, how loud all are over each span."""
+class ResidualScale(nn.Module):
+    """Squared residuals of E experts on normal rows: their mean in each channel, a high quantile over each span."""
 
-    count: Tensor  # [] rows learnt from
-    usual: Tensor  # [E, C] mean squared residual
-    heights: Tensor  # [S, E] the quantile USUAL of what `_levels` says
+    mean_square: Tensor  # [E, C]
+    quantile: Tensor  # [S, E] NORMAL_QUANTILE of `_levels`
 
     def __init__(self, experts: int, channels: int, spans: tuple[int, ...]) -> None:
         super().__init__()
         self.spans = spans
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("usual", torch.zeros(experts, channels))
-        self.register_buffer("heights", torch.zeros(len(spans), experts))
+        self.register_buffer("mean_square", torch.zeros(experts, channels))
+        self.register_buffer("quantile", torch.zeros(len(spans), experts))
 
-    def fit(self, energies: Tensor, *, forget: float) -> None:
-        """Learn from squared residuals [T, E, C], 0 where missing; a share `forget` of what was known is forgotten."""
-        before = self.count * (1.0 - forget)
-        new = (len(energies) / (before + len(energies))).float()
-        self.usual.lerp_(energies.sum(0) / (energies > 0).sum(0).clamp(min=1), new)
+    def fit(self, energies: Tensor) -> None:
+        """Learn from squared residuals [T, E, C] of normal rows, 0 where missing."""
+        self.mean_square.copy_(energies.sum(0) / (energies > 0).sum(0).clamp(min=1))
         padded = torch.cat([energies.new_zeros(max(self.spans) - 1, *energies.shape[1:]), energies])[None]
         # numpy's quantile, for torch's takes at most 2**24 numbers
-        heights = torch.from_numpy(np.quantile(self._levels(padded)[:, 0].cpu().numpy(), USUAL, axis=1)).to(padded)
-        self.heights.lerp_(heights.clamp(min=LEAST), new)
-        self.count.copy_(before + len(energies))
+        found = np.quantile(self._levels(padded)[:, 0].cpu().numpy(), NORMAL_QUANTILE, axis=1)
+        self.quantile.copy_(torch.from_numpy(found).to(padded).clamp(min=MIN_SQUARE))
 
-    def blame(self, energies: Tensor) -> Tensor:
-        """Squared residuals [..., E, C] relative to the usual ones of the same channel."""
-        return energies / (self.usual + LEAST)
+    def contribution(self, energies: Tensor) -> Tensor:
+        """Squared residuals [..., E, C] relative to the mean ones of the same channel."""
+        return energies / (self.mean_square + MIN_SQUARE)
 
     def total(self, energies: Tensor) -> Tensor:
-        """How strange each expert finds rows, [B, n, E], from squared residuals [B, longest span - 1 + n, E, C].
+        """The anomaly score of rows by each expert, [B, n, E], from squared residuals [B, longest span - 1 + n, E, C].
 
-        1 is the edge of normal. The loudest span counts, so that a short anomaly does not drown in a long calm.
+        1 is the edge of normal. The span with the largest score counts, so that a short anomaly is not averaged away.
         """
-        return (self._levels(energies) / self.heights[:, None, None]).amax(0)
+        return (self._levels(energies) / self.quantile[:, None, None]).amax(0)
 
     def _levels(self, energies: Tensor) -> Tensor:
         """For each of S spans the mean over channels of root mean squares, [S, B, L - longest span + 1, E].
 
-        A channel is measured half by its own usual residual and half by that of all: measured by its own alone the
-        calmest channel would be the loudest, by all alone it would not be heard.
+        A channel is measured half by its own mean square and half by that of all: by its own alone the channel with
+        the smallest residuals would dominate, by all alone it would not count.
         """
-        usual = self.usual + LEAST
-        relative = energies / (usual * usual.mean(-1, keepdim=True)).sqrt()
+        own = self.mean_square + MIN_SQUARE
+        relative = energies / (own * own.mean(-1, keepdim=True)).sqrt()
         longest = max(self.spans)
         levels = [smoothed(relative[:, longest - span :], span).sqrt().mean(-1) for span in self.spans]
         return torch.stack(levels)

@@ -1,8 +1,8 @@
-"""What detectors share: each channel in its own units, windows that end at each row, scores of a row from its window.
+"""Score rows by sliding windows: standardise channels, take the windows that end at each row, in batch or streaming.
 
-`Sliding` is mixed into a detector that says what it makes of windows (`energies`, which grow with what is strange) and
-of the energies of the last rows (`scores`). It gives the verbs `score`, `start` and `step`, in bounded memory; batch
-and stream agree because both go the same way.
+`Sliding` is mixed into a detector that computes `energies` of windows (larger = more anomalous) and `scores` from the
+energies of the last rows. It adds `score`, `start` and `step`, in bounded memory; batch and stream agree because both
+call the same two functions.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from limosa.core import Scores, Window
 from limosa.errors import DataError, UsageError
 from limosa.nn.saving import Saved
 
-CELLS = 2**21  # numbers of all windows held at once
-LARGEST = 1e30  # units of a channel; what lies beyond, such as a sensor's 1e308, must not overflow to "not observed"
+CELLS = 2**21  # numbers of all windows in memory at once
+MAX_UNITS = 1e30  # units of a channel; what lies beyond, such as a sensor's 1e308, must not overflow to "not observed"
 
 
 class State(NamedTuple):
-    """What a stream remembers."""
+    """The state of a stream."""
 
     rows: Tensor  # [B, window - 1, C] float32, units of the channels
     energies: Tensor  # [B, span - 1, ...]
 
 
 class Sliding(Saved):
-    """The verbs of a detector whose score of a row depends on the windows that end with it or shortly before.
+    """A detector whose score of a row depends on the windows that end with it or shortly before.
 
     The config has `channels`, which `fit` sets: 0 means that nothing was fitted yet. The center and the scale of each
     channel are known after `standardise`; a scale of infinity marks a channel that was never observed.
@@ -77,8 +77,8 @@ class Sliding(Saved):
         """Learn center and scale of `rows` [T, C] and return them in these units, [T, C] float32.
 
         The scale is the standard deviation plus `floor`, in data units, plus `share` of the range, so that a channel
-        which rests most of the time does not shout when it moves. A constant channel has the size of its level for a
-        range, or 1.
+        which is constant most of the time does not dominate when it moves. A constant channel has the size of its
+        level for a range, or 1.
 
         Raises: DataError if there are fewer rows than two contexts or four windows, or nothing was observed.
         """
@@ -107,24 +107,14 @@ class Sliding(Saved):
             )
         return rows
 
-    def _newer(self, rows: Tensor, forget: float) -> Tensor:
-        """`rows` [T, C] to learn on from, in the units that are known.
-
-        Raises: UsageError if nothing was fitted yet or `forget` is not in [0, 1]; DataError if the rows have other
-        channels or are too few.
-        """
-        if not 0.0 <= forget <= 1.0:
-            raise UsageError(f"forget is {forget}; give the share of what was known that is forgotten, from 0 to 1")
-        return self._units(self.enough(self._checked(rows)))
-
     def _units(self, values: Tensor) -> Tensor:
         """`values` [..., C] in units of the channels, float32; NaN = not observed, or of a channel that never was."""
         values = values.double()
         apart = values - self.scale  # finite only where both are
-        z = ((values - self.center) / self.scale).clamp(-LARGEST, LARGEST)
+        z = ((values - self.center) / self.scale).clamp(-MAX_UNITS, MAX_UNITS)
         return (z + (apart - apart)).float()  # 0 or NaN is added: few operations, for a stream asks at each row
 
-    # -- the verbs ------------------------------------------------------------------------------------------------
+    # -- scoring -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def score(self, window: Window) -> Scores:
@@ -163,14 +153,14 @@ class Sliding(Saved):
 
     def _check_fitted(self) -> None:
         if not self.config.channels:
-            raise UsageError(f"{type(self).__name__} has not learnt yet what is normal; call fit(rows) first")
+            raise UsageError(f"{type(self).__name__} is not fitted yet; call fit(rows) first")
 
     def _checked(self, past: Tensor) -> Tensor:
         self._check_fitted()
         if past.shape[-1] != self.config.channels:
             raise DataError(
-                f"the rows have {past.shape[-1]} channels and this detector learnt {self.config.channels}; give the "
-                "same columns in the same order, or fit it again"
+                f"the rows have {past.shape[-1]} channels and this detector was fitted to {self.config.channels}; give "
+                "the same columns in the same order, or fit it again"
             )
         return past
 

@@ -1,4 +1,4 @@
-"""Forecast residuals: a row is strange if a forecaster did not expect it. Works around any Forecaster.
+"""Score rows by the error of a forecast one step ahead, by any Forecaster.
 
 Each row is forecast one step ahead from the rows before it, each channel by what the forecaster sees of it; squared
 errors are measured by those of normal rows and averaged over several spans (`_residual_scale`). With a pretrained
@@ -19,7 +19,7 @@ from torch import Tensor
 from limosa import models as registry
 from limosa.core import Card, Forecaster, Scores, Training, Window
 from limosa.errors import UsageError
-from limosa.models.detectors._residual_scale import Calm
+from limosa.models.detectors._residual_scale import ResidualScale
 from limosa.models.detectors._sliding import Sliding, pieces, windows
 
 SHARE = 0.01  # of a channel's range, added to its deviation
@@ -33,7 +33,7 @@ class ForecastConfig:
     forecaster: str = "limosa-small"  # name or folder
     past: int = 64  # rows that a forecast sees
     scales: tuple[int, ...] = (2, 10)  # rows over which errors are averaged
-    judged: int = 1000  # newest normal rows on which usual errors are learnt
+    judged: int = 1000  # newest normal rows whose errors are the normal ones
     channels: int = 0  # set by fit
 
     def __post_init__(self) -> None:
@@ -45,13 +45,13 @@ class ForecastConfig:
 
 
 class ForecastResidual(Sliding):
-    """The detector of this file; see there. `forecaster` is one that no name stands for."""
+    """The detector of this file; see there. `forecaster` is an object that has no name or folder."""
 
     config: ForecastConfig
 
     def __init__(self, config: ForecastConfig, forecaster: Forecaster | None = None) -> None:
         super().__init__(config)
-        self.calm = Calm(1, config.channels, config.scales)
+        self.residual_scale = ResidualScale(1, config.channels, config.scales)
         self._given = (forecaster,)  # in a tuple: a forecaster's weights are not the detector's
 
     def save_pretrained(
@@ -84,25 +84,15 @@ class ForecastResidual(Sliding):
         return max(self.config.scales)
 
     def fit(self, rows: Tensor, train: Training) -> None:
-        """Learn units from `rows` [T, C], and the usual errors from the newest; there is nothing to train.
+        """Learn units from `rows` [T, C], and the normal errors from the newest; there is nothing to train.
 
         Raises: DataError if there are too few rows, ModelNotFound if there is no such forecaster.
         """
         z = self.standardise(rows, share=SHARE)
-        self.calm = Calm(1, self.config.channels, self.config.scales)
-        self._judge(z)
-
-    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
-        """Learn the usual errors of newer `rows` as well; a share `forget` of what was known is forgotten. Units stay.
-
-        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
-        """
-        self._judge(self._newer(rows, forget), forget=forget)
-
-    @torch.no_grad()
-    def _judge(self, z: Tensor, *, forget: float = 1.0) -> None:
+        self.residual_scale = ResidualScale(1, self.config.channels, self.config.scales)
         newest = z[None, -(self.config.judged + self.config.past) :]
-        self.calm.fit(torch.cat([self.energies(part)[0] for part in pieces(newest, self.window)]), forget=forget)
+        with torch.no_grad():
+            self.residual_scale.fit(torch.cat([self.energies(part)[0] for part in pieces(newest, self.window)]))
 
     def energies(self, past: Tensor) -> Tensor:
         """Squared errors [B, n, 1, C] of `past` [B, window - 1 + n, C], 0 where nothing was observed or expected."""
@@ -115,8 +105,8 @@ class ForecastResidual(Sliding):
 
     def scores(self, energies: Tensor) -> Scores:
         """From squared errors [B, span - 1 + n, 1, C]."""
-        total = self.calm.total(energies)[..., 0]
-        return Scores(values=self.calm.blame(energies[:, self.span - 1 :])[:, :, 0], total=total)
+        total = self.residual_scale.total(energies)[..., 0]
+        return Scores(values=self.residual_scale.contribution(energies[:, self.span - 1 :])[:, :, 0], total=total)
 
 
 CARD = Card(

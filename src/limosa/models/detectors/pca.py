@@ -1,4 +1,4 @@
-"""Window PCA: what the leading directions of normal windows cannot rebuild.
+"""Score windows by PCA: the residual that the leading components of normal windows cannot rebuild.
 
 A window of the last rows of all channels is one point. Normal windows lie near a plane that principal components span
 (Jolliffe, Principal Component Analysis, 2nd ed., ch. 10; the residual is the Q statistic of process control, Jackson
@@ -59,13 +59,6 @@ class Pca(Sliding):
         z = self.standardise(rows, floor=self.config.floor)
         self.normal = Plane(self.config.window, self.config.channels, self.config.components)
         self.normal.fit(z)
-
-    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
-        """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten. Units stay.
-
-        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
-        """
-        self.normal.fit(self._newer(rows, forget), forget=forget)
 
     def energies(self, past: Tensor) -> Tensor:
         """Mean squared residuals [B, n, C] of the windows of `past` [B, window - 1 + n, C]."""

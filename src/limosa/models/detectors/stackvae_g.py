@@ -2,20 +2,21 @@
 
 Li et al. 2021, "StackVAE-G: An efficient and interpretable model for time series anomaly detection" (arXiv 2105.08397).
 The window of each channel is encoded by the same network, the codes of neighbours in a learnt sparse graph are mixed,
-and the same decoder rebuilds each window. What cannot be rebuilt is strange. A channel more is an embedding more.
+and the same decoder rebuilds each window. The residual of a window is its anomaly score.
 
 `variant="paper"` (see `PAPER`) is that, scored by the squared error of the newest row; the mean of the code is decoded
 instead of the mean of 200 draws, and units come from training rows only: deviations, squashed like log beyond ten of
-them, so that a channel which is usually at rest can still tell strange from very strange. `variant="fused"`, the
+them, so that a channel which is nearly constant does not saturate. `variant="fused"`, the
 default, differs in:
 
 * A second, linear expert says what each channel should be given its own past and all others (`_gaussian`): its
-  residual is free of the smear of mixed codes, so the blame comes from it, and its partial correlations are the links.
+  residual is not mixed with those of neighbours, so contributions come from it, and its partial correlations are the
+  edges of the graph.
 * Residuals are standardised by those of normal rows, the linear expert's by rows that its fit has not seen.
-* An anomaly may be short or long: residuals are averaged over several spans, and the loudest of them counts.
+* An anomaly may be short or long: residuals are averaged over several spans, and the largest score counts.
 * The likelihood is Gaussian with a floor, on what was observed; a channel does not compete with its neighbours.
 
-A total of 1 is as strange as one in a hundred normal rows.
+A total of 1 is exceeded by one in a hundred normal rows.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from torch.nn import functional as F
 
 from limosa.core import Card, Scores, Training, Window
 from limosa.data.windows import permuted
-from limosa.errors import DataError, UsageError
+from limosa.errors import UsageError
 from limosa.models.detectors._channel_graph import SHARPNESS, ChannelGraph
 from limosa.models.detectors._gaussian import Conditional
-from limosa.models.detectors._residual_scale import Calm
+from limosa.models.detectors._residual_scale import ResidualScale
 from limosa.models.detectors._sliding import Sliding, carried, pieces, windows
 
 SHARE = 0.01  # of a channel's range, added to its deviation
@@ -51,9 +52,9 @@ class StackVaeGConfig:
     hidden: int = 64  # width of the encoder's and the decoder's layers
     code: int = 8  # numbers per channel and window
     embedding: int = 30  # numbers per channel from which the graph is made
-    neighbours: int = 10  # largest number a channel listens to
+    neighbours: int = 10  # largest number of channels that a channel depends on
     mixing: float = 0.5  # share of a code that comes from neighbours
-    directed: bool = False  # whether a may listen to b without b listening to a
+    directed: bool = False  # whether a may depend on b without b depending on a
     scales: tuple[int, ...] = (2, 10, 40)  # rows over which residuals are averaged; fused only
     ridge: float = 1.0  # of the linear expert, in variances; fused only
     seed: int = 0  # of the first weights and the order of windows
@@ -126,7 +127,7 @@ class Network(nn.Module):
         return last
 
     def loss(self, batch: Window) -> Tensor:
-        """Error of the rebuilt windows, divergence of the codes, and how badly neighbours predict a channel. A scalar.
+        """Reconstruction error, divergence of the codes, and error of predicting a channel by its neighbours.
 
         `batch.past` is [B, W, C] in units of the channels, NaN = not observed, which does not count.
         """
@@ -178,7 +179,7 @@ class StackVaeG(Sliding):
     """The detector of this file; see there. `fit` trains the `Network`, which is the Learner."""
 
     config: StackVaeGConfig
-    mixing: Tensor  # [C, C] what the network's graph says, kept so that it need not be asked at each row
+    mixing: Tensor  # [C, C] the network's graph, kept so that it is not computed at each row
 
     def __init__(self, config: StackVaeGConfig) -> None:
         super().__init__(config)
@@ -193,7 +194,7 @@ class StackVaeG(Sliding):
         self.register_buffer("mixing", torch.zeros(c.channels, c.channels))
         if self._fused:
             self.linear = Conditional(c.window, c.channels, c.ridge)
-            self.calm = Calm(2, c.channels, c.scales)
+            self.residual_scale = ResidualScale(2, c.channels, c.scales)
 
     @property
     def _fused(self) -> bool:
@@ -218,45 +219,16 @@ class StackVaeG(Sliding):
         """
         z = self.standardise(rows, share=SHARE)
         self._build()
-        self._learn(z, train, forget=1.0)
 
-    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
-        """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten. Units stay.
-
-        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
-        """
-        self._learn(self._newer(rows, forget), train, forget=forget)
-
-    def extend(self, rows: Tensor) -> None:
-        """Take in further channels from `rows` [T, more than C], the known ones first; nothing is trained.
-
-        Each further channel gets a row of the graph's embeddings. Units and the linear expert are learnt from `rows`.
-
-        Raises: DataError if there are no further channels or too few rows.
-        """
-        self._check_fitted()
-        if rows.ndim != 2 or rows.shape[1] <= self.config.channels:
-            raise DataError(
-                f"rows have shape {tuple(rows.shape)}; give the {self.config.channels} known channels and, after them, "
-                "further ones"
-            )
-        z = self.standardise(rows, share=SHARE)
-        network = self.network
-        self._build()
-        network.graph.grow(self.config.channels)
-        self.network = network
-        self._learn(z, lambda learner, batches: None, forget=1.0)
-
-    def _learn(self, z: Tensor, train: Training, *, forget: float) -> None:
         train(self.network, NormalWindows(z, self.config.window, self.config.seed))
         self.eval()
         with torch.no_grad():
             self.mixing.copy_(self.network.graph())
             if self._fused:
-                unseen = self.linear.fit(z, forget=forget)  # [T - window + 1, C]
+                unseen = self.linear.fit(z)  # [T - window + 1, C]
                 energies = torch.cat([self.energies(part)[0] for part in pieces(z[None], self.window)])
                 energies[:, 0] = unseen.square()
-                self.calm.fit(energies, forget=forget)
+                self.residual_scale.fit(energies)
 
     def _units(self, values: Tensor) -> Tensor:
         """Squashed: beyond `SOFT` deviations a value counts by its logarithm."""
@@ -273,12 +245,12 @@ class StackVaeG(Sliding):
         return torch.stack(experts, dim=2).square().masked_fill(missing, 0.0)
 
     def scores(self, energies: Tensor) -> Scores:
-        """From squared residuals [B, span - 1 + n, experts, C]: the experts' totals joined, blame by the linear one."""
+        """From squared residuals [B, span - 1 + n, experts, C]: totals of both, contributions of the linear."""
         if not self._fused:
             return Scores(values=energies[:, :, 0], total=energies[:, :, 0].mean(-1))
-        linear, network = self.calm.total(energies).unbind(-1)
-        blame = self.calm.blame(energies[:, self.span - 1 :])[:, :, 0]
-        return Scores(values=blame, total=torch.lerp(linear, network, NETWORK))
+        linear, network = self.residual_scale.total(energies).unbind(-1)
+        contribution = self.residual_scale.contribution(energies[:, self.span - 1 :])[:, :, 0]
+        return Scores(values=contribution, total=torch.lerp(linear, network, NETWORK))
 
     def edges(self) -> Tensor:
         """[C, C] from 0 to 1, how strongly each channel (row) depends on each other one (column); 0 with itself.

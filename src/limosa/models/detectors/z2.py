@@ -1,14 +1,13 @@
-"""z2: how far each channel is from its mean, squared and clipped. Two numbers a channel, nothing else.
+"""Score rows by z2: each channel's squared deviation from its mean, clipped. Two numbers a channel, nothing else.
 
-The anchor of anomaly detection on many channels: on server metrics it beats isolation forests, copulas and most
-networks. It sees no order in time and no link between channels, so it misses whatever is odd within the usual range.
+The baseline of anomaly detection on many channels: on server metrics it beats isolation forests, copulas and most
+networks. It sees no order in time and no link between channels, so it misses anomalies within the normal range.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from limosa.core import Card, Scores, Training
@@ -20,7 +19,7 @@ from limosa.models.detectors._sliding import Sliding
 class Z2Config:
     """Options of `Z2`."""
 
-    clip: float = 100.0  # largest squared deviation of a channel: one channel alone cannot drown the others
+    clip: float = 100.0  # largest squared deviation of a channel: one channel alone cannot dominate the total
     floor: float = 1e-4  # data units, added to each channel's deviation
     channels: int = 0  # set by fit
 
@@ -35,11 +34,9 @@ class Z2(Sliding):
     """Squared deviations in units of each channel's own, their mean the total."""
 
     config: Z2Config
-    count: Tensor  # [C] values observed
 
-    def __init__(self, config: Z2Config) -> None:
+    def __init__(self, config: Z2Config) -> None:  # `from_pretrained` reads the type of the config here
         super().__init__(config)
-        self.register_buffer("count", torch.zeros(config.channels, dtype=torch.float64))
 
     @property
     def window(self) -> int:
@@ -52,29 +49,9 @@ class Z2(Sliding):
         Raises: DataError if there are too few rows.
         """
         self.standardise(rows, floor=self.config.floor)
-        self.count = rows.isfinite().sum(0).double()
-
-    def refit(self, rows: Tensor, train: Training, *, forget: float) -> None:
-        """Learn from newer `rows` [T, C] as well; a share `forget` of what was known is forgotten.
-
-        Raises: DataError if the rows have other channels or are too few, UsageError if `forget` is out of range.
-        """
-        self._newer(rows, forget)
-        before, center, variance = self.count * (1.0 - forget), self.center, self._variance()
-        self.fit(rows, train)
-        weight = self.count / (before + self.count).clamp(min=1.0)  # of the new rows
-        apart = (self.center - center).square() * weight * (1.0 - weight)
-        mixed = weight * self._variance() + (1.0 - weight) * variance + apart
-        self.center = torch.lerp(center, self.center, weight)
-        self.count = before + self.count
-        self.scale = torch.where(self.count > 0, mixed.sqrt() + self.config.floor, torch.inf)
-
-    def _variance(self) -> Tensor:
-        """[C], 0 where nothing was observed."""
-        return (self.scale - self.config.floor).square().nan_to_num(posinf=0.0)
 
     def energies(self, past: Tensor) -> Tensor:
-        """Clipped squares [B, L, C]; a value that was not observed counts as usual."""
+        """Clipped squares [B, L, C]; a value that was not observed counts as the mean."""
         return past.square().clamp(max=self.config.clip).nan_to_num()
 
     def scores(self, energies: Tensor) -> Scores:

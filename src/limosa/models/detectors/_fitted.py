@@ -1,0 +1,138 @@
+"""A fitted detector: the model, its channels and grid of time, and the tails of its scores on normal rows.
+
+From the tails every risk has its threshold. Saved as the detector's own two files and `detection.json` beside them.
+Importing this file imports neither torch, pandas nor numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from limosa import models as registry
+from limosa.alerts.incidents import AlertConfig, IncidentTracker
+from limosa.core import ChannelGraphModel, Detector, Training, Window
+from limosa.data.wide import Rows, TimeAxis
+from limosa.errors import DataError, ModelNotFound, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from limosa.alerts.threshold import Tail
+
+    Floats = NDArray[np.float64]
+
+DETECTION = "detection.json"  # beside the detector's own two files
+TAIL_SHARES = (0.02, 0.1, 0.5)  # of normal rows in each tail that is kept: enough for any risk
+
+log = logging.getLogger("limosa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedDetector:
+    """A detector after its fit, and what has to be known of the rows it was fitted to."""
+
+    detector: Any  # Detector, Streaming, Pretrained
+    channels: tuple[str, ...]
+    time: TimeAxis  # of the training rows
+    tails: tuple[Tail, ...]  # of scores of training rows, one for each of TAIL_SHARES
+
+    @classmethod
+    def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
+        """Fit `detector` to normal rows, and the tails to its scores of them.
+
+        Raises: DataError if there are too few rows.
+        """
+        import torch
+
+        from limosa.alerts.threshold import fit_tail
+
+        rows = rows.with_gaps(detector.context)
+        warn_unobserved(rows, "the detector learns nothing of them")
+        detector.fit(torch.tensor(rows.values), train)
+        score, _ = scores_of(detector, rows.values)
+        tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
+        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails)
+
+    def tracker(self, config: AlertConfig) -> IncidentTracker:
+        """A new tracker of incidents over rows to come."""
+        from limosa.alerts.threshold import Threshold
+
+        fitting = (tail for tail, share in zip(self.tails, TAIL_SHARES, strict=True) if share >= 20.0 * config.risk)
+        tail = next(fitting, self.tails[-1])
+        threshold = Threshold(tail, risk=config.risk, cooldown=config.cooldown, settle=config.settle)
+        return IncidentTracker(threshold, self.channels, config, self.edges())
+
+    def longest_gap(self, config: AlertConfig) -> int:
+        """Rows that stand for a gap at most: after so many, neither scores nor open incidents change any more."""
+        return int(self.detector.context) + config.settle
+
+    def edges(self) -> Floats | None:
+        """[C, C] strength of the edge between each two channels, where the detector has a graph."""
+        if not isinstance(self.detector, ChannelGraphModel):
+            return None
+        return self.detector.edges().double().cpu().numpy()
+
+    def score(self, values: Floats) -> tuple[Floats, Floats]:
+        """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
+        return scores_of(self.detector, values)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the detector's files and `detection.json` beside them.
+
+        Raises: LimosaError if the folder cannot be written; no file is left half-written.
+        """
+        content = {"channels": self.channels, "time": asdict(self.time), "tails": [asdict(tail) for tail in self.tails]}
+        self.detector.save_pretrained(folder, more={DETECTION: content})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """What `save` left in `folder`.
+
+        Raises: ModelNotFound if there is none, UsageError if it holds another kind of model, DataError if the files do
+        not fit or are of an older version.
+        """
+        from limosa.alerts.threshold import Tail
+
+        if (Path(folder) / "adapter.safetensors").exists():
+            raise UsageError(f"{folder} holds an adapter, which detects nothing; give a detector")
+        detector: Any = registry.load(folder)
+        if not isinstance(detector, Detector):
+            raise UsageError(f"{folder} holds a {type(detector).__name__}, which detects nothing; give a detector")
+        fitted_channels = detector.config.channels  # type: ignore[attr-defined]
+        path = Path(folder) / DETECTION
+        if not path.is_file():
+            raise ModelNotFound(f"{path} does not exist; save the detector again: limosa detect --save {folder}")
+        try:
+            content = json.loads(path.read_text())
+            tails, channels = tuple(Tail(**tail) for tail in content["tails"]), tuple(content["channels"])
+            if len(tails) != len(TAIL_SHARES) or len(channels) != fitted_channels:
+                raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
+            return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails)
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(
+                f"{path} does not say what this version needs of a fitted detector ({error}); fit the detector and "
+                f"save it again: limosa detect FILE --train FILE --save {folder}"
+            ) from error
+
+
+def scores_of(detector: Detector, values: Floats) -> tuple[Floats, Floats]:
+    """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
+    import torch
+
+    with torch.no_grad():
+        scores = detector.score(Window(past=torch.tensor(values)[None], horizon=1))
+    return scores.total[0].double().cpu().numpy(), scores.values[0].double().cpu().numpy()
+
+
+def warn_unobserved(rows: Rows, consequence: str) -> None:
+    """Log the channels of which no row holds a number."""
+    import numpy as np
+
+    seen = np.isfinite(rows.values)
+    if empty := [name for i, name in enumerate(rows.channels) if not seen[:, i].any()]:
+        log.warning(f"nothing was observed of {', '.join(empty)}; {consequence}")
