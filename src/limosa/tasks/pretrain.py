@@ -175,7 +175,7 @@ def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
         "ds": np.concatenate([np.arange(n) for n in lengths]),
         "y": np.concatenate(values),
     }
-    return Panel.from_frame(columns, freq=1)
+    return Panel.read(columns, freq=1)
 
 
 def _own(rows: int, world: int) -> int:

@@ -152,7 +152,7 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
     if not resume:
         check_unused(out)
     own = root if here.world_size == 1 else root / f"of-{here.world_size}" / f"rank-{here.rank}"
-    reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
+    reached = ranks.lowest(checkpoint.step_of(checkpoint.common(own)))
     for world, folders in _runs(out).items():
         found = checkpoint.shards(folders)
         if world != here.world_size and not found and reached < 0:

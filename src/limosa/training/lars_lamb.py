@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 DEFAULTS = {"weight_decay": 0.0, "adapt": True}  # of groups
 
 
