@@ -75,11 +75,6 @@ def lr_factor(schedule: Schedule, step: int, *, steps: int, warmup: int) -> floa
     return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def linear_scaled(learning_rate: float, *, batch: int, base: int) -> float:
-    """The learning rate for `batch` rows per step where `learning_rate` is right for `base` (Goyal et al. 2017)."""
-    return learning_rate * batch / base
-
-
 class Average:
     """Exponential moving average of the parameters; short-sighted at first, so that early steps are forgotten.
 

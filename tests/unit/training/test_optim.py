@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from limosa.training.optim import Average, build, described, linear_scaled, lr_factor
+from limosa.training.optim import Average, build, described, lr_factor
 
 
 def test_the_rate_rises_over_the_warm_up_then_falls_to_the_floor():
@@ -31,10 +31,6 @@ def test_the_polynomial_falls_to_nothing_with_its_power():
     assert shares[:11] == pytest.approx([*(0.1 * (step + 1) for step in range(10)), 1.0])
     assert shares[55] == pytest.approx(0.25)
     assert lr_factor("polynomial", 999, steps=100, warmup=10) == 0.0
-
-
-def test_the_rate_grows_in_proportion_with_the_batch():
-    assert linear_scaled(0.1, batch=1024, base=256) == pytest.approx(0.4)
 
 
 def test_groups_are_told_in_words():
