@@ -73,15 +73,12 @@ class Window:
         return replace(self, **changed)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The same window on another device."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pinned(self) -> Self:
-        """The same window in memory from which a GPU can copy while it computes."""
         return self._map(lambda t: t.pin_memory())
 
     def rows(self, index: slice | Tensor) -> Self:
-        """The rows of the batch that `index` selects."""
         return self._map(lambda t: t[index])
 
 
