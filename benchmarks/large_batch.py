@@ -67,7 +67,7 @@ class Plan:
 def plan(way: str, batch: int, seed: int, epochs: int) -> Plan:
     """The settings of a way at a batch size; a rate that does well at 256 (sgd) or at 8192 (lars), scaled to others."""
     if way.startswith("sgd"):
-        rate = optim.linear_scaled(0.1, batch=batch, base=256)
+        rate = 0.1 * batch / 256
         return Plan(way=way, batch=batch, seed=seed, epochs=epochs, rate=rate, warmup=0.0 if way == "sgd" else 0.1)
     return Plan(way=way, batch=batch, seed=seed, epochs=epochs, rate=0.8 * (batch / 8192) ** 0.5, warmup=0.05)
 

@@ -52,16 +52,13 @@ class Window:
     past: Tensor  # [B, L, C], data units, NaN = not observed
     horizon: int  # H, steps asked for
     future: Tensor | None = None  # [B, H, C]
-    stamps: Tensor | None = (
-        None  # [B, L+H] int64 microseconds since 1970 (UTC or wall time); None where time is a count
-    )
+    stamps: Tensor | None = None  # [B, L+H] int64, microseconds since 1970 (UTC or wall time); None: time is a count
     known: Tensor | None = None  # [B, L+H, K] covariates known in advance
     static: Tensor | None = None  # [B, S] numbers that do not change with time
     label: Tensor | None = None  # [B] class index
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise UsageError(f"horizon is {self.horizon}; it must be at least 1 step")
+        check_at_least(self, 1, "horizon")
         if self.past.ndim != 3:
             raise UsageError(f"past has shape {tuple(self.past.shape)}; it must be [batch, steps, channels]")
 
@@ -76,15 +73,12 @@ class Window:
         return replace(self, **changed)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The same window on another device."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pinned(self) -> Self:
-        """The same window in memory from which a GPU can copy while it computes."""
         return self._map(lambda t: t.pin_memory())
 
     def rows(self, index: slice | Tensor) -> Self:
-        """The rows of the batch that `index` selects."""
         return self._map(lambda t: t[index])
 
 
@@ -119,9 +113,9 @@ class Forecast:
             return self.values[:, above]
         from statistics import NormalDist
 
-        low, high, here = (NormalDist().inv_cdf(p) for p in (self.levels[above - 1], self.levels[above], level))
-        weight = (here - low) / (high - low)
-        return self.values[:, above - 1] + (self.values[:, above] - self.values[:, above - 1]) * weight
+        low, high, own = (NormalDist().inv_cdf(p) for p in (self.levels[above - 1], self.levels[above], level))
+        below = self.values[:, above - 1]
+        return below + (self.values[:, above] - below) * ((own - low) / (high - low))
 
 
 @dataclass(frozen=True, kw_only=True)

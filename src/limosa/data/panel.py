@@ -1,12 +1,11 @@
 """The panel: many series side by side on regular grids, the one noun for data at rest.
 
-Order, duplicates, gaps and the grid are checked here and in `records`, and nowhere else. Series keep the order in which
+Order, duplicates, gaps and the grid are checked here and in `parse`, and nowhere else. Series keep the order in which
 they first appear in the input. Gaps become rows of NaN; what was inferred, sorted or inserted is said in `notes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -64,27 +63,22 @@ class Panel:
         return isinstance(self.freq, str)
 
     @classmethod
-    def from_frame(cls, frame: Any, **layout: Unpack[Layout]) -> Self:
-        """Read a pandas, polars, pyarrow or other frame, or a dict of arrays, as `read` does."""
-        return cls._build(reading.open_frame, frame, layout)
-
-    @classmethod
     def read(cls, source: Any, **layout: Unpack[Layout]) -> Self:
-        """Read a path by its suffix, an open CSV file, "-" for standard input, a frame, arrays, or a panel.
+        """Read whatever `source` is.
 
-        Without an id column the source is one series; without `ds` or `y` the only column that can be it is taken; with
+        A CSV file with a header line, or an open one; a Parquet file, or a folder of them; "-" for CSV on standard
+        input; a pandas, polars, pyarrow or other frame; a dict of arrays; a panel.
+
+        Without an id column the table is one series; without `ds` or `y` the only column that can be it is taken; with
         no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`.
 
-        Raises: DataError naming the series, the line and the fix; UsageError if an option is unknown.
+        Raises: DataError naming the series, the line (of CSV; else the row, from 0) and the fix; UsageError if `freq`
+        or the kind of source is unknown.
         """
         if isinstance(source, cls):
             return source
-        return cls._build(reading.open_source, source, layout)
-
-    @classmethod
-    def _build(cls, open_: Callable[[Any, Columns], reading.Source], source: Any, layout: Layout) -> Self:
         columns, freq = columns_of(**layout)
-        return cls(**assemble(read_records(open_(source, columns), columns), freq))
+        return cls(**assemble(read_records(reading.open_source(source, columns), columns), freq))
 
     def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
         """`stamps` of any shape, flattened, as the caller's times: pandas times in the panel's zone, or integers."""
@@ -93,7 +87,7 @@ class Panel:
     def future_stamps(self, horizon: int, *, series: slice = slice(None)) -> np.ndarray:
         """[n, H] int64: the stamps that follow the last row of each series."""
         last = self.stamps[self.start[1:][series] - 1]
-        return self._frequency.advance(last[:, None], np.arange(1, horizon + 1))
+        return frequency.parse(self.freq, self.tz).advance(last[:, None], np.arange(1, horizon + 1))
 
     def latest(self, context: int, horizon: int, *, series: slice = slice(None), future: Panel | None = None) -> Window:
         """The last `context` rows of each series, padded with NaN on the left, as float64; to forecast what follows.
@@ -149,40 +143,14 @@ class Panel:
             static=torch.from_numpy(self.static[series]).to(dtype or torch.float64) if self.static.shape[1] else None,
         )
 
-    def split(self, at: Any = None, *, steps: int | None = None) -> tuple[Self, Self]:
-        """The rows before stamp `at` and those from it on; or all but the last `steps` rows of each series, and those.
-
-        `at` is an integer where time is a count, else anything pandas reads as a time (in the panel's zone unless it
-        has its own). Each part holds the series that have rows in it, under the same ids.
-
-        Raises: UsageError if not exactly one of the two is given, `at` is no such stamp, or a part would be empty.
-        """
-        if (at is None) == (steps is None) or (steps is not None and steps < 1):
-            raise UsageError("a split needs one place; give a stamp, or steps= of at least 1")
-        if steps is None:
-            before = np.concatenate([[0], np.cumsum(self.stamps < self._stamp(at))])
-            cut = before[self.start[1:]] - before[self.start[:-1]]
-        else:
-            cut = np.maximum(self.lengths - steps, 0)
-        middle = self.start[:-1] + cut
-        return self._between(self.start[:-1], middle), self._between(middle, self.start[1:])
-
     def first_rows(self, count: np.ndarray) -> Self:
         """The first `count[i]` rows of each series i, and the series that have any.
 
         Raises: UsageError if none has.
         """
-        return self._between(self.start[:-1], self.start[:-1] + count)
-
-    def _between(self, first: np.ndarray, last: np.ndarray) -> Self:
-        """Rows `first[i]:last[i]` of each series i that has any."""
-        held = last > first
-        if not held.any():
+        if not count.any():
             raise UsageError(f"the split leaves one part empty; the longest series has {self.lengths.max()} rows")
-        edge = np.zeros(len(self.stamps) + 1, dtype=np.int8)
-        edge[first[held]] += 1
-        edge[last[held]] -= 1
-        return self.rows(np.cumsum(edge[:-1]).astype(bool))
+        return self.rows(np.arange(len(self.stamps)) < np.repeat(self.start[:-1] + count, self.lengths))
 
     def rows(self, keep: np.ndarray) -> Self:
         """The rows where `keep` [rows] is true, one stretch of each series, and the series that have any."""
@@ -198,30 +166,12 @@ class Panel:
             start=np.concatenate([[0], np.cumsum(kept[some])]),
         )
 
-    @property
-    def _frequency(self) -> Frequency:
-        return frequency.parse(self.freq, self.tz)
-
-    def _stamp(self, at: Any) -> int:
-        try:
-            if not self.calendar:
-                return int(at)
-            time = pd.Timestamp(at)
-        except (TypeError, ValueError) as error:
-            kind = "a time such as '2024-01-31'" if self.calendar else "an integer"
-            raise UsageError(f"{at!r} is no stamp of this panel; give {kind}") from error
-        if time.tzinfo is None and self.tz is not None:
-            time = time.tz_localize(self.tz)
-        elif time.tzinfo is not None and self.tz is None:
-            raise UsageError(f"{at!r} has a time zone, the panel has none; give the time without it")
-        return int(pd.DatetimeIndex([time]).as_unit("us").asi8[0])
-
     def _stamps_at(self, series: np.ndarray, step: np.ndarray, row: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """[B, L+H] stamps; along the grid where a row lies outside its series."""
         stamps: np.ndarray = self.stamps[row]
         if outside.any():
             origin = np.broadcast_to(self.stamps[self.start[series]][:, None], step.shape)
-            stamps[outside] = self._frequency.advance(origin[outside], step[outside])
+            stamps[outside] = frequency.parse(self.freq, self.tz).advance(origin[outside], step[outside])
         return stamps
 
     def _ahead(self, index: np.ndarray, stamps: np.ndarray, future: Panel | None) -> np.ndarray:

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from limosa.core import Window
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 _ROUNDS = 6
 
@@ -128,19 +124,16 @@ class Windows:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        stride: int = 1,
         min_context: int = 1,
         weights: Sequence[float] | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        if min(context, horizon, batch_size, stride, min_context) < 1 or min_context > context:
-            raise UsageError("context, horizon, batch_size and stride must be at least 1, min_context 1 to context")
+        if min(context, horizon, batch_size, min_context) < 1 or min_context > context:
+            raise UsageError("context, horizon and batch_size must be at least 1, min_context 1 to context")
         if not 0 <= rank < world:
             raise UsageError(f"rank is {rank} of {world}; it must be 0 to {world - 1}")
         self.panel, self.context, self.horizon = panel, context, horizon
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.dtype = dtype
-        self.grid = enumerate_windows(panel.lengths, horizon=horizon, past=min_context, stride=stride, from_end=True)
+        self.grid = enumerate_windows(panel.lengths, horizon=horizon, past=min_context)
         if not len(self):
             longest, need = int(panel.lengths.max()), horizon + min_context
             raise DataError(
@@ -159,13 +152,12 @@ class Windows:
         return max(1, len(self) // (self.batch_size * self.world))
 
     def batch(self, step: int) -> Window:
-        """The batch of step `step` (from 0), with its answers; float32 unless another `dtype` was asked for."""
+        """The batch of step `step` (from 0), with its answers, in float32."""
         import torch
 
         at = self.grid[self._shuffled(step) if self.odds is None else self._drawn(step)]
-        return self.panel.window(
-            at.series, at.cutoff, context=self.context, horizon=self.horizon, dtype=self.dtype or torch.float32
-        )
+        context, horizon = self.context, self.horizon
+        return self.panel.window(at.series, at.cutoff, context=context, horizon=horizon, dtype=torch.float32)
 
     def _shuffled(self, step: int) -> np.ndarray:
         epoch, within = divmod(step, self.steps_per_epoch)

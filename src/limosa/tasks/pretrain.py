@@ -5,10 +5,8 @@ The diet is synthetic series plus a corpus of real ones. The corpus mixes sampli
 
 from __future__ import annotations
 
-import logging
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +14,6 @@ from limosa import models as registry
 from limosa.core import OnProgress, configured
 from limosa.errors import DataError, UsageError
 from limosa.tasks import train as training
-from limosa.tasks._options import Device
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -24,10 +21,6 @@ if TYPE_CHECKING:
 
     from limosa.core import Window
     from limosa.data.panel import Panel
-    from limosa.training.loop import Progress, Result
-    from limosa.training.strategy import Strategy
-
-log = logging.getLogger("limosa")
 
 VALIDATION_BATCHES = 8
 KEYS = {  # that a recipe has to name; those of [model] and [train] depend on the model and have defaults
@@ -37,19 +30,10 @@ KEYS = {  # that a recipe has to name; those of [model] and [train] depend on th
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The tables of a recipe file, as they stand there."""
+def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The tables of the recipe in `path`, by name.
 
-    model: dict[str, Any]  # name, and options of its config
-    train: dict[str, Any]  # fields of TrainConfig
-    mixture: dict[str, Any]  # contexts, horizons, blend
-    synthetic: dict[str, Any]  # rows
-    corpus: dict[str, Any]  # rows, file, exclude, resample, validation
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in `path`.
+    model: its name and options. train: fields of TrainConfig. The keys of the others are in `KEYS`.
 
     Raises: UsageError if it cannot be read, or a table or one of its keys is missing or unknown.
     """
@@ -57,7 +41,7 @@ def read_recipe(path: str | Path) -> Recipe:
         tables = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read recipe {path}: {error}") from error
-    expected = {field.name for field in fields(Recipe)}
+    expected = {"model", "train", *KEYS}
     if set(tables) != expected:
         raise UsageError(f"recipe {path} has tables {sorted(tables)}; it needs {sorted(expected)}")
     for table, keys in KEYS.items():
@@ -65,71 +49,7 @@ def read_recipe(path: str | Path) -> Recipe:
             raise UsageError(f"[{table}] of recipe {path} has {sorted(tables[table])}; it needs {sorted(keys)}")
     if "name" not in tables["model"]:
         raise UsageError(f"[model] of recipe {path} names no model; add a line like name = 'patched'")
-    return Recipe(**tables)
-
-
-def run_recipe(
-    recipe: Recipe,
-    *,
-    data: Path,
-    out: Path,
-    strategy: Strategy | None = None,
-    device: Device = "auto",
-    resume: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Result:
-    """Run `recipe`, reading the corpus under the folder `data`; leaves the model and its checkpoints in `out`.
-
-    The rows of a batch are divided among the processes that train together by `strategy`.
-
-    Raises: UsageError, DataError or ModelNotFound if the recipe or the corpus do not fit; LimosaError if the loss
-    stops being finite.
-    """
-    import torch
-
-    from limosa.data.synthetic import Synthetic
-    from limosa.data.synthetic.mixture import Mixture
-    from limosa.training.loop import TrainConfig, fit
-    from limosa.training.randomness import own_randomness
-
-    here = ranks.current_rank()
-    config = configured(TrainConfig, recipe.train, "[train] of the recipe")
-    checkpoints, others = training.checkpoints(out, resume)
-    contexts, horizons = ({int(k): v for k, v in recipe.mixture[key].items()} for key in ("contexts", "horizons"))
-    context, horizon = max(contexts), max(horizons)
-    real, kept = read_corpus(data / recipe.corpus["file"], recipe.corpus, horizon)
-    generated, drawn = (_own(table["rows"], here.world_size) for table in (recipe.synthetic, recipe.corpus))
-    sources = [
-        Synthetic(batch_size=generated, context=context, horizon=horizon, seed=config.seed, rank=here.rank),
-        _drawn(real, drawn, context, horizon, config.seed + 1),
-    ]
-    batches = Mixture(
-        sources=sources, contexts=contexts, horizons=horizons, seed=config.seed + 2, blend=recipe.mixture["blend"]
-    )
-    options = dict(recipe.model)
-    with own_randomness(config.seed):
-        learner = registry.build(options.pop("name"), **options)
-    learner = training.placed(learner, device)
-    result = fit(
-        learner,
-        batches,
-        config,
-        validation=_validation(
-            kept,
-            recipe.corpus["validation"],
-            context=min(1024, context),
-            horizon=min(64, horizon),
-            seed=config.seed + 3,
-        ),
-        strategy=strategy,
-        folder=checkpoints,
-        resume=resume,
-        others=others,
-        on_progress=on_progress,
-    )
-    if here.rank == 0:
-        learner.save_pretrained(out, torch.float16)  # half the size; the rounding is far below the noise
-    return result
+    return tables
 
 
 def read_corpus(path: Path, options: dict[str, Any], horizon: int) -> tuple[Panel, Panel]:
@@ -174,7 +94,7 @@ def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
         "ds": np.concatenate([np.arange(n) for n in lengths]),
         "y": np.concatenate(values),
     }
-    return Panel.from_frame(columns, freq=1)
+    return Panel.read(columns, freq=1)
 
 
 def _own(rows: int, world: int) -> int:
@@ -182,25 +102,6 @@ def _own(rows: int, world: int) -> int:
     if rows % world:
         raise UsageError(f"{world} processes cannot divide the {rows} rows of a batch; start a number that does")
     return rows // world
-
-
-def _drawn(panel: Panel, rows: int, context: int, horizon: int, seed: int) -> Any:
-    """Windows of `panel`, a series drawn by the root of its length, so that the long ones do not drown the others."""
-    from limosa.data.windows import Windows
-
-    weights: Sequence[float] = (panel.lengths**0.5).tolist()
-    here = ranks.current_rank()
-    return Windows(
-        panel,
-        context=context,
-        horizon=horizon,
-        batch_size=rows,
-        seed=seed,
-        rank=here.rank,
-        world=here.world_size,
-        min_context=8,
-        weights=weights,
-    )
 
 
 def _validation(panel: Panel, share: float, *, context: int, horizon: int, seed: int) -> list[Window]:
@@ -234,20 +135,69 @@ def pretrain(
 ) -> None:
     """Train a model from scratch as a recipe file says, on synthetic series and the corpus in the folder `data`.
 
-    Several processes share the rows of each batch out among themselves. The rest is as for `train`.
+    The model and its checkpoints are left in the folder `out`. Several processes share the rows of each batch out among
+    themselves. The rest is as for `train`.
 
     Raises: as `train`.
     """
-    with training.resumable(Path(out)):
-        result = run_recipe(
-            read_recipe(recipe),
-            data=Path(data),
-            out=Path(out),
-            strategy=training.choose_strategy(strategy, strategy_options or {}, Path(out)),
-            device=device,
-            resume=resume or ranks.restarts() > 0,
-            on_progress=training.logging_steps(Path(out), training.telling(on_progress) if on_progress else None),
+    import torch
+
+    from limosa.data.synthetic import Synthetic
+    from limosa.data.synthetic.mixture import Mixture
+    from limosa.data.windows import Windows
+    from limosa.training.loop import TrainConfig, fit
+    from limosa.training.randomness import own_randomness
+
+    rank, out, resume = ranks.current_rank(), Path(out), resume or ranks.restarts() > 0
+    with training.resumable(out):
+        tables = read_recipe(recipe)
+        mixture, corpus = tables["mixture"], tables["corpus"]
+        plan = training.choose_strategy(strategy, strategy_options or {}, out)
+        config = configured(TrainConfig, tables["train"], "[train] of the recipe")
+        folder, others = training.checkpoints(out, resume)
+        contexts, horizons = ({int(k): v for k, v in mixture[key].items()} for key in ("contexts", "horizons"))
+        context, horizon = max(contexts), max(horizons)
+        real, whole = read_corpus(Path(data) / corpus["file"], corpus, horizon)
+        synthetic = Synthetic(
+            batch_size=_own(tables["synthetic"]["rows"], rank.world_size),
+            context=context,
+            horizon=horizon,
+            seed=config.seed,
+            rank=rank.rank,
         )
-    if plot is not None and ranks.current_rank().rank == 0:
-        training.draw(Path(out), plot)
-    log.info(f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; saved in {out}")
+        windows = Windows(
+            real,
+            context=context,
+            horizon=horizon,
+            batch_size=_own(corpus["rows"], rank.world_size),
+            seed=config.seed + 1,
+            rank=rank.rank,
+            world=rank.world_size,
+            min_context=8,
+            weights=(real.lengths**0.5).tolist(),  # so that long series do not drown the others
+        )
+        batches = Mixture(
+            sources=[synthetic, windows],
+            contexts=contexts,
+            horizons=horizons,
+            seed=config.seed + 2,
+            blend=mixture["blend"],
+        )
+        options = dict(tables["model"])
+        with own_randomness(config.seed):
+            learner = registry.build(options.pop("name"), **options)
+        learner = training.placed(learner, device)
+        result = fit(
+            learner,
+            batches,
+            config,
+            validation=_validation(
+                whole, corpus["validation"], context=min(1024, context), horizon=min(64, horizon), seed=config.seed + 3
+            ),
+            strategy=plan,
+            folder=folder,
+            resume=resume,
+            others=others,
+            on_progress=training.logging_steps(out, on_progress),
+        )
+    training.save(learner, result, out, plot, torch.float16)  # half the size; the rounding is far below the noise

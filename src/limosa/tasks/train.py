@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
@@ -25,6 +25,8 @@ from limosa.tasks._shared import count_of, parameter_count, read
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
+    import torch
+
     from limosa.data.panel import Panel
     from limosa.training.loop import Progress, Result, TrainConfig
     from limosa.training.strategy import Strategy
@@ -57,15 +59,14 @@ def config(*, steps: int, **chosen: Any) -> TrainConfig:
 def scaled(learning_rate: float, meant_for: int | None, batch: int) -> float:
     """`learning_rate`, meant for steps of `meant_for` windows, scaled to steps of `batch`; None leaves it alone.
 
+    Source: Goyal et al. 2017.
     Raises: UsageError if `meant_for` is not a number of windows.
     """
-    from limosa.training.optim import linear_scaled
-
     if meant_for is None:
         return learning_rate
     if meant_for < 1:
         raise UsageError(f"learning_rate_batch is {meant_for}; it must be at least 1 window")
-    changed = linear_scaled(learning_rate, batch=batch, base=meant_for)
+    changed = learning_rate * batch / meant_for
     log.info(f"learning rate {changed:g} for {batch:,} windows per step ({learning_rate:g} for {meant_for:,})")
     return changed
 
@@ -80,17 +81,17 @@ def choose_strategy(name: str, options: Mapping[str, Any], out: Path, done: int 
     from limosa.training.distributed.local_sgd import CO2
     from limosa.training.strategy import choose
 
-    plan, here = choose(name, options), ranks.current_rank()
-    if here.world_size == 1:
+    plan, rank = choose(name, options), ranks.current_rank()
+    if rank.world_size == 1:
         if not done and (name != "data-parallel" or options):
             log.warning(f"one process has nobody to exchange with; strategy {name} is left out (--nproc starts more)")
         return None
     if not done:
         log.info(
-            f"{here.world_size} processes, {here.local_world_size} on this machine, {name}; "
+            f"{rank.world_size} processes, {rank.local_world_size} on this machine, {name}; "
             f"CPU tensors travel by gloo over {ranks.address()}, those of GPUs by NCCL"
         )
-    if isinstance(plan, CO2) and here.rank == 0:
+    if isinstance(plan, CO2) and rank.rank == 0:
         plan.on_round = lambda one: _add_line(
             out / ROUNDS, {**dataclasses.asdict(one), "step": one.step + done, "hidden": one.hidden}
         )
@@ -104,31 +105,28 @@ def placed(learner: Any, device: Device) -> Any:
     """
     import torch
 
-    here, gpus = ranks.current_rank(), torch.cuda.device_count()
-    if device == "cuda" and gpus < here.local_world_size:
+    rank, gpus = ranks.current_rank(), torch.cuda.device_count()
+    if device == "cuda" and gpus < rank.local_world_size:
         raise UsageError(
-            f"{here.local_world_size} processes on this machine need a GPU each and torch finds {gpus}; "
+            f"{rank.local_world_size} processes on this machine need a GPU each and torch finds {gpus}; "
             "start fewer processes, or train on the CPU by --device cpu"
         )
-    if device == "cpu" or gpus < here.local_world_size:
+    if device == "cpu" or gpus < rank.local_world_size:
         return learner
-    torch.cuda.set_device(here.local_rank)
-    log.info(f"training on {torch.cuda.get_device_name(here.local_rank)}")
-    return learner.to(torch.device("cuda", here.local_rank))
+    torch.cuda.set_device(rank.local_rank)
+    log.info(f"training on {torch.cuda.get_device_name(rank.local_rank)}")
+    return learner.to(torch.device("cuda", rank.local_rank))
 
 
-def logging_steps(out: Path, then: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
-    """An `on_progress` by which rank 0 writes a line of JSON into `out` every few steps, before it calls `then`."""
-    if ranks.current_rank().rank:
-        return then
-    began = time.monotonic()
+def logging_steps(out: Path, on_progress: OnProgress | None) -> Callable[[Progress], None]:
+    """Report training steps through `on_progress`; rank 0 writes a line of JSON into `out` every few steps, too."""
+    writes, began = ranks.current_rank().rank == 0, time.monotonic()
 
     def log_step(at: Progress) -> None:
-        if at.step == at.steps or at.step % max(1, at.steps // LINES) == 0:
-            gone = {"seconds": round(time.monotonic() - began, 3)}
-            _add_line(out / STEPS, dataclasses.asdict(at) | gone)
-        if then is not None:
-            then(at)
+        if writes and (at.step == at.steps or at.step % max(1, at.steps // LINES) == 0):
+            _add_line(out / STEPS, dataclasses.asdict(at) | {"seconds": round(time.monotonic() - began, 3)})
+        if on_progress is not None:
+            on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
 
     return log_step
 
@@ -149,17 +147,19 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
     """
     from limosa.training import checkpoint
 
-    root, here = out / "checkpoints", ranks.current_rank()
+    root, rank = out / "checkpoints", ranks.current_rank()
     if not resume:
         check_unused(out)
-    own = root if here.world_size == 1 else root / f"of-{here.world_size}" / f"rank-{here.rank}"
-    reached = ranks.lowest(checkpoint.step_of(checkpoint.latest(own)))
+    own = root if rank.world_size == 1 else root / f"of-{rank.world_size}" / f"rank-{rank.rank}"
+    reached = ranks.lowest(checkpoint.step_of(checkpoint.common(own)))
     for world, folders in _runs(out).items():
+        if world == rank.world_size:
+            continue
         found = checkpoint.shards(folders)
-        if world != here.world_size and not found and reached < 0:
+        if not found and reached < 0:
             raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
-        if world != here.world_size and found and checkpoint.step_of(found[0]) > reached:
-            log.info(f"going on from step {checkpoint.step_of(found[0]):,} of a run of {world} processes")
+        if found and (step := checkpoint.step_of(found[0])) > reached:
+            log.info(f"going on from step {step:,} of a run of {world} processes")
             return own, folders
     return own, []
 
@@ -176,28 +176,11 @@ def check_unused(out: Path) -> None:
 def _runs(out: Path) -> dict[int, list[Path]]:
     """The runs that left checkpoints in `out`: the number of processes, and the folder of each."""
     root = out / "checkpoints"
-    return {len(folders): folders for folders in map(_shards, [root, *root.glob("of-*")]) if folders}
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The folders of all ranks of the run whose checkpoints are in `folder`; empty if there is none."""
-    if folder.name.startswith("of-"):
-        return [folder / f"rank-{rank}" for rank in range(int(folder.name.removeprefix("of-")))]
-    return [folder] if any(folder.glob("step-*")) else []
-
-
-def lengths(learner: Any, model: str | Path, panel: Panel) -> tuple[int, int]:
-    """The context and horizon that `learner` is trained with.
-
-    Raises: DataError if no series is long enough for both to learn and to validate.
-    """
-    horizon = learner.horizon
-    if (longest := int(panel.lengths.max())) <= 2 * horizon:
-        raise DataError(
-            f"the longest series has {longest} rows; {model} answers {horizon} steps at once and needs more than twice "
-            "as many to learn and to validate: give longer series, or a model with a shorter horizon (--horizon)"
-        )
-    return learner.context, horizon
+    runs = {1: [root]} if any(root.glob("step-*")) else {}
+    for folder in root.glob("of-*"):
+        world = int(folder.name.removeprefix("of-"))
+        runs[world] = [folder / f"rank-{rank}" for rank in range(world)]
+    return runs
 
 
 def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, seed: int) -> Any:
@@ -205,7 +188,8 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
 
     A new model that reads several channels or covariates gets their numbers from the panel.
 
-    Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound.
+    Raises: UsageError if the options do not fit or the model has nothing to learn, ModelNotFound; DataError if no
+    series is long enough for it both to learn and to validate.
     """
     from limosa.training.randomness import own_randomness
 
@@ -220,6 +204,12 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
             raise UsageError(f"{model} is trained already; its options {', '.join(options)} cannot change")
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
+    horizon: int = built.horizon  # type: ignore[attr-defined]
+    if (longest := int(panel.lengths.max())) <= 2 * horizon:
+        raise DataError(
+            f"the longest series has {longest} rows; {model} answers {horizon} steps at once and needs more than "
+            "twice as many to learn and to validate: give longer series, or a model with a shorter horizon (--horizon)"
+        )
     return built
 
 
@@ -240,13 +230,13 @@ def run(
     panel: Panel,
     config: TrainConfig,
     *,
-    sizes: tuple[int, int, int],
+    batch_size: int,
     strategy: Callable[[int], Strategy | None],
     out: Path,
     folders: tuple[Path, list[Path]],
     resume: bool,
     refit: bool,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], None],
 ) -> Result:
     """Train `learner` in place; validation on the newest rows chooses the best step, a refit learns those rows as well.
 
@@ -254,61 +244,41 @@ def run(
     again. Each part has its own checkpoints, and a run that is resumed in the refit goes on in it.
 
     Args:
-        sizes: context and horizon in steps, windows per batch.
+        batch_size: windows per batch, on each rank.
         strategy: makes a strategy for a run that begins after so many steps.
         folders: this rank's checkpoints, and those of other ranks to go on from, as `checkpoints` gives them.
     """
     from limosa.data.windows import Windows
     from limosa.training.loop import fit
 
-    here, (context, horizon, batch_size) = ranks.current_rank(), sizes
+    rank, context, horizon = ranks.current_rank(), learner.context, learner.horizon
 
-    def batches(of: Panel) -> Windows:
-        return Windows(
-            of,
-            context=context,
-            horizon=horizon,
-            batch_size=batch_size,
-            seed=config.seed,
-            rank=here.rank,
-            world=here.world_size,
+    def fit_on(rows: Panel, config: TrainConfig, done: int, held: Sequence[Window] = ()) -> Result:
+        """Fit on windows of `rows`, after `done` steps on others."""
+        sizes = {"context": context, "horizon": horizon, "batch_size": batch_size}
+        own, others = checkpoints(out / "checkpoints" / f"refit-from-{config.steps}", resume) if done else folders
+        return fit(
+            learner,
+            Windows(rows, **sizes, seed=config.seed, rank=rank.rank, world=rank.world_size),
+            config,
+            validation=held,
+            strategy=strategy(done),
+            folder=own,
+            resume=resume,
+            others=others,
+            on_progress=lambda at: on_progress(dataclasses.replace(at, step=at.step + done, steps=at.steps + done)),
         )
 
     past, validation = held_back(panel, context, horizon, batch_size)
-    own, others = folders
-    chosen = fit(
-        learner,
-        batches(past),
-        config,
-        validation=validation,
-        strategy=strategy(0),
-        folder=own,
-        resume=resume,
-        others=others,
-        on_progress=on_progress,
-    )
+    chosen = fit_on(past, config, 0, validation)
     if not (refit and chosen.best_step):
         return chosen
     steps, done = chosen.best_step, chosen.step
     log.info(f"best validation loss at step {steps:,}; going on from there for {steps:,} steps on all rows (refit)")
-    own, others = checkpoints(out / "checkpoints" / f"refit-from-{steps}", resume)
-    after = fit(
-        learner,
-        batches(panel),
-        dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), seed=config.seed + 1),
-        strategy=strategy(done),
-        folder=own,
-        resume=resume,
-        others=others,
-        on_progress=None if on_progress is None else lambda at: on_progress(_later(at, done)),
-    )
+    more = dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), seed=config.seed + 1)
+    after = fit_on(panel, more, done)
     waited = (chosen.waited * done + after.waited * steps) / (done + steps)
     return dataclasses.replace(chosen, step=done + steps, loss=after.loss, waited=waited)
-
-
-def _later(at: Progress, done: int) -> Progress:
-    """Progress of a part of a run that begins after `done` steps, counted from the beginning of the run."""
-    return dataclasses.replace(at, step=at.step + done, steps=at.steps + done)
 
 
 def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> tuple[Panel, list[Window]]:
@@ -444,10 +414,10 @@ def train(
 
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """
-    here = ranks.current_rank()
+    rank, out = ranks.current_rank(), Path(out)
     settings = config(
         steps=steps,
-        learning_rate=scaled(learning_rate, learning_rate_batch, batch_size * accumulate * here.world_size),
+        learning_rate=scaled(learning_rate, learning_rate_batch, batch_size * accumulate * rank.world_size),
         accumulate=accumulate,
         precision=precision,
         optimizer=optimizer,
@@ -455,51 +425,46 @@ def train(
         patience=patience,
         seed=seed,
     )
-    plan = functools.cache(functools.partial(choose_strategy, strategy, strategy_options or {}, Path(out)))
+    plan = functools.cache(functools.partial(choose_strategy, strategy, strategy_options or {}, out))
     plan(0)  # raises before the work
     resume = resume or ranks.restarts() > 0
-    folders = checkpoints(Path(out), resume)
-    if here.world_size > 1 and source == "-":
+    folders = checkpoints(out, resume)
+    if rank.world_size > 1 and source == "-":
         raise UsageError("several processes cannot share the standard input; write it to a file first")
     panel = read(source, **layout)
-    chosen = {**(options or {}), **_given(horizon=horizon, context=context)}
-    learner = placed(build_learner(model, chosen, panel, seed), device)
-    context, horizon = lengths(learner, model, panel)
+    sizes = {name: size for name, size in (("horizon", horizon), ("context", context)) if size is not None}
+    learner = placed(build_learner(model, {**(options or {}), **sizes}, panel, seed), device)
     log.info(
         f"training {model} with {parameter_count(learner):,} parameters on {count_of(len(panel))}, {steps:,} steps"
     )
-    with resumable(Path(out)):
+    with resumable(out):
         result = run(
             learner,
             panel,
             settings,
-            sizes=(context, horizon, batch_size),
+            batch_size=batch_size,
             strategy=plan,
-            out=Path(out),
+            out=out,
             folders=folders,
             resume=resume,
             refit=refit,
-            on_progress=logging_steps(Path(out), telling(on_progress) if on_progress else None),
+            on_progress=logging_steps(out, on_progress),
         )
     learner = learner.cpu()
-    if here.rank == 0:
-        learner.save_pretrained(out)
-        if plot is not None:
-            draw(Path(out), plot)
-    waited = f"{result.waited:.0%} of the time went by waiting for batches"
-    log.info(
-        f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; {waited}; saved in {out}"
-    )
+    save(learner, result, out, plot)
     return learner
 
 
-def telling(on_progress: OnProgress) -> Callable[[Progress], None]:
-    """Report training steps through `on_progress`."""
-    return lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def save(learner: Any, result: Result, out: Path, plot: Path | None, *dtype: torch.dtype) -> None:
+    """Save the model in `out`, its numbers as `dtype` if one is given, and draw the run, by rank 0; say how it went."""
+    if ranks.current_rank().rank == 0:
+        learner.save_pretrained(out, *dtype)
+        if plot is not None:
+            draw(out, plot)
+    log.info(
+        f"best validation loss {result.best_validation:.4f} at step {result.best_step:,}; "
+        f"{result.waited:.0%} of the time went by waiting for batches; saved in {out}"
+    )
 
 
 @command

@@ -25,7 +25,6 @@ from torch import Tensor
 from limosa.errors import DataError, LimosaError
 from limosa.training.distributed import ranks
 
-KEEP = 2
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 
@@ -36,10 +35,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     Raises: LimosaError if the folder cannot be written; the previous checkpoint stays.
     """
     tensors: dict[str, Tensor] = {}
-    target = _write(folder, step, _split(state, "", tensors), tensors)
-    for old in _all(folder)[:-KEEP]:
-        shutil.rmtree(old)
-    return target
+    return _write(folder, step, _split(state, "", tensors), tensors)
 
 
 class Writer:
@@ -62,9 +58,9 @@ class Writer:
         """
         self.finish()
         everyone = ranks.lowest(self.written)
-        for old in _all(self.folder):
-            if step_of(old) < everyone:
-                shutil.rmtree(old)
+        for old, path in _steps(self.folder).items():
+            if old < everyone:
+                shutil.rmtree(path)
         tensors: dict[str, Tensor] = {}
         plain = _split(state, "", tensors)
         self.under_way = self.thread.submit(_write, self.folder, step, plain, tensors)
@@ -110,14 +106,14 @@ def _write(folder: Path, step: int, plain: Any, tensors: dict[str, Tensor]) -> P
     return target
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None."""
-    return found[-1] if (found := _all(folder)) else None
-
-
 def step_of(checkpoint: Path | None) -> int:
     """The step of a checkpoint; -1 where there is none."""
     return -1 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    """The whole checkpoints in `folder` by their step, oldest first."""
+    return {step_of(path): path for path in sorted(folder.glob("step-*")) if (path / STATE).exists()}
 
 
 def common(folder: Path) -> Path | None:
@@ -125,14 +121,14 @@ def common(folder: Path) -> Path | None:
 
     A kill may catch some ranks before and some after a checkpoint; the one before it is still there.
     """
-    steps = {step_of(path): path for path in _all(folder)}
+    steps = _steps(folder)
     return steps.get(ranks.lowest(max(steps, default=-1)))
 
 
 def shards(folders: Sequence[Path]) -> list[Path]:
     """The checkpoints of the newest step that all `folders`, one for each rank of an earlier run, have; or none."""
-    steps = [{step_of(path): path for path in _all(folder)} for folder in folders]
-    newest = max(set(steps[0]).intersection(*steps[1:]), default=None) if steps else None
+    steps = [_steps(folder) for folder in folders]
+    newest = max(set.intersection(*map(set, steps)), default=None) if steps else None
     return [] if newest is None else [own[newest] for own in steps]
 
 
@@ -165,11 +161,6 @@ def load(checkpoint: Path) -> dict[str, Any]:
         raise DataError(f"{checkpoint} is not a whole checkpoint ({error}); remove it to use the one before") from error
     merged: dict[str, Any] = _join(plain, tensors)
     return merged
-
-
-def _all(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).exists())
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -24,83 +24,71 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DEFAULTS = {"weight_decay": 0.0, "adapt": True}  # of groups
 
-class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive learning rates over SGD with momentum. Groups carry `weight_decay` and `adapt`."""
 
-    def __init__(self, groups: Any, *, learning_rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
-        super().__init__(
-            groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "momentum": momentum, "eta": eta}
-        )
+class _LargeBatch(torch.optim.Optimizer):
+    """Hand each group's weights and their gradients to `_move`. Groups carry `weight_decay` and `adapt`."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            weights, gradients = _with_gradients(group)
-            if not weights:
-                continue
-            moves = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
-            if group["adapt"]:
-                w, g = _norms(weights), _norms(gradients)
-                _scale(moves, _ratio(group["eta"] * w, g + group["weight_decay"] * w))
-            velocity = [self._velocity(weight) for weight in weights]
-            torch._foreach_mul_(velocity, group["momentum"])
-            torch._foreach_add_(velocity, moves, alpha=group["lr"])
-            torch._foreach_sub_(weights, velocity)
+            if weights := [p for p in group["params"] if p.grad is not None]:
+                self._move(group, weights, [p.grad for p in weights])
 
-    def _velocity(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if not state:
-            state["velocity"] = torch.zeros_like(weight)
-        velocity: Tensor = state["velocity"]
-        return velocity
+    def _move(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        raise NotImplementedError
 
 
-class LAMB(torch.optim.Optimizer):
-    """Layer-wise adaptive learning rates over Adam. Groups carry `weight_decay` and `adapt`."""
+class LARS(_LargeBatch):
+    """Layer-wise adaptive learning rates over SGD with momentum."""
+
+    def __init__(self, groups: Any, *, learning_rate: float, momentum: float = 0.9, eta: float = 0.001) -> None:
+        super().__init__(groups, DEFAULTS | {"lr": learning_rate, "momentum": momentum, "eta": eta})
+
+    def _move(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        moves = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        if group["adapt"]:
+            w, g = _norms(weights), _norms(gradients)
+            _scale(moves, _ratio(group["eta"] * w, g + group["weight_decay"] * w))
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["velocity"] = torch.zeros_like(weight)
+        velocity = [self.state[weight]["velocity"] for weight in weights]
+        torch._foreach_mul_(velocity, group["momentum"])
+        torch._foreach_add_(velocity, moves, alpha=group["lr"])
+        torch._foreach_sub_(weights, velocity)
+
+
+class LAMB(_LargeBatch):
+    """Layer-wise adaptive learning rates over Adam."""
 
     def __init__(
         self, groups: Any, *, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6
     ) -> None:
-        super().__init__(groups, {"lr": learning_rate, "weight_decay": 0.0, "adapt": True, "betas": betas, "eps": eps})
+        super().__init__(groups, DEFAULTS | {"lr": learning_rate, "betas": betas, "eps": eps})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            weights, gradients = _with_gradients(group)
-            if not weights:
-                continue
-            fast, slow = group["betas"]
-            states = [self._moments(weight) for weight in weights]
-            means, squares = [s["mean"] for s in states], [s["square"] for s in states]
-            torch._foreach_lerp_(means, gradients, 1.0 - fast)
-            torch._foreach_mul_(squares, slow)
-            torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - slow)
-            moves = torch._foreach_div(means, [1.0 - fast ** s["step"] for s in states])
-            roots = torch._foreach_sqrt(torch._foreach_div(squares, [1.0 - slow ** s["step"] for s in states]))
-            torch._foreach_add_(roots, group["eps"])
-            torch._foreach_div_(moves, roots)
-            torch._foreach_add_(moves, weights, alpha=group["weight_decay"])
-            if group["adapt"]:
-                _scale(moves, _ratio(_norms(weights), _norms(moves)))
-            torch._foreach_sub_(weights, moves, alpha=group["lr"])
-
-    def _moments(self, weight: Tensor) -> dict[str, Any]:
-        """The state of `weight`, one step further."""
-        state: dict[str, Any] = self.state[weight]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
-        state["step"] += 1
-        return state
-
-
-def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    weights = [p for p in group["params"] if p.grad is not None]
-    return weights, [p.grad for p in weights]
+    def _move(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        fast, slow = group["betas"]
+        states = [self.state[weight] for weight in weights]
+        for weight, state in zip(weights, states, strict=True):
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
+            state["step"] += 1
+        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+        torch._foreach_lerp_(means, gradients, 1.0 - fast)
+        torch._foreach_mul_(squares, slow)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - slow)
+        moves = torch._foreach_div(means, [1.0 - fast ** s["step"] for s in states])
+        roots = torch._foreach_sqrt(torch._foreach_div(squares, [1.0 - slow ** s["step"] for s in states]))
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_div_(moves, roots)
+        torch._foreach_add_(moves, weights, alpha=group["weight_decay"])
+        if group["adapt"]:
+            _scale(moves, _ratio(_norms(weights), _norms(moves)))
+        torch._foreach_sub_(weights, moves, alpha=group["lr"])
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:

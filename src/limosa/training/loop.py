@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Batch, Batches, Learner
+from limosa.core import Batch, Batches, Learner, check_at_least, check_choice
 from limosa.errors import DataError, LimosaError, UsageError
 from limosa.training import checkpoint, optim
 from limosa.training.distributed import ranks
@@ -55,21 +55,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "steps", "accumulate", "validate_every", "checkpoint_every")
+        check_at_least(self, 0, "warmup", "weight_decay", "patience")
+        check_choice(self, "precision", tuple(FORMATS))
+        check_choice(self, "optimizer", get_args(optim.Kind))
+        check_choice(self, "schedule", get_args(optim.Schedule))
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0.0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        for name in ("warmup", "weight_decay", "patience"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0.0 <= self.average < 1.0:
             raise UsageError(f"average is {self.average}; it must lie in [0, 1)")
-        choices = {"precision": FORMATS, "optimizer": get_args(optim.Kind), "schedule": get_args(optim.Schedule)}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +133,7 @@ def fit(
                 writer.save(run.step, run.state_dict())
             if on_progress is not None:
                 on_progress(run.progress(norm, clock, prefetcher.waited_fraction))
-        waited = prefetcher.waited_fraction
-    return replace(run.finish(), waited=waited)
+        return run.finish(prefetcher.waited_fraction)
 
 
 def _restore(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
@@ -163,12 +157,12 @@ def _restore(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
 def merged(shards: Sequence[Path]) -> dict[str, Any]:
     """One state from the checkpoints of all ranks of a run, for a run of another number of ranks."""
     states = [checkpoint.load(shard) for shard in shards]
-    here = ranks.current_rank()
+    current = ranks.current_rank()
     state: dict[str, Any] = checkpoint.merge_states(states)
-    if here.world_size == 1:
+    if current.world_size == 1:
         state["parameters"] = with_pending_round(state["parameters"], state["strategy"])
     # A rank that there was before goes on with its random numbers; a new one keeps those it was seeded with.
-    state["random"] = states[here.rank]["random"] if here.rank < len(states) else None
+    state["random"] = states[current.rank]["random"] if current.rank < len(states) else None
     return state
 
 
@@ -227,7 +221,9 @@ class Run:
             alone = [float(self.learner.loss(batch.rows(slice(row, row + 1)))) for row in range(len(batch))]
         bad = [row for row, one in enumerate(alone) if not math.isfinite(one)]
         rows = f"rows {', '.join(map(str, bad[:5]))}{' and more' if len(bad) > 5 else ''}" if bad else "no single row"
-        for parameter, gradient in zip(self.parameters, self._gradients(loss), strict=True):
+        # Without the hooks of a strategy: the other ranks do not take part.
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         return (
             f"the loss of step {self.step} is {value} (batch {number}, {rows}); largest gradients: "
@@ -235,12 +231,8 @@ class Run:
             "look into the batch"
         )
 
-    def _gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
-        """Gradients of `loss` without the hooks of a strategy: the other ranks do not take part."""
-        return torch.autograd.grad(loss, self.parameters, allow_unused=True)
-
-    def _largest_gradients(self, number: int = 3) -> str:
-        """The names of the weights with the largest gradients; those that are not finite come first."""
+    def _largest_gradients(self) -> str:
+        """The names of the three weights with the largest gradients; those that are not finite come first."""
         named = self.learner.named_parameters() if isinstance(self.learner, nn.Module) else ()
         names = {id(parameter): name for name, parameter in named}
         norms = [
@@ -249,7 +241,7 @@ class Run:
             if p.grad is not None
         ]
         ordered = sorted(norms, key=lambda one: one[0] if math.isfinite(one[0]) else math.inf, reverse=True)
-        return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:number])
+        return ", ".join(f"{name} ({norm:.3g})" for norm, name in ordered[:3])
 
     def validate(self, windows: Sequence[Batch]) -> None:
         """Mean loss of the averaged weights over the rows of `windows`; the best weights are kept aside.
@@ -274,7 +266,7 @@ class Run:
         waited = 0 if self.best is None else (self.step - self.best[0]) // self.config.validate_every
         return 0 < self.config.patience <= waited
 
-    def finish(self) -> Result:
+    def finish(self, waited: float) -> Result:
         """Give the learner its final weights."""
         self.strategy.finish()
         final = self.best_weights or [*self.average.mean, *self.buffers]
@@ -284,7 +276,7 @@ class Run:
                 target.copy_(value)
         self._train_mode(False)
         step, score = self.best or (None, None)
-        return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score)
+        return Result(step=self.step, loss=self.loss, best_step=step, best_validation=score, waited=waited)
 
     def progress(self, norm: float, clock: _Clock, waited: float) -> Progress:
         """Where the run stands."""
@@ -310,9 +302,12 @@ class Run:
             "best": self.best,
             "best_weights": self.best_weights,
             "parameters": [p.detach() for p in self.parameters],
-            "average": self.average.kept,
+            "average": self.average.saved,
             "buffers": self.buffers,
-            "optimizer": self._optimizer_state(),
+            # of each weight that this rank moves, by the weight's place among all
+            "optimizer": {
+                i: self.optimizer.state[p] for i, p in enumerate(self.parameters) if p in self.optimizer.state
+            },
             "owned": dict.fromkeys(self._owned_places(), True),  # a dict, so that those of all ranks can be merged
             "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
@@ -327,29 +322,28 @@ class Run:
         """
         if state.get("format") != FORMAT:
             raise DataError("the checkpoint is of another version of limosa; start anew in another folder")
-        shapes = [list(p.shape) for p in self.parameters], [list(p.shape) for p in state["parameters"]]
-        if shapes[0] != shapes[1]:
+        if [p.shape for p in self.parameters] != [p.shape for p in state["parameters"]]:
             raise DataError("the checkpoint is of a model with other options; start anew in another folder")
-        for own, its in zip(self._kinds(), state.get("kinds", self._kinds()), strict=True):
-            if own != its and "SingleProcess" not in (own, its):  # one process has nothing that a strategy could miss
-                raise UsageError(f"the checkpoint is of a run with {its}, not {own}; name the same, or start anew")
+        for kind, other in zip(self._kinds(), state["kinds"], strict=True):
+            if kind != other and "SingleProcess" not in (kind, other):  # one process lacks nothing of a strategy
+                raise UsageError(f"the checkpoint is of a run with {other}, not {kind}; name the same, or start anew")
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
         self.best = tuple(state["best"]) if state["best"] else None
         self.best_weights = state["best_weights"]
         with torch.no_grad():
-            for mine, saved in (
-                (self.parameters, "parameters"),
-                (self.average.kept, "average"),
-                (self.buffers, "buffers"),
-            ):
-                for target, value in zip(mine, state[saved], strict=True):
-                    target.copy_(value)
-        if lacking := set(self._owned_places()) - set(state.get("owned", self._owned_places())):
+            saved = state["parameters"] + state["average"] + state["buffers"]
+            for target, value in zip([*self.parameters, *self.average.saved, *self.buffers], saved, strict=True):
+                target.copy_(value)
+        if lacking := set(self._owned_places()) - set(state["owned"]):
             raise UsageError(
                 f"the checkpoint of this process lacks the optimizer's state of {len(lacking)} weights that others "
                 "moved; keep the group and zero as they were, or start anew in another folder"
             )
-        self._load_optimizer_state(state["optimizer"])
+        moved = self.optimizer.state_dict()  # learning rates and decays stay those of the config
+        moved["state"] = {
+            k: state["optimizer"][i] for k, i in enumerate(self._owned_places()) if i in state["optimizer"]
+        }
+        self.optimizer.load_state_dict(moved)
         self.precision.load_state_dict(state["precision"])
         self.strategy.load_state_dict(state["strategy"])
         for generator, saved in zip(self._generators(), state["random"] or (), strict=bool(state["random"])):
@@ -358,16 +352,6 @@ class Run:
     def _kinds(self) -> list[str]:
         """The strategy and the optimizer whose state a checkpoint holds."""
         return [type(self.strategy).__name__, self.config.optimizer]
-
-    def _optimizer_state(self) -> dict[int, Any]:
-        """The optimizer's state of each weight that this rank moves, by the weight's place among all."""
-        return {i: self.optimizer.state[p] for i, p in enumerate(self.parameters) if p in self.optimizer.state}
-
-    def _load_optimizer_state(self, saved: Mapping[int, Any]) -> None:
-        """Go on from `_optimizer_state`, of this rank's weights; learning rates and decays are those of the config."""
-        own = self.optimizer.state_dict()
-        own["state"] = {k: saved[place] for k, place in enumerate(self._owned_places()) if place in saved}
-        self.optimizer.load_state_dict(own)
 
     def _owned_places(self) -> list[int]:
         """The places, among all weights, of those that this rank's optimizer moves, in its order."""

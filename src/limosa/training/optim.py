@@ -23,7 +23,7 @@ def build(
 ) -> torch.optim.Optimizer:
     """The optimizer called `kind`, over the groups of `groups`.
 
-    adamw: Loshchilov and Hutter 2019, betas 0.9 and 0.98. sgd: momentum 0.9. lars, lamb: see `large_batch`.
+    adamw: Loshchilov and Hutter 2019, betas 0.9 and 0.98. sgd: momentum 0.9. lars, lamb: see `lars_lamb`.
     """
     parts: list[dict[str, Any]] = groups(parameters, weight_decay=weight_decay)
     if kind == "lars":
@@ -63,31 +63,16 @@ def described(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def lr_factor(schedule: Schedule, step: int, *, steps: int, warmup: int) -> float:
-    """Factor of the peak learning rate at `step` (from 0): linear up over `warmup` steps, then down by `schedule`."""
+    """Factor of the peak learning rate at `step` (from 0): linear up over `warmup` steps, then down by `schedule`.
+
+    cosine: half a cosine down to `FLOOR`. polynomial: the square of what is left.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
     if schedule == "polynomial":
-        return warmup_polynomial(step, steps=steps, warmup=warmup)
-    return warmup_cosine(step, steps=steps, warmup=warmup)
-
-
-def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
-    """Factor of the peak learning rate: linear up over `warmup` steps, then half a cosine down to `FLOOR`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-
-def warmup_polynomial(step: int, *, steps: int, warmup: int) -> float:
-    """Factor of the peak learning rate: linear up over `warmup` steps, then the square of what is left."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return (1.0 - min(1.0, done)) ** 2
-
-
-def linear_scaled(learning_rate: float, *, batch: int, base: int) -> float:
-    """The learning rate for `batch` rows per step where `learning_rate` is right for `base` (Goyal et al. 2017)."""
-    return learning_rate * batch / base
+        return (1.0 - done) ** 2
+    return FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class Average:
@@ -100,11 +85,7 @@ class Average:
         self.decay = decay
         self.live = [p for p in parameters if p.requires_grad]
         self.mean = [p.detach().clone() if decay else p.detach() for p in self.live]
-
-    @property
-    def kept(self) -> list[Tensor]:
-        """What a checkpoint needs beside the parameters: the mean, unless it is the parameters themselves."""
-        return self.mean if self.decay else []
+        self.saved = self.mean if decay else []  # what a checkpoint needs beside the parameters
 
     @torch.no_grad()
     def update(self, step: int) -> None:

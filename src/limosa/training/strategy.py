@@ -1,8 +1,8 @@
 """Strategies: how the replicas of a model on several processes stay one model.
 
 A strategy is called by the train loop around each optimizer step. `Strategy` is the base class, whose methods do what a
-single process needs: nothing. `parallel` holds those that average gradients at every step, `rounds` those that average
-weights once in a while.
+single process needs: nothing. `distributed.data_parallel` holds those that average gradients at every step,
+`distributed.local_sgd` those that average weights once in a while.
 """
 
 from __future__ import annotations
@@ -57,21 +57,14 @@ KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 def strategies() -> dict[str, tuple[Any, Any]]:
     """The strategies of several processes by name: class and config."""
-    from limosa.training.distributed.data_parallel import (
-        DataParallel,
-        DataParallelConfig,
-        Hierarchical,
-        HierarchicalConfig,
-        ZeRO,
-    )
-    from limosa.training.distributed.local_sgd import CO2, CO2Config, LocalSGD, LocalSGDConfig
+    from limosa.training.distributed import data_parallel, local_sgd
 
     return {
-        "data-parallel": (DataParallel, DataParallelConfig),
-        "hierarchical": (Hierarchical, HierarchicalConfig),
-        "zero": (ZeRO, DataParallelConfig),
-        "local-sgd": (LocalSGD, LocalSGDConfig),
-        "co2": (CO2, CO2Config),
+        "data-parallel": (data_parallel.DataParallel, data_parallel.DataParallelConfig),
+        "hierarchical": (data_parallel.Hierarchical, data_parallel.HierarchicalConfig),
+        "zero": (data_parallel.ZeRO, data_parallel.DataParallelConfig),
+        "local-sgd": (local_sgd.LocalSGD, local_sgd.LocalSGDConfig),
+        "co2": (local_sgd.CO2, local_sgd.CO2Config),
     }
 
 

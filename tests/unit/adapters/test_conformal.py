@@ -34,7 +34,7 @@ class Normal:
 
 def panel(series: int, rows: int, seed: int = 0, scale: float = 1.0) -> Panel:
     values = scale * np.random.default_rng(seed).normal(size=series * rows)
-    return Panel.from_frame(
+    return Panel.read(
         {"unique_id": np.repeat(np.arange(series), rows), "ds": np.tile(np.arange(rows), series), "y": values}
     )
 
@@ -57,9 +57,7 @@ def test_the_rank_is_that_of_n_plus_one() -> None:
 def test_the_stretch_is_the_ranked_score_of_the_windows_before_the_end() -> None:
     """Ten series, one window of one step: the score of |y| against an interval of half-width z is |y| / z."""
     rows = [[0.0, size] for size in (5, 1, 4, 2, 9, 3, 10, 8, 6, 7)]
-    toy = Panel.from_frame(
-        {"unique_id": np.repeat(np.arange(10), 2), "ds": np.tile([0, 1], 10), "y": np.array(rows).ravel()}
-    )
+    toy = Panel.read({"unique_id": np.repeat(np.arange(10), 2), "ds": np.tile([0, 1], 10), "y": np.array(rows).ravel()})
     calibrated = calibrate(toy, Normal(levels=(0.1, 0.3, 0.5, 0.7, 0.9)), horizon=1)
     # ceil(11 * 0.4) = 5th smallest and ceil(11 * 0.8) = 9th smallest of 1 … 10
     assert width(calibrated, 0.4, 1).item() == pytest.approx(2 * 5)
@@ -155,7 +153,7 @@ def test_calibration_sees_only_the_last_windows_and_their_past() -> None:
             self.seen.append(window)
             return super().forecast(window)
 
-    history = Panel.from_frame({"unique_id": np.zeros(20, int), "ds": np.arange(20), "y": np.arange(20.0)})
+    history = Panel.read({"unique_id": np.zeros(20, int), "ds": np.arange(20), "y": np.arange(20.0)})
     watching = Watching()
     calibrate(history, watching, horizon=3, windows=2)
     (shown,) = watching.seen
@@ -167,12 +165,12 @@ def test_missing_values_are_no_scores() -> None:
     holed = panel(100, 20)
     values = holed.values.copy()
     values[::3] = np.nan
-    with_holes = Panel.from_frame(
+    with_holes = Panel.read(
         {"unique_id": np.repeat(np.arange(100), 20), "ds": np.tile(np.arange(20), 100), "y": values[:, 0]}
     )
     assert width(calibrate(with_holes, Normal(), horizon=4), 0.8) == pytest.approx([2.56] * 4, rel=0.3)
     with pytest.raises(DataError, match="observed"):
-        calibrate(Panel.from_frame({"unique_id": [0] * 9, "ds": range(9), "y": [np.nan] * 9}), Normal(), horizon=2)
+        calibrate(Panel.read({"unique_id": [0] * 9, "ds": range(9), "y": [np.nan] * 9}), Normal(), horizon=2)
 
 
 def test_intervals_of_no_width_stay_finite() -> None:

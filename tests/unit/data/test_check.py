@@ -19,7 +19,7 @@ def found(findings: tuple[Finding, ...], words: str) -> Finding:
 
 def test_a_clean_panel_has_numbers_and_no_findings() -> None:
     hours = np.datetime64("2024-01-01T00") + np.arange(8).astype("m8[h]")
-    report = check(Panel.from_frame({"unique_id": ["a"] * 8, "ds": hours, "y": np.arange(8.0)}))
+    report = check(Panel.read({"unique_id": ["a"] * 8, "ds": hours, "y": np.arange(8.0)}))
     assert report.findings == ()
     assert report.ok
     assert (report.series, report.rows, report.freq, report.missing, report.gaps) == (1, 8, "h", 0, 0)
@@ -28,7 +28,7 @@ def test_a_clean_panel_has_numbers_and_no_findings() -> None:
 
 
 def test_a_panel_can_be_inspected_like_any_source() -> None:
-    panel = Panel.from_frame({"y": [1.0, 2.0]})
+    panel = Panel.read({"y": [1.0, 2.0]})
     assert inspect(panel) == check(panel)
 
 
@@ -44,7 +44,7 @@ def test_each_kind_of_odd_series_is_named_once() -> None:
     }
     table = [(name, t, y) for name, values in rows.items() for t, y in values.items()]
     ids, ds, y = zip(*table, strict=True)
-    report = check(Panel.from_frame({"unique_id": ids, "ds": ds, "y": y}))
+    report = check(Panel.read({"unique_id": ids, "ds": ds, "y": y}))
     assert found(report.findings, "the same value").series == ("stuck",)
     assert found(report.findings, "no observed value").series == ("void",)
     assert found(report.findings, "fewer than 3").series == ("one",)

@@ -43,7 +43,7 @@ def same(left: Panel, right: Panel) -> None:
 
 def test_every_kind_of_source_gives_the_same_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = frame()
-    want = Panel.from_frame(long)
+    want = Panel.read(long)
     assert list(want.ids) == ["b", "a"]
     assert want.freq == "h"
     np.testing.assert_array_equal(want.values[:, 0], long["y"])
@@ -75,7 +75,7 @@ def test_every_kind_of_source_gives_the_same_panel(tmp_path: Path, monkeypatch: 
 
 
 def test_a_panel_cannot_be_changed() -> None:
-    panel = Panel.from_frame(frame())
+    panel = Panel.read(frame())
     with pytest.raises(ValueError, match="read-only"):
         panel.values[0] = 1.0
 
@@ -100,15 +100,15 @@ def test_integer_ids_stay_integers_and_text_ids_stay_text() -> None:
     assert Panel.read(csv(*lines)).ids.tolist() == [7, 3]
     assert Panel.read(csv(lines[0], "07,1,1", "3,1,1")).ids.tolist() == ["07", "3"]
     assert Panel.read(csv(lines[0], "NA,1,1", "nan,1,1")).ids.tolist() == ["NA", "nan"]
-    assert Panel.from_frame({"unique_id": ["7", "3"], "ds": [1, 1], "y": [1, 1]}).ids.tolist() == ["7", "3"]
+    assert Panel.read({"unique_id": ["7", "3"], "ds": [1, 1], "y": [1, 1]}).ids.tolist() == ["7", "3"]
 
 
 def test_static_columns_hold_one_number_per_series() -> None:
     table = {"unique_id": ["a", "a", "b"], "ds": [1, 2, 1], "y": [1, 2, 3], "area": [5, 5, 6]}
-    np.testing.assert_array_equal(Panel.from_frame(table, static_cols=["area"]).static, [[5], [6]])
+    np.testing.assert_array_equal(Panel.read(table, static_cols=["area"]).static, [[5], [6]])
     table["area"] = [5, 7, 6]
     with pytest.raises(DataError, match=r"series 'a': area changes from 5 to 7; .*known_cols"):
-        Panel.from_frame(table, static_cols=["area"])
+        Panel.read(table, static_cols=["area"])
 
 
 # ---- defaults found and said ----
@@ -134,7 +134,7 @@ def test_the_only_number_and_the_only_date_are_taken_and_said() -> None:
     assert (panel.columns.time, panel.columns.targets) == ("when", ("load",))
     assert any("'when'" in note for note in panel.notes)
     assert any("'load'" in note for note in panel.notes)
-    assert Panel.from_frame(frame().rename(columns={"ds": "Date", "y": "v"})).columns.time == "Date"
+    assert Panel.read(frame().rename(columns={"ds": "Date", "y": "v"})).columns.time == "Date"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_missing_column_lists_those_there_and_the_option(
 
 def test_one_column_cannot_have_two_roles() -> None:
     with pytest.raises(UsageError, match="'ds' is asked for twice"):
-        Panel.from_frame(frame(), target_col="ds")
+        Panel.read(frame(), target_col="ds")
 
 
 # ---- bad input ----
@@ -203,19 +203,19 @@ def test_bad_input_names_the_line_the_series_and_the_fix(lines: tuple[str, ...],
 def test_bad_rows_of_a_frame_are_named_by_their_position() -> None:
     table = {"unique_id": ["a", "a"], "ds": [1, 2], "y": [1.0, "x"]}
     with pytest.raises(DataError, match="row 1, series 'a': y is 'x', not a number"):
-        Panel.from_frame(pd.DataFrame(table))
+        Panel.read(pd.DataFrame(table))
     with pytest.raises(DataError, match="row 1, series 'a': 1 is there already, on row 0"):
-        Panel.from_frame({**table, "ds": [1, 1], "y": [1, 2]})
+        Panel.read({**table, "ds": [1, 1], "y": [1, 2]})
     with pytest.raises(DataError, match=r"'y' holds timestamp.*numeric"):
-        Panel.from_frame({**table, "y": pd.date_range("2024", periods=2)})
+        Panel.read({**table, "y": pd.date_range("2024", periods=2)})
     with pytest.raises(DataError, match="differ in length"):
-        Panel.from_frame({**table, "y": [1, 2, 3]})
+        Panel.read({**table, "y": [1, 2, 3]})
 
 
 def test_mixed_zones_in_a_frame_are_refused() -> None:
     stamps = [pd.Timestamp("2024-01-01", tz="UTC"), pd.Timestamp("2024-01-02", tz="Asia/Tokyo")]
     with pytest.raises(DataError, match=r"mixes time zones \(Asia/Tokyo, UTC\)"):
-        Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": pd.Series(stamps, dtype=object), "y": 1.0}))
+        Panel.read(pd.DataFrame({"unique_id": "a", "ds": pd.Series(stamps, dtype=object), "y": 1.0}))
 
 
 def test_unusable_sources_say_what_to_give(tmp_path: Path) -> None:
@@ -244,20 +244,20 @@ def test_series_of_only_missing_values_or_one_row_do_load() -> None:
 
 def test_unsorted_rows_are_sorted_and_said() -> None:
     long = frame()
-    panel = Panel.from_frame(long.sample(frac=1.0, random_state=1))
+    panel = Panel.read(long.sample(frac=1.0, random_state=1))
     assert any("sorted" in note for note in panel.notes)
     for name in ("b", "a"):
         i = panel.ids.tolist().index(name)
         np.testing.assert_array_equal(
             panel.values[panel.start[i] : panel.start[i + 1], 0], long.loc[long["unique_id"] == name, "y"]
         )
-    assert not any("sorted" in note for note in Panel.from_frame(long).notes)
+    assert not any("sorted" in note for note in Panel.read(long).notes)
 
 
 def test_gaps_become_missing_rows_and_are_counted() -> None:
-    panel = Panel.from_frame(frame().drop([2, 3, 9]))
+    panel = Panel.read(frame().drop([2, 3, 9]))
     np.testing.assert_array_equal(panel.values[:, 0], [0, 1, np.nan, np.nan, 4, 5, 10, 11, 12, np.nan, 14, 15])
-    np.testing.assert_array_equal(panel.stamps, Panel.from_frame(frame()).stamps)
+    np.testing.assert_array_equal(panel.stamps, Panel.read(frame()).stamps)
     assert any(note.startswith("3 missing rows in 2 series") for note in panel.notes)
 
 
@@ -275,16 +275,16 @@ def test_gaps_become_missing_rows_and_are_counted() -> None:
 def test_a_frequency_is_inferred_continued_and_survives_gaps(freq: str, want: str) -> None:
     stamps = pd.date_range("2023-01-04 06:00" if freq[-1] != "B" else "2023-01-04", periods=30, freq=freq)
     table = pd.DataFrame({"unique_id": "a", "ds": stamps[:24], "y": 1.0}).drop([3, 7, 8, 15])
-    panel = Panel.from_frame(table)
+    panel = Panel.read(table)
     assert panel.freq == want
     assert any(want in note for note in panel.notes)
     assert list(panel.times(panel.stamps)) == list(stamps[:24])
     assert list(panel.times(panel.future_stamps(6))) == list(stamps[24:])
-    same(Panel.from_frame(table, freq=freq), panel)
+    same(Panel.read(table, freq=freq), panel)
 
 
 def test_integer_time_keeps_its_step() -> None:
-    panel = Panel.from_frame({"unique_id": ["a"] * 3, "ds": [10, 20, 40], "y": [1, 2, 3]})
+    panel = Panel.read({"unique_id": ["a"] * 3, "ds": [10, 20, 40], "y": [1, 2, 3]})
     assert panel.freq == 10
     np.testing.assert_array_equal(panel.future_stamps(2), [[50, 60]])
     np.testing.assert_array_equal(panel.times(panel.stamps), [10, 20, 30, 40])
@@ -297,7 +297,7 @@ def test_months_keep_their_day() -> None:
 
 
 def test_weekdays_alone_do_not_mean_business_days() -> None:
-    assert Panel.from_frame(frame(rows=5, freq="D")).freq == "D"
+    assert Panel.read(frame(rows=5, freq="D")).freq == "D"
 
 
 def test_a_stamp_off_the_grid_is_named() -> None:
@@ -311,14 +311,14 @@ def test_series_of_different_frequencies_are_refused() -> None:
     for other in ("D", "MS", "W-TUE", "30min"):
         table = pd.concat([frame(rows=60, ids=("fast",)), frame(rows=20, freq=other, ids=("slow",))])
         with pytest.raises(DataError, match=r"series '(slow|fast)'.*read series of different steps apart"):
-            Panel.from_frame(table)
+            Panel.read(table)
         if other != "30min":
-            assert Panel.from_frame(table, freq="h").freq == "h"
+            assert Panel.read(table, freq="h").freq == "h"
 
 
 def test_rare_rows_are_gaps_not_another_frequency() -> None:
     rare = frame(rows=60, freq="D", ids=("rare",)).iloc[[0, 2, 6, 8, 14, 20, 22, 33, 40, 52]]
-    assert Panel.from_frame(pd.concat([frame(rows=60, freq="D"), rare])).lengths.tolist() == [60, 60, 53]
+    assert Panel.read(pd.concat([frame(rows=60, freq="D"), rare])).lengths.tolist() == [60, 60, 53]
 
 
 @pytest.mark.parametrize(
@@ -335,16 +335,16 @@ def test_rare_rows_are_gaps_not_another_frequency() -> None:
 def test_a_frequency_that_does_not_fit_is_refused(freq: str | int, message: str | None) -> None:
     long = frame(freq="W-MON")
     if message is None:
-        assert Panel.from_frame(long, freq=freq).freq == "W-MON"
+        assert Panel.read(long, freq=freq).freq == "W-MON"
         return
     with pytest.raises((DataError, UsageError), match=message):
-        Panel.from_frame(long, freq=freq)
+        Panel.read(long, freq=freq)
 
 
 def test_one_stray_stamp_does_not_fill_the_memory() -> None:
     table = {"ds": [pd.Timestamp("1900-01-01"), *pd.date_range("2024-01-01", periods=9, freq="s")], "y": range(10)}
     with pytest.raises(DataError, match=r"series 'series' spans 1900-01-01.*stray"):
-        Panel.from_frame(table)
+        Panel.read(table)
 
 
 # ---- zones ----
@@ -353,7 +353,7 @@ def test_one_stray_stamp_does_not_fill_the_memory() -> None:
 def test_hours_are_counted_in_utc_and_days_on_the_calendar_of_the_zone() -> None:
     for freq in ("h", "D"):
         long = frame(rows=400, freq=freq, ids=("a",), tz="Europe/Berlin")
-        panel = Panel.from_frame(long.drop([100, 200]))
+        panel = Panel.read(long.drop([100, 200]))
         assert (panel.freq, panel.tz) == (freq, "Europe/Berlin")
         assert list(panel.times(panel.stamps)) == list(long["ds"])
         spring = frame(rows=80, freq=freq, ids=("a",), tz="Europe/Berlin").assign(
@@ -361,7 +361,7 @@ def test_hours_are_counted_in_utc_and_days_on_the_calendar_of_the_zone() -> None
                 "2024-01-08" if freq == "D" else "2024-03-27 18:00", periods=80, freq=freq, tz="Europe/Berlin"
             )
         )
-        after = Panel.from_frame(spring).future_stamps(10)[0]
+        after = Panel.read(spring).future_stamps(10)[0]
         assert (after[-1] - after[0]) / 3_600_000_000 == (9 if freq == "h" else 9 * 24 - 1)
 
 
@@ -384,7 +384,7 @@ def test_dates_that_are_not_iso_are_read_where_they_mean_one_thing(dates: tuple[
 
 
 def test_latest_is_the_end_of_each_series_padded_on_the_left() -> None:
-    panel = Panel.from_frame(pd.concat([frame(rows=5, ids=("a",)), frame(rows=2, ids=("b",))]))
+    panel = Panel.read(pd.concat([frame(rows=5, ids=("a",)), frame(rows=2, ids=("b",))]))
     window = panel.latest(3, 2)
     assert window.past.dtype == torch.float64
     np.testing.assert_array_equal(window.past[:, :, 0], [[2, 3, 4], [np.nan, 0, 1]])
@@ -393,11 +393,11 @@ def test_latest_is_the_end_of_each_series_padded_on_the_left() -> None:
     hours = np.asarray(window.stamps) - panel.stamps[0]
     np.testing.assert_array_equal(hours // 3_600_000_000, [[2, 3, 4, 5, 6], [-1, 0, 1, 2, 3]])
     np.testing.assert_array_equal(panel.latest(3, 2, series=slice(1, 2)).past[:, :, 0], [[np.nan, 0, 1]])
-    assert Panel.from_frame({"y": [1.0, 2.0]}).latest(3, 2).stamps is None
+    assert Panel.read({"y": [1.0, 2.0]}).latest(3, 2).stamps is None
 
 
 def future_rows(**columns: list[Any]) -> Panel:
-    return Panel.from_frame(columns, target_col=(), known_cols=["promo"], freq=1)
+    return Panel.read(columns, target_col=(), known_cols=["promo"], freq=1)
 
 
 def test_known_covariates_ahead_come_from_the_future_rows_in_any_order() -> None:
@@ -408,7 +408,7 @@ def test_known_covariates_ahead_come_from_the_future_rows_in_any_order() -> None
         "promo": [0, 1, 0, 1],
         "s": [8, 8, 9, 9],
     }
-    panel = Panel.from_frame(table, known_cols=["promo"], static_cols=["s"])
+    panel = Panel.read(table, known_cols=["promo"], static_cols=["s"])
     future = future_rows(unique_id=["b", "b", "c", "a", "a"], ds=[7, 8, 1, 3, 4], promo=[7, 8, 0, 3, 4])
     window = panel.latest(3, 2, future=future)
     assert window.known is not None
@@ -422,7 +422,7 @@ def test_known_covariates_ahead_come_from_the_future_rows_in_any_order() -> None
 
 
 def test_a_window_never_reads_another_series() -> None:
-    panel = Panel.from_frame(frame(rows=4))
+    panel = Panel.read(frame(rows=4))
     window = panel.window(np.array([0, 1, 1]), np.array([4, 0, 2]), context=3, horizon=2)
     nan = np.nan
     assert window.future is not None
@@ -430,26 +430,11 @@ def test_a_window_never_reads_another_series() -> None:
     np.testing.assert_array_equal(window.future[:, :, 0], [[nan, nan], [10, 11], [12, 13]])
 
 
-def test_a_split_parts_the_rows_and_loses_none() -> None:
-    panel = Panel.from_frame(pd.concat([frame(rows=5, ids=("a",)), frame(rows=2, ids=("b",))]))
-    left, right = panel.split("2024-01-01 02:00")
-    assert (left.lengths.tolist(), right.lengths.tolist()) == ([2, 2], [3])
-    assert (left.ids.tolist(), right.ids.tolist()) == (["a", "b"], ["a"])
-    assert left.stamps.max() < right.stamps.min()
-    left, right = panel.split(steps=2)
-    assert (left.ids.tolist(), right.ids.tolist()) == (["a"], ["a", "b"])
-    np.testing.assert_array_equal(right.values[:, 0], [3, 4, 0, 1])
-    np.testing.assert_array_equal(left.values[:, 0], [0, 1, 2])
-
-
-def test_a_split_speaks_the_time_of_the_panel() -> None:
-    aware = Panel.from_frame(frame(rows=4, ids=("a",), tz="Asia/Tokyo"))
-    assert aware.split("2024-01-01 01:00")[0].lengths.tolist() == [1]
-    assert aware.split(pd.Timestamp("2023-12-31 16:00", tz="UTC"))[0].lengths.tolist() == [1]
-    with pytest.raises(UsageError, match="time zone"):
-        Panel.from_frame(frame()).split("2024-01-01T01:00Z")
-    counted = Panel.from_frame({"y": [1.0, 2.0, 3.0]})
-    assert counted.split(2)[0].lengths.tolist() == [2]
-    for at, steps in ((None, None), (2, 2), (None, 0), ("x", None), (0, None), (None, 3)):
-        with pytest.raises(UsageError):
-            counted.split(at, steps=steps)
+def test_the_first_rows_of_each_series_make_a_panel_of_those_that_have_any() -> None:
+    panel = Panel.read(pd.concat([frame(rows=5, ids=("a",)), frame(rows=2, ids=("b",))]))
+    assert panel.first_rows(np.array([3, 0])).ids.tolist() == ["a"]
+    first = panel.first_rows(np.array([2, 1]))
+    assert (first.ids.tolist(), first.lengths.tolist()) == (["a", "b"], [2, 1])
+    np.testing.assert_array_equal(first.values[:, 0], [0, 1, 0])
+    with pytest.raises(UsageError, match="longest series has 5 rows"):
+        panel.first_rows(np.array([0, 0]))

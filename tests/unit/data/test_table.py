@@ -20,7 +20,7 @@ def panel(targets: int = 1, **names: str) -> Panel:
         {"unique_id": np.repeat(["b", "a", "c"], 4), "ds": np.tile(ds, 3), **dict.fromkeys(columns, 1.0)}
     )
     renamed = frame.rename(columns={"unique_id": names.get("id_col", "unique_id"), "ds": names.get("time_col", "ds")})
-    return Panel.from_frame(renamed, target_col=columns, **names)
+    return Panel.read(renamed, target_col=columns, **names)
 
 
 def forecast(n: int, H: int, C: int = 1) -> Forecast:

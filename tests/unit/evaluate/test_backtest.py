@@ -39,7 +39,7 @@ def series(lengths: tuple[int, ...] = (12, 9), start: float = 0.0) -> pd.DataFra
 
 
 def test_every_series_is_cut_windows_times_before_its_end() -> None:
-    frame = backtest(Panel.from_frame(series()), {"last": Last()}, horizon=3, windows=2, step=2, level=(80,))
+    frame = backtest(Panel.read(series()), {"last": Last()}, horizon=3, windows=2, step=2, level=(80,))
     assert list(frame.columns) == ["unique_id", "ds", "cutoff", "y", "last", "last-lo-80", "last-hi-80"]
     assert list(frame["y"]) == [7, 8, 9, 9, 10, 11, 104, 105, 106, 106, 107, 108]
     assert list(frame["last"]) == [6] * 3 + [8] * 3 + [103] * 3 + [105] * 3
@@ -49,7 +49,7 @@ def test_every_series_is_cut_windows_times_before_its_end() -> None:
 
 
 def test_windows_follow_one_another_by_default() -> None:
-    frame = backtest(Panel.from_frame(series((12,))), {"last": Last()}, horizon=3, windows=3, level=())
+    frame = backtest(Panel.read(series((12,))), {"last": Last()}, horizon=3, windows=3, level=())
     assert list(frame["y"]) == list(range(3, 12))
 
 
@@ -59,9 +59,7 @@ def test_a_forecast_never_depends_on_anything_from_its_cutoff_on() -> None:
     ends = frame.groupby("unique_id")["ds"].transform("max")
     after = frame["ds"] > ends - pd.Timedelta("6h")  # the last six rows: two windows of three
     changed.loc[after, "y"] = -(10.0**6)
-    before, again = (
-        backtest(Panel.from_frame(one), {"last": Last()}, horizon=3, windows=2) for one in (frame, changed)
-    )
+    before, again = (backtest(Panel.read(one), {"last": Last()}, horizon=3, windows=2) for one in (frame, changed))
     first = before["cutoff"] == before.groupby("unique_id")["cutoff"].transform("min")
     names = [name for name in before if name.startswith("last")]
     pd.testing.assert_frame_equal(before.loc[first, names], again.loc[first, names])
@@ -70,7 +68,7 @@ def test_a_forecast_never_depends_on_anything_from_its_cutoff_on() -> None:
 
 def test_the_answers_are_taken_out_of_what_a_forecaster_gets() -> None:
     model = Last(context=50)
-    backtest(Panel.from_frame(series((12,))), {"last": model}, horizon=3, windows=2)
+    backtest(Panel.read(series((12,))), {"last": model}, horizon=3, windows=2)
     (window,) = model.shown
     assert window.future is None
     assert window.past[..., 0].nan_to_num(-1).tolist() == [[-1, -1, -1, 0, 1, 2, 3, 4, 5], list(range(9))]
@@ -80,14 +78,14 @@ def test_the_answers_are_taken_out_of_what_a_forecaster_gets() -> None:
 
 def test_known_covariates_reach_beyond_the_cutoff() -> None:
     model = Last(context=2)
-    panel = Panel.from_frame(series((12,)).assign(price=np.arange(12.0)), known_cols=["price"])
+    panel = Panel.read(series((12,)).assign(price=np.arange(12.0)), known_cols=["price"])
     backtest(panel, {"last": model}, horizon=3)
     assert model.shown[0].known is not None
     assert model.shown[0].known[0, :, 0].tolist() == [7, 8, 9, 10, 11]
 
 
 def test_memory_is_bounded_by_the_batch_and_the_batch_changes_nothing() -> None:
-    panel = Panel.from_frame(series((12, 14, 16, 18, 20)))
+    panel = Panel.read(series((12, 14, 16, 18, 20)))
     frames = []
     for size in (1, 3, 256):
         model, told = Last(), list[tuple[int, int]]()
@@ -109,12 +107,12 @@ def test_memory_is_bounded_by_the_batch_and_the_batch_changes_nothing() -> None:
 
 def test_a_smaller_context_is_all_a_forecaster_sees() -> None:
     model = Last()
-    backtest(Panel.from_frame(series()), {"last": model}, horizon=2, context=3)
+    backtest(Panel.read(series()), {"last": model}, horizon=2, context=3)
     assert model.shown[0].past.shape[1] == 3
 
 
 def test_series_too_short_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    panel = Panel.from_frame(series((12, 6, 7)))
+    panel = Panel.read(series((12, 6, 7)))
     with caplog.at_level(logging.WARNING, logger="limosa"):
         frame = backtest(panel, {"last": Last()}, horizon=3, windows=2)
     assert list(frame["unique_id"].unique()) == ["a", "c"]
@@ -125,7 +123,7 @@ def test_series_too_short_are_left_out_and_named(caplog: pytest.LogCaptureFixtur
 
 def test_several_models_and_targets_share_one_frame() -> None:
     wide = series((12,)).assign(z=lambda frame: -frame["y"])
-    frame = backtest(Panel.from_frame(wide, target_col=["y", "z"]), {"m": Last(), "n": Last()}, horizon=2, level=())
+    frame = backtest(Panel.read(wide, target_col=["y", "z"]), {"m": Last(), "n": Last()}, horizon=2, level=())
     assert list(frame.columns) == ["unique_id", "ds", "cutoff", "target", "y", "m", "n"]
     assert frame[["target", "y", "m"]].to_numpy().tolist() == [
         ["y", 10, 9],
@@ -137,7 +135,7 @@ def test_several_models_and_targets_share_one_frame() -> None:
 
 def test_integer_time_and_the_callers_names_are_kept() -> None:
     counted = pd.DataFrame({"shop": 7, "week": np.arange(10), "sold": np.arange(10.0)})
-    panel = Panel.from_frame(counted, id_col="shop", time_col="week", target_col="sold")
+    panel = Panel.read(counted, id_col="shop", time_col="week", target_col="sold")
     frame = backtest(panel, {"m": Last()}, horizon=2, level=())
     assert frame.to_dict("list") == {"shop": [7, 7], "week": [8, 9], "cutoff": [7, 7], "sold": [8, 9], "m": [7, 7]}
 
@@ -145,6 +143,6 @@ def test_integer_time_and_the_callers_names_are_kept() -> None:
 @pytest.mark.parametrize("wrong", [{"horizon": 0}, {"windows": 0}, {"step": 0}, {"batch_size": 0}, {"level": (101,)}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        backtest(Panel.from_frame(series()), {"m": Last()}, **{"horizon": 2, **wrong})  # type: ignore[arg-type]
+        backtest(Panel.read(series()), {"m": Last()}, **{"horizon": 2, **wrong})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no model"):
-        backtest(Panel.from_frame(series()), {}, horizon=2)
+        backtest(Panel.read(series()), {}, horizon=2)

@@ -45,16 +45,16 @@ def value(scores: pd.DataFrame, metric: str) -> float:
 
 def test_plain_errors_are_what_they_say() -> None:
     values = history()
-    scores = evaluate(rolled(values), Panel.from_frame(long(values)), metrics=["mae", "mse", "rmse", "coverage"])
+    scores = evaluate(rolled(values), Panel.read(long(values)), metrics=["mae", "mse", "rmse", "coverage"])
     assert list(scores["metric"]) == ["mae", "mse", "rmse", "coverage-80"]
     np.testing.assert_allclose(scores["m"], 1.0)
-    outside = evaluate(rolled(values, 3.0), Panel.from_frame(long(values)), metrics=["coverage"])
+    outside = evaluate(rolled(values, 3.0), Panel.read(long(values)), metrics=["coverage"])
     assert value(outside, "coverage-80") == 0.0
 
 
 def test_the_scale_of_mase_and_rmsse_is_the_history_before_each_cutoff() -> None:
     values = history()
-    scores = evaluate(rolled(values), Panel.from_frame(long(values)), season=3, metrics=["mase", "rmsse"])
+    scores = evaluate(rolled(values), Panel.read(long(values)), season=3, metrics=["mase", "rmsse"])
     past = [series[:cutoff] for series in values for cutoff in CUTOFFS]
     assert value(scores, "mase") == pytest.approx(np.mean([1 / np.abs(p[3:] - p[:-3]).mean() for p in past]))
     assert value(scores, "rmsse") == pytest.approx(np.mean([np.mean((p[3:] - p[:-3]) ** 2) ** -0.5 for p in past]))
@@ -66,7 +66,7 @@ def test_scales_do_not_see_the_future() -> None:
     changed[:, CUTOFFS[0] :] *= 50
     first = long(values)["ds"].iloc[CUTOFFS[0] - 1]
     scores = []
-    for panel in (Panel.from_frame(long(values)), Panel.from_frame(long(changed))):
+    for panel in (Panel.read(long(values)), Panel.read(long(changed))):
         by_cutoff = evaluate(rolled(values), panel, season=2, metrics=["mase"], by=["cutoff"])
         scores.append(by_cutoff.set_index("cutoff")["m"])
     assert scores[0][first] == scores[1][first]
@@ -78,7 +78,7 @@ def test_wql_weighs_series_by_size_and_the_scaled_crps_does_not() -> None:
     frame = rolled(values)
     quantiles = {0.1: frame["m-lo-80"], 0.5: frame["m"], 0.9: frame["m-hi-80"]}
     loss = sum(2 * np.maximum(q * (frame["y"] - x), (q - 1) * (frame["y"] - x)) for q, x in quantiles.items()) / 3
-    scores = evaluate(frame, Panel.from_frame(long(values)), metrics=["wql", "scaled_crps"])
+    scores = evaluate(frame, Panel.read(long(values)), metrics=["wql", "scaled_crps"])
     keys = [frame["unique_id"], frame["cutoff"]]
     assert value(scores, "wql") == pytest.approx(loss.sum() / frame["y"].abs().sum())
     each = loss.groupby(keys).sum() / frame["y"].abs().groupby(keys).sum()
@@ -88,7 +88,7 @@ def test_wql_weighs_series_by_size_and_the_scaled_crps_does_not() -> None:
 def test_quantile_columns_take_the_place_of_levels() -> None:
     values = history()
     frame = rolled(values).assign(**{"m_ql0.5": lambda f: f["m"]})
-    scores = evaluate(frame, Panel.from_frame(long(values)), metrics=["wql"])
+    scores = evaluate(frame, Panel.read(long(values)), metrics=["wql"])
     assert value(scores, "wql") == pytest.approx(len(frame) / frame["y"].abs().sum())
 
 
@@ -96,7 +96,7 @@ def test_scores_can_be_kept_apart_by_series() -> None:
     values = history()
     frame = rolled(values)
     frame["m"] += frame["unique_id"]
-    scores = evaluate(frame, Panel.from_frame(long(values)), metrics=["mae"], by=["unique_id"])
+    scores = evaluate(frame, Panel.read(long(values)), metrics=["mae"], by=["unique_id"])
     assert scores.to_dict("list") == {
         "unique_id": [0, 1, 2],
         "metric": ["mae"] * 3,
@@ -108,7 +108,7 @@ def test_missing_actual_values_are_left_out_of_every_score() -> None:
     values = history()
     values[1, 8:] = np.nan
     values[0, 2] = np.nan
-    scores = evaluate(rolled(values), Panel.from_frame(long(values)), season=2, metrics=ALL_METRICS)
+    scores = evaluate(rolled(values), Panel.read(long(values)), season=2, metrics=ALL_METRICS)
     assert np.isfinite(scores["m"]).all()
     assert value(scores, "mae") == pytest.approx(1.0)
     assert value(scores, "coverage-80") == 1.0
@@ -117,7 +117,7 @@ def test_missing_actual_values_are_left_out_of_every_score() -> None:
 def test_scores_that_cannot_be_made_are_left_out_of_the_mean() -> None:
     values = history()
     values[0], values[1] = 5.0, 0.0  # no seasonal difference; nothing to be relative to
-    panel = Panel.from_frame(long(values))
+    panel = Panel.read(long(values))
     alone = values.copy()
     for metric, kept in (("mase", [2]), ("scaled_crps", [0, 2])):
         frame = rolled(alone)
@@ -129,17 +129,17 @@ def test_scores_that_cannot_be_made_are_left_out_of_the_mean() -> None:
 def test_several_targets_are_scored_each_on_its_own_scale() -> None:
     small, large = history(0), history(1) * 1000
     wide = long(small).rename(columns={"y": "a"}).assign(b=large.ravel())
-    panel = Panel.from_frame(wide, target_col=["a", "b"])
+    panel = Panel.read(wide, target_col=["a", "b"])
     both = pd.concat([rolled(small).assign(target="a"), rolled(large, 1000.0).assign(target="b")])
     scores = evaluate(both, panel, season=2, metrics=["mase"], by=["target"]).set_index("target")["m"]
     for name, values, offset in (("a", small, 1.0), ("b", large, 1000.0)):
-        alone = evaluate(rolled(values, offset), Panel.from_frame(long(values)), season=2, metrics=["mase"])
+        alone = evaluate(rolled(values, offset), Panel.read(long(values)), season=2, metrics=["mase"])
         assert scores[name] == pytest.approx(value(alone, "mase"))
 
 
 def test_what_cannot_be_scored_says_why() -> None:
     values = history()
-    frame, panel = rolled(values), Panel.from_frame(long(values))
+    frame, panel = rolled(values), Panel.read(long(values))
     with pytest.raises(UsageError, match="no metric mesa; choose from: mae"):
         evaluate(frame, panel, metrics=["mesa"])
     with pytest.raises(UsageError, match="no column cutoff"):

@@ -22,7 +22,7 @@ def panel(series: int = 2, freq: str | int = "h", tz: str | None = None) -> Pane
     parts = [pd.DataFrame({"unique_id": f"s{i}", "ds": ds, "y": rng.normal(size=60)}) for i in range(series)]
     frame = pd.concat(parts, ignore_index=True)
     frame.loc[[10, 12, 50], "y"] = np.nan  # two gaps with a value between them, and one in what came
-    return Panel.from_frame(frame)
+    return Panel.read(frame)
 
 
 def table(of: Panel, **columns: object) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def test_a_count_is_shown_as_numbers(tmp_path: Path) -> None:
 
 def test_several_targets_have_a_chart_each(tmp_path: Path) -> None:
     ds = np.arange(60)
-    of = Panel.from_frame({"unique_id": ["s"] * 60, "ds": ds, "a": ds * 1.0, "b": -ds * 1.0}, target_col=["a", "b"])
+    of = Panel.read({"unique_id": ["s"] * 60, "ds": ds, "a": ds * 1.0, "b": -ds * 1.0}, target_col=["a", "b"])
     both = pd.concat([table(of, target="a"), table(of, target="b")])
     fan_chart(of, both, name="m", path=tmp_path / "a.svg")
     assert [text(tmp_path / "a.svg").count(f"<!-- s · {target} -->") for target in "ab"] == [1, 1]

@@ -125,8 +125,7 @@ def test_a_run_whose_ranks_are_not_all_here_is_not_gone_on_with_by_another_numbe
 
 def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
     told = []
-    log = training.logging_steps(tmp_path, told.append)
-    assert log is not None
+    log = training.logging_steps(tmp_path, lambda *said: told.append(said))
     steps = [
         Progress(step=s, steps=1000, loss=1 / s, norm=math.inf, validation=None, seconds_left=0.0, waited=0.25)
         for s in range(1, 1001)
@@ -134,6 +133,7 @@ def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
     for at in [*steps, *steps[900:]]:  # went on from a checkpoint
         log(at)
     assert len(told) == 1100
+    assert told[1] == (2, 1000, "loss 0.5000")
     lines = training._lines(tmp_path / training.STEPS)
     assert [line["step"] for line in lines] == list(range(2, 1001, 2))
     assert (lines[0]["norm"], lines[0]["waited"]) == (None, 0.25)
@@ -148,7 +148,12 @@ def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
 
 
 def test_other_ranks_leave_no_lines_of_steps(tmp_path, two):
-    assert training.logging_steps(tmp_path, None) is None
+    told = []
+    training.logging_steps(tmp_path, lambda *said: told.append(said))(
+        Progress(step=1, steps=1, loss=0.5, norm=1.0, validation=None, seconds_left=0.0, waited=0.0)
+    )
+    assert told == [(1, 1, "loss 0.5000")]
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_processes_run_the_same_command_and_their_exit_code_is_the_commands(monkeypatch):

@@ -372,5 +372,5 @@ def test_a_folder_of_an_older_version_is_refused_with_the_command_that_mends_it(
     shutil.copytree(folder, tmp_path / "old")
     content = json.loads((tmp_path / "old" / "detection.json").read_text())
     (tmp_path / "old" / "detection.json").write_text(json.dumps(content | {"time": "time"}))
-    with pytest.raises(DataError, match="save (it|the model) again"):
+    with pytest.raises(DataError, match=r"save (it|the model) again"):
         limosa.watch(tmp_path / "old")

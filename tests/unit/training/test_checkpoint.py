@@ -48,23 +48,14 @@ def test_tensors_that_share_memory_are_saved_each_by_itself(tmp_path):
     assert torch.equal(again["view"], shared.view(2, 3).T)
 
 
-def test_the_newest_two_are_kept(tmp_path):
-    for step in (5, 10, 100, 2000):
-        checkpoint.save(tmp_path, step, {"step": step})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000100", "step-00002000"]
-    newest = checkpoint.latest(tmp_path)
-    assert newest is not None
-    assert checkpoint.load(newest) == {"step": 2000}
-
-
 def test_the_same_step_can_be_saved_again(tmp_path):
     checkpoint.save(tmp_path, 3, {"value": 1})
     assert checkpoint.load(checkpoint.save(tmp_path, 3, {"value": 2})) == {"value": 2}
 
 
-def test_without_a_checkpoint_there_is_no_latest(tmp_path):
-    assert checkpoint.latest(tmp_path) is None
-    assert checkpoint.latest(tmp_path / "nowhere") is None
+def test_without_a_checkpoint_there_is_none(tmp_path):
+    assert checkpoint.common(tmp_path) is None
+    assert checkpoint.common(tmp_path / "nowhere") is None
 
 
 def test_a_save_on_a_full_disk_leaves_the_one_before_and_nothing_else(tmp_path, full_disk):
@@ -85,10 +76,10 @@ def test_what_a_kill_left_behind_is_not_taken_for_a_checkpoint(tmp_path, monkeyp
         patch.setattr(checkpoint, "save_file", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)})
-    newest = checkpoint.latest(tmp_path)
+    newest = checkpoint.common(tmp_path)
     assert newest is not None
     assert newest.name == "step-00000001"
-    assert checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)}) == checkpoint.latest(tmp_path)
+    assert checkpoint.save(tmp_path, 2, {"weight": torch.zeros(2)}) == checkpoint.common(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
@@ -110,7 +101,7 @@ def test_a_writer_saves_what_was_there_when_it_was_asked(tmp_path):
     with checkpoint.Writer(tmp_path) as writer:
         writer.save(5, {"weight": weight})
         weight.zero_()
-    newest = checkpoint.latest(tmp_path)
+    newest = checkpoint.common(tmp_path)
     assert newest is not None
     assert torch.equal(checkpoint.load(newest)["weight"], torch.ones(3))
 
@@ -126,10 +117,10 @@ def test_one_checkpoint_is_written_at_a_time_and_training_goes_on_meanwhile(tmp_
     monkeypatch.setattr(checkpoint, "save_file", held_up)
     with checkpoint.Writer(tmp_path) as writer:
         writer.save(1, {"weight": torch.ones(1)})
-        assert checkpoint.latest(tmp_path) is None  # under way
+        assert checkpoint.common(tmp_path) is None  # under way
         free.set()
         writer.save(2, {"weight": torch.ones(1)})
-        assert checkpoint.step_of(checkpoint.latest(tmp_path)) >= 1
+        assert checkpoint.step_of(checkpoint.common(tmp_path)) >= 1
     assert order == [".step-00000001.partial", ".step-00000002.partial"]
 
 

@@ -294,7 +294,7 @@ def test_resuming_with_another_model_is_a_data_error(tmp_path):
 
 def test_a_checkpoint_of_another_version_is_a_data_error(tmp_path):
     fit_line(CONFIG, folder=tmp_path)
-    newest = checkpoint.latest(tmp_path)
+    newest = checkpoint.common(tmp_path)
     assert newest is not None
     state = newest / "state.json"
     state.write_text(state.read_text().replace('["format", {"plain": 3}]', '["format", {"plain": 2}]'))

@@ -8,33 +8,29 @@ import pytest
 import torch
 from torch import nn
 
-from limosa.training.optim import Average, build, described, linear_scaled, warmup_cosine, warmup_polynomial
+from limosa.training.optim import Average, build, described, lr_factor
 
 
 def test_the_rate_rises_over_the_warm_up_then_falls_to_the_floor():
-    shares = [warmup_cosine(step, steps=100, warmup=10) for step in range(100)]
+    shares = [lr_factor("cosine", step, steps=100, warmup=10) for step in range(100)]
     assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert shares[10] == pytest.approx(1.0)
     assert shares[55] == pytest.approx(0.51)  # half-way down: the mean of 1 and the floor
     assert all(before > after for before, after in pairwise(shares[10:]))
-    assert warmup_cosine(100, steps=100, warmup=10) == pytest.approx(0.02)
-    assert warmup_cosine(999, steps=100, warmup=10) == pytest.approx(0.02)
+    assert lr_factor("cosine", 100, steps=100, warmup=10) == pytest.approx(0.02)
+    assert lr_factor("cosine", 999, steps=100, warmup=10) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 5), (5, 50)])
 def test_the_rate_is_a_share_whatever_the_lengths(steps, warmup):
-    assert all(0.0 < warmup_cosine(step, steps=steps, warmup=warmup) <= 1.0 for step in range(steps + 1))
+    assert all(0.0 < lr_factor("cosine", step, steps=steps, warmup=warmup) <= 1.0 for step in range(steps + 1))
 
 
 def test_the_polynomial_falls_to_nothing_with_its_power():
-    shares = [warmup_polynomial(step, steps=100, warmup=10) for step in range(100)]
+    shares = [lr_factor("polynomial", step, steps=100, warmup=10) for step in range(100)]
     assert shares[:11] == pytest.approx([*(0.1 * (step + 1) for step in range(10)), 1.0])
     assert shares[55] == pytest.approx(0.25)
-    assert warmup_polynomial(999, steps=100, warmup=10) == 0.0
-
-
-def test_the_rate_grows_in_proportion_with_the_batch():
-    assert linear_scaled(0.1, batch=1024, base=256) == pytest.approx(0.4)
+    assert lr_factor("polynomial", 999, steps=100, warmup=10) == 0.0
 
 
 def test_groups_are_told_in_words():

@@ -86,8 +86,6 @@ def deviation(values: Tensor) -> Tensor:
     return (values - values.mean(1, keepdim=True)).square_().mean(1, keepdim=True).sqrt_()
 
 
-# --- seasons ------------------------------------------------------------------------------------------------
-
 _PHASES = 128  # points of a profile
 
 
@@ -173,9 +171,6 @@ def waves(rng: Random, length: int, period: Tensor) -> Tensor:
     return angle.sin() * 1.4 + rng.uniform(0, 0.7, n, 1) * torch.sin(2 * angle + 6.3 * rng.uniform(0, 1, n, 1))
 
 
-# --- trends, regimes, wandering -----------------------------------------------------------------------------
-
-
 def trends(rng: Random, n: int, length: int) -> Tensor:
     """Piecewise linear with up to three breaks, logistic, or exponential and damped growth. [n, length]"""
     time = torch.linspace(0, 1, length, device=rng.device)
@@ -244,9 +239,6 @@ def _process(rng: Random, n: int, length: int) -> Tensor:
     spectrum = torch.nn.functional.pad(spectrum, (1, 0))
     values: Tensor = torch.fft.irfft(spectrum, size, norm="forward")[:, :length]
     return values / math.sqrt(2)
-
-
-# --- noise --------------------------------------------------------------------------------------------------
 
 
 def noise_part(rng: Random, rows: Rows, length: int, season: Tensor) -> Tensor:

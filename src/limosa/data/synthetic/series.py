@@ -11,18 +11,9 @@ import torch
 from torch import Tensor
 
 from limosa.core import Window
+from limosa.data.synthetic import parts
 from limosa.data.synthetic.observe import hide, observe
-from limosa.data.synthetic.parts import (
-    Random,
-    Rows,
-    noise_part,
-    on_rows,
-    regimes,
-    seasonal_part,
-    trends,
-    wandering,
-    waves,
-)
+from limosa.data.synthetic.parts import Random, Rows, on_rows
 from limosa.data.synthetic.recipes import CLOCKS, KINDS, RECIPES, SyntheticConfig, check_kind
 from limosa.errors import UsageError
 
@@ -30,11 +21,7 @@ DEFAULT = SyntheticConfig()
 
 
 def draw(
-    batch: int,
-    length: int,
-    generator: torch.Generator,
-    config: SyntheticConfig = DEFAULT,
-    kind: str | None = None,
+    batch: int, length: int, generator: torch.Generator, config: SyntheticConfig = DEFAULT, kind: str | None = None
 ) -> Tensor:
     """Series of random kinds, or all of one `kind`: [batch, length] float32 on the generator's device.
 
@@ -100,9 +87,7 @@ def _clean(rng: Random, batch: int, length: int, config: SyntheticConfig, kind: 
     on_rows(values, ~fine, lambda rows: _compose(rng, kinds[rows], length, config))
     step = int(rng.choice(3, 1)) + 2
     return on_rows(
-        values,
-        fine,
-        lambda rows: _compose(rng, kinds[rows], length * step, config).view(-1, length, step).mean(2),
+        values, fine, lambda rows: _compose(rng, kinds[rows], length * step, config).view(-1, length, step).mean(2)
     )
 
 
@@ -110,18 +95,18 @@ def _compose(rng: Random, kinds: Tensor, length: int, config: SyntheticConfig) -
     """Sum the parts, then turn the sum into what is observed. [n, length]"""
     rows = Rows(rng, kinds)
     day, week, longer = _clock(rng, kinds, length)
-    season = seasonal_part(rng, rows, length, day, week)
-    total = season + noise_part(rng, rows, length, season)
+    season = parts.seasonal_part(rng, rows, length, day, week)
+    total = season + parts.noise_part(rng, rows, length, season)
 
     def add(name: str, part: Callable[[int, Tensor], Tensor]) -> None:
         size = rows.strength(name)
         on_rows(total, size > 0, lambda r: total[r] + size[r, None] * part(len(r), r))
 
     composed, switches = rows.toss("composed"), rows.strength("switches")
-    add("second", lambda n, r: waves(rng, length, longer[r]))
-    add("trend", lambda n, r: trends(rng, n, length))
-    add("slow", lambda n, r: wandering(rng, n, length, composed[r]))
-    add("steps", lambda n, r: regimes(rng, length, switches[r]))
+    add("second", lambda n, r: parts.waves(rng, length, longer[r]))
+    add("trend", lambda n, r: parts.trends(rng, n, length))
+    add("slow", lambda n, r: parts.wandering(rng, n, length, composed[r]))
+    add("steps", lambda n, r: parts.regimes(rng, length, switches[r]))
     return observe(rng, rows, config, total, season)
 
 

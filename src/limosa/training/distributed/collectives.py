@@ -39,9 +39,6 @@ _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_i
 log = logging.getLogger("limosa")
 
 
-# -- algorithms --------------------------------------------------------------------------------------------------------
-
-
 def flat_all_reduce(group: Any = None) -> AllReduce:
     """One all-reduce over all ranks of `group`."""
 
@@ -137,9 +134,6 @@ def groups(size: int, timeout: timedelta | None = None) -> tuple[Any, Any]:
     return inner, outer
 
 
-# -- averages under way ------------------------------------------------------------------------------------------------
-
-
 class Transfer:
     """The average of `flat` [n] over the ranks of `group`, under way once this is built; leave `flat` alone.
 
@@ -210,9 +204,6 @@ def replicate(model: Learner) -> list[nn.Parameter]:
     parameters = list(model.parameters())
     broadcast_from_first([*parameters, *(model.buffers() if isinstance(model, nn.Module) else ())])
     return [p for p in parameters if p.requires_grad]
-
-
-# -- flat buffers ------------------------------------------------------------------------------------------------------
 
 
 def flat_like(tensors: Sequence[Tensor], extra: int = 0) -> tuple[Tensor, list[Tensor]]:

@@ -8,6 +8,7 @@ Learner need not be one module with one forward.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,23 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from limosa.core import Learner
+from limosa.core import Learner, check_at_least, check_choice
 from limosa.errors import UsageError
-from limosa.training.distributed import ranks
-from limosa.training.distributed.collectives import (
-    AllReduce,
-    CommDtype,
-    FastestAllReduce,
-    Transfer,
-    broadcast_from_first,
-    copy_all,
-    flat_all_reduce,
-    flat_like,
-    master_all_reduce,
-    replicate,
-    sharded_all_reduce,
-    wait_for,
-)
+from limosa.training.distributed import collectives, ranks
+from limosa.training.distributed.collectives import AllReduce, CommDtype, Transfer, copy_all, flat_like
 from limosa.training.precision import FORMATS
 from limosa.training.strategy import Strategy
 
@@ -45,8 +33,7 @@ class DataParallelConfig:
     bucket: float = 25.0  # MB of gradients sent together
 
     def __post_init__(self) -> None:
-        if self.comm_dtype not in FORMATS:
-            raise UsageError(f"comm_dtype is {self.comm_dtype!r}; choose one of {', '.join(FORMATS)}")
+        check_choice(self, "comm_dtype", tuple(FORMATS))
         if self.bucket <= 0:
             raise UsageError(f"bucket is {self.bucket} MB; it must be more than 0")
 
@@ -60,10 +47,8 @@ class HierarchicalConfig(DataParallelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.group < 0:
-            raise UsageError(f"group is {self.group}; it must be at least 1, or 0 for the processes of one machine")
-        if self.form not in ("sharded", "masters", "measured"):
-            raise UsageError(f"form is {self.form!r}; choose sharded, masters or measured")
+        check_at_least(self, 0, "group")
+        check_choice(self, "form", ("sharded", "masters", "measured"))
 
 
 class DataParallel(Strategy):
@@ -74,14 +59,17 @@ class DataParallel(Strategy):
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0; `micro_batches` backward passes make one step."""
-        self.register(replicate(model), micro_batches)
+        self.register(collectives.replicate(model), micro_batches)
 
     def register(self, parameters: Sequence[nn.Parameter], micro_batches: int) -> None:
         """Send the gradients of `parameters`, which are equal on all ranks, as they become complete."""
         self.all_reduce = self._all_reduce(parameters[0].device)
         self.buckets = [Bucket(part, micro_batches) for part in _in_buckets(parameters[::-1], self.config.bucket)]
         self.sent: list[Transfer] = []
-        self.hooks = [self._hook(parameter, bucket) for bucket in self.buckets for parameter in bucket.parameters]
+        self.hooks: list[Any] = []
+        for bucket in self.buckets:
+            ready, weights = functools.partial(self._ready, bucket), list[Any](bucket.parameters)
+            self.hooks += [weight.register_post_accumulate_grad_hook(ready) for weight in weights]
 
     def before_step(self) -> None:
         """Send the gradients that are not under way yet, and put the averages in their place."""
@@ -101,15 +89,12 @@ class DataParallel(Strategy):
 
     def agree(self, numbers: Sequence[Tensor]) -> None:
         """Take those of rank 0: replicas are equal, other machines may round otherwise."""
-        broadcast_from_first(numbers)
+        collectives.broadcast_from_first(numbers)
 
     def _all_reduce(self, device: torch.device) -> AllReduce:
-        return flat_all_reduce(self.group)
+        return collectives.flat_all_reduce(self.group)
 
-    def _hook(self, parameter: Any, bucket: Bucket) -> Any:
-        return parameter.register_post_accumulate_grad_hook(lambda _: self._ready(bucket))
-
-    def _ready(self, bucket: Bucket) -> None:
+    def _ready(self, bucket: Bucket, parameter: Tensor) -> None:
         """A gradient of `bucket` is complete; send what is full, in the one order that all ranks keep."""
         bucket.missing -= 1
         while len(self.sent) < len(self.buckets) and not self.buckets[len(self.sent)].missing:
@@ -131,21 +116,21 @@ class Hierarchical(DataParallel):
 
     def state_dict(self) -> dict[str, Any]:
         """The algorithms chosen by size, where they were measured."""
-        return {"fastest": self.all_reduce.fastest} if isinstance(self.all_reduce, FastestAllReduce) else {}
+        return {"fastest": self.all_reduce.fastest} if isinstance(self.all_reduce, collectives.FastestAllReduce) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Use the algorithms that the run used before, whatever is faster now; one process used none."""
-        if isinstance(self.all_reduce, FastestAllReduce) and state:
+        if isinstance(self.all_reduce, collectives.FastestAllReduce) and state:
             self.all_reduce.fastest = state["fastest"]
 
     def _all_reduce(self, device: torch.device) -> AllReduce:
         size = self.config.group or ranks.current_rank().local_world_size
         if self.config.form == "masters":
-            return master_all_reduce(size)
-        by_shards = sharded_all_reduce(size)
+            return collectives.master_all_reduce(size)
+        sharded = collectives.sharded_all_reduce(size)
         if self.config.form == "sharded":
-            return by_shards
-        return FastestAllReduce({"plain": flat_all_reduce(), "sharded": by_shards}, device)
+            return sharded
+        return collectives.FastestAllReduce({"plain": collectives.flat_all_reduce(), "sharded": sharded}, device)
 
 
 class ZeRO(DataParallel):
@@ -178,10 +163,9 @@ class ZeRO(DataParallel):
         for owner, parameters in enumerate(self.owned):
             flat, parts = flat_like(parameters)
             copy_all(parts, parameters)
-            work = dist.broadcast(flat, group=self.group, group_src=owner, async_op=True)
-            sent.append((parameters, parts, work))
+            sent.append((parameters, parts, dist.broadcast(flat, group=self.group, group_src=owner, async_op=True)))
         for parameters, parts, work in sent:
-            wait_for(work)
+            collectives.wait_for(work)
             copy_all(parameters, parts)
 
 
@@ -224,8 +208,6 @@ def _in_buckets(parameters: Sequence[nn.Parameter], megabytes: float) -> Iterato
     part: list[nn.Parameter] = []
     for parameter in parameters:
         part.append(parameter)
-        if sum(p.numel() for p in part) * 4 >= megabytes * 1e6:
+        if sum(p.numel() for p in part) * 4 >= megabytes * 1e6 or parameter is parameters[-1]:
             yield part
             part = []
-    if part:
-        yield part

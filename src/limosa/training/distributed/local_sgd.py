@@ -39,18 +39,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from limosa.core import Learner
+from limosa.core import Learner, check_at_least, check_choice
 from limosa.errors import UsageError
-from limosa.training.distributed import ranks
-from limosa.training.distributed.collectives import (
-    CommDtype,
-    Shard,
-    Transfer,
-    average,
-    flat_all_reduce,
-    groups,
-    replicate,
-)
+from limosa.training.distributed import collectives, ranks
+from limosa.training.distributed.collectives import CommDtype, Shard, Transfer, average
 from limosa.training.distributed.data_parallel import DataParallel, ZeRO
 from limosa.training.precision import FORMATS
 from limosa.training.strategy import Strategy
@@ -70,8 +62,7 @@ class LocalSGDConfig:
     tau: int = 16  # steps per round
 
     def __post_init__(self) -> None:
-        if self.tau < 1:
-            raise UsageError(f"tau is {self.tau}; a round has at least 1 step")
+        check_at_least(self, 1, "tau")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +82,12 @@ class CO2Config:
     zero: bool = False  # the ranks of a group partition the optimizer's state too
 
     def __post_init__(self) -> None:
-        if self.tau < 0:
-            raise UsageError(f"tau is {self.tau}; a round has at least 1 step, and 0 chooses by measuring")
+        check_at_least(self, 0, "tau", "group")
+        check_choice(self, "comm_dtype", tuple(FORMATS))
         if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.clip > 0 and self.timeout > 0):
             raise UsageError("co2 needs learning_rate, clip and timeout above 0 and momentum in [0, 1)")
         if not 0 <= self.eager <= 1:
             raise UsageError(f"eager is {self.eager}; it must lie in [0, 1]")
-        if self.comm_dtype not in FORMATS:
-            raise UsageError(f"comm_dtype is {self.comm_dtype!r}; choose one of {', '.join(FORMATS)}")
-        if self.group < 0:
-            raise UsageError(f"group is {self.group}; it must be at least 1, or 0 for the processes of one machine")
         if self.zero and self.group == 1:
             raise UsageError("zero partitions the optimizer's state inside a group; choose a group above 1")
 
@@ -129,7 +116,7 @@ class LocalSGD(Strategy):
 
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0."""
-        self.parameters = replicate(model)
+        self.parameters = collectives.replicate(model)
 
     def after_step(self, step: int) -> None:
         """Average at the end of a round."""
@@ -162,7 +149,7 @@ class CO2(Strategy):
     def attach(self, model: Learner, micro_batches: int = 1) -> None:
         """Make all replicas equal to that of rank 0. Holds four more copies of the weights, or of this rank's part."""
         self._make_groups()
-        parameters = replicate(model)
+        parameters = collectives.replicate(model)
         if self.inner:
             self.inner.register(parameters, micro_batches)
         self.shard = Shard(parameters, self.inner.group if self.inner else None)
@@ -188,7 +175,7 @@ class CO2(Strategy):
         if size == 1:
             self.outer_group = dist.new_group(timeout=late)  # of its own, so that it waits behind nothing else
         else:
-            inner, self.outer_group = groups(size, late)
+            inner, self.outer_group = collectives.groups(size, late)
             self.inner = ZeRO(group=inner) if self.config.zero else DataParallel(group=inner)
 
     def before_step(self) -> None:
@@ -267,7 +254,7 @@ class CO2(Strategy):
         torch.sub(self.round_start, self.delta, out=self.delta)
         self.round_start.copy_(self.delta)  # d_i[t], until `_begin_round` makes the next start of it
         group = self.outer_group
-        self.transfer = Transfer(self.delta, flat_all_reduce(group), self.config.comm_dtype, group)
+        self.transfer = Transfer(self.delta, collectives.flat_all_reduce(group), self.config.comm_dtype, group)
         self.timer = TransferTimer(self.transfer)
         self.pending = True
 
@@ -328,7 +315,7 @@ class CO2(Strategy):
                 step=step + 1,
                 tau=self.tau,
                 computing=self.step_times[-1] - self.step_times[0],
-                communicating=self.completed.seconds,
+                communicating=max(0.0, self.completed.ended - self.completed.began),
                 waiting=self.completed.waited,
             )
         )
@@ -361,11 +348,6 @@ class TransferTimer:
         transfer.wait()
         self.waited = time.monotonic() - began
         self.ended = self.ended or began + self.waited  # the thread may set it a moment later
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return max(0.0, self.ended - self.began)
 
     def _stop(self, future: Any) -> None:
         self.ended = time.monotonic()
