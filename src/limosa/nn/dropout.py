@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limosa.errors import UsageError
+
 _ROWS = 2048  # of a feed-forward at once: what lies between its layers need not be whole
 _DEAD = -100.0  # where the GELU and its slope are exactly zero
+
+
+def check_dropout(probability: float) -> None:
+    """Refuse what is no probability of dropping.
+
+    Raises: UsageError.
+    """
+    if not 0.0 <= probability < 1.0:
+        raise UsageError(f"dropout is {probability}; it must lie in [0, 1)")
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:

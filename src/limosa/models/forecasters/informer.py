@@ -23,25 +23,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode
+from limosa.core import Card, Window, check_at_least, check_choice
 from limosa.errors import UsageError
-from limosa.nn.attention import position_angles
+from limosa.nn.attention import check_heads, position_angles
 from limosa.nn.calendar import MARKS, calendar_marks
-from limosa.nn.channels import join_channels, split_channels
-from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.losses import point_and_bands
+from limosa.nn.channels import known_covariates, split_channels
+from limosa.nn.dropout import FeedForward, check_dropout, dropout
+from limosa.nn.losses import POINTS, Point
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import RollingForecaster
 from limosa.nn.scaling import Scaled, Units, scaled
-
-LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ class InformerConfig:
     channels: int = 1  # 1: each channel by itself; more: that many jointly
     known: int = 0  # covariates known in advance
     scaling: Units = "window"  # mean, last, none: for data of one scale, such as standardised columns
-    point: Literal["median", "mean"] = "median"
+    point: Point = "median"
     width: int = 64
     heads: int = 4
     feedforward: int = 128
@@ -69,23 +67,19 @@ class InformerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", tuple(self.encoders))  # a saved config holds a list
-        for name in ("horizon", "channels", "decoder_layers", "factor", "feedforward"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "horizon", "channels", "decoder_layers", "factor", "heads", "feedforward")
+        check_at_least(self, 0, "known")
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        check_choice(self, "scaling", get_args(Units))
+        check_choice(self, "point", POINTS)
+        check_choice(self, "sampling", get_args(Sampling))
         if not self.encoders or min(self.encoders) < 1:
             raise UsageError(f"encoders is {self.encoders}; give the number of layers of each, at least 1")
         if self.context < 2 ** len(self.encoders):
             raise UsageError(f"context is {self.context}; {len(self.encoders)} encoders need {2 ** len(self.encoders)}")
         if self.start is not None and not 0 <= self.start <= self.context:
             raise UsageError(f"start is {self.start}; it must lie between 0 and context {self.context}")
-        if self.width % (2 * self.heads):
-            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        if self.scaling not in get_args(Units) or self.point not in ("median", "mean"):
-            raise UsageError(f"scaling is {self.scaling!r}, point {self.point!r}; see the options of InformerConfig")
-        if self.sampling not in ("shared", "query"):
-            raise UsageError(f"sampling is {self.sampling!r}; choose shared or query")
-        if not 0.0 <= self.dropout < 1.0 or self.known < 0:
-            raise UsageError(f"dropout is {self.dropout}, known {self.known}; they must lie in [0, 1) and from 0")
 
 
 class Prepared(NamedTuple):
@@ -222,14 +216,10 @@ class Informer(RollingForecaster):
         past = F.pad(rows.past[:, -c.context :], (0, 0, max(0, c.context - rows.past.shape[1]), 0), value=torch.nan)
         own = scaled(past, c.scaling)
         seen = F.pad(own.observed.float(), (0, 0, 0, c.horizon))  # [B, L+H, C]
-        steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen]
-        if c.known:
-            if rows.known is None or rows.known.shape[-1] != c.known:
-                found = 0 if rows.known is None else rows.known.shape[-1]
-                raise UsageError(f"the model reads {c.known} known covariates, the window has {found}; name them all")
-            known = self._along(rows, rows.known, torch.nan)
-            own_units = scaled(known[:, : c.context], "none" if c.scaling == "none" else "window")
-            steps.append(own_units.apply(known).nan_to_num(0.0, posinf=0.0, neginf=0.0))
+        known = known_covariates(rows.known, c.known, past, rows.past.shape[1] + rows.horizon)
+        known = self._along(rows, known, torch.nan)
+        known = scaled(known[:, : c.context], "none" if c.scaling == "none" else "window").apply(known)
+        steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen, known.nan_to_num(0.0, posinf=0.0, neginf=0.0)]
         begun = own.observed.any(-1, keepdim=True).cummax(1).values  # [B, L, 1]
         stamps = None if rows.stamps is None else self._along(rows, rows.stamps[..., None], 0)[..., 0]
         marks = calendar_marks(stamps, (len(past), c.context + c.horizon), past.device)
@@ -249,15 +239,15 @@ class Informer(RollingForecaster):
         past = values[:, max(0, length - c.context) : length]
         return torch.cat([F.pad(past, (0, 0, c.context - past.shape[1], 0), value=before), ahead, more], dim=1)
 
-    def _quantiles(self, state: Encoding) -> Tensor:
-        """Quantiles [B, H, C, Q] in scaled units: the decoder attends to what the encoders have made."""
+    def _quantiles(self, state: Encoding, steps: int) -> Tensor:
+        """Quantiles [B, steps, C, Q] in scaled units: the decoder attends to what the encoders have made."""
         f, memory = state.prepared, torch.cat([*state.finished, state.hidden], dim=1)
         first, H = self.config.context - self.start, self.config.horizon
         x = self.embed_ahead(f.steps[:, first:], f.marks[:, first:])
         for layer in self.decoder:
             x = layer(x, memory, H if layer is self.decoder[-1] else x.shape[1])
         out = self.to_quantiles(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
-        return ordered_quantiles(out[..., 0], out[..., 1:])
+        return ordered_quantiles(out[..., 0], out[..., 1:])[:, :steps]
 
     # -- the protocols --------------------------------------------------------------------------------------------
 
@@ -284,26 +274,6 @@ class Informer(RollingForecaster):
                 finished = (*finished, x)
             x = tokens[:, -(self.config.context >> encoder) :]
         return Encoding(self.encoders[encoder].layer(layer, x), tokens, finished, f)  # type: ignore[operator]
-
-    def head(self, state: Encoding, batch: Window) -> Forecast:
-        """Forecast of up to the native horizon, in data units."""
-        values = state.prepared.past.undo(self._quantiles(state).movedim(-1, 1))  # [B, Q, H, C]
-        return join_channels(values.permute(0, 3, 2, 1).flatten(0, 1)[:, : batch.horizon], batch)
-
-    def loss(self, batch: Window) -> Tensor:
-        """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.
-
-        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
-        """
-        future = split_channels(batch, self.config.channels).future
-        if future is None or batch.horizon > self.horizon:
-            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        state: Encoding = encode(self, batch)[-1]
-        past = state.prepared.past
-        target = torch.where(past.observed.any(1, keepdim=True), past.apply(future), torch.nan)  # [B, h, C]
-        if self.config.scaling == "window":
-            target = target.clamp(-LARGEST, LARGEST)
-        return point_and_bands(self._quantiles(state)[:, : batch.horizon], target, LEVELS, self.config.point)
 
 
 class _Halved(torch.autograd.Function):
