@@ -197,7 +197,7 @@ class FrozenFilters(nn.Module):
         return F.conv1d(past, self.taps.flip(-1)[:, None]).view(B, C * self.count, L)
 
     def step(self, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The latest values [B, C, memory], newest first, and the filtered [B, C * count] after one more value [B, C]."""
+        """Latest values [B, C, memory], newest first, and filtered ones [B, C * count] after one more value [B, C]."""
         held = torch.cat([value[..., None], x], dim=-1)
         return held[..., :-1], torch.einsum("bcn,kn->bck", held, self.taps).flatten(1)
 

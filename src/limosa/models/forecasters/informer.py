@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +144,8 @@ class Distil(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, ceil(N / 2), D]."""
-        made: Tensor = _Halved.apply(self.norm(self.convolution(x.mT)))  # type: ignore[no-untyped-call]
-        return made
+        largest = F.max_pool1d(self.norm(self.convolution(x.mT)), 3, stride=2, padding=1)
+        return F.elu(largest, inplace=True).mT.contiguous()  # after pooling: ELU is monotone, and has half the work
 
 
 class Encoder(nn.Module):
@@ -274,34 +274,6 @@ class Informer(RollingForecaster):
                 finished = (*finished, x)
             x = tokens[:, -(self.config.context >> encoder) :]
         return Encoding(self.encoders[encoder].layer(layer, x), tokens, finished, f)  # type: ignore[operator]
-
-
-class _Halved(torch.autograd.Function):
-    """ELU of the largest of three neighbours, every second step: [B, D, N] -> [B, ceil(N / 2), D].
-
-    ELU is monotone, so after pooling it has half the work. Which neighbour was largest fits in a byte, where torch
-    keeps an int64 and the pooled tensor besides.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        largest, index = F.max_pool1d(y, 3, stride=2, padding=1, return_indices=True)
-        made = F.elu(largest).mT.contiguous()
-        ctx.steps = y.shape[-1]
-        ctx.save_for_backward(made, (index - _centres(index)).to(torch.int8))
-        return made
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        made, which = ctx.saved_tensors
-        slope = made.clamp(max=0.0) + 1.0
-        pooled = (grads[0] * slope).mT
-        spread: Tensor = pooled.new_zeros(*pooled.shape[:-1], ctx.steps)
-        return spread.scatter_add_(-1, which + _centres(which), pooled)
-
-
-def _centres(like: Tensor) -> Tensor:
-    return 2 * torch.arange(like.shape[-1], device=like.device)
 
 
 def _positions(steps: int, width: int, like: Tensor) -> Tensor:
