@@ -14,8 +14,6 @@ token a layer more, and one rate a head with `slope`. How the rest differs from 
 * `scaling="running"` scales each step by the level and spread of the steps up to it, which themselves are two such
   scans. The units of `nn.scaling` that need the whole window, such as the paper's protocol has, cannot be streamed.
 * A token sees the last `kernel` steps. They also reach the forecast by a linear map, free of norms.
-
-One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
 """
 
 from __future__ import annotations
@@ -212,8 +210,6 @@ class Aaren(RollingForecaster):
         self.direct = nn.Linear(config.kernel, config.horizon, bias=False)
         nn.init.zeros_(self.direct.weight)
 
-    # -- the parts of one pass ------------------------------------------------------------------------------------
-
     def _prepare(self, rows: Window) -> Prepared:
         """Cut a window to the model's lengths and bring it into its own units."""
         c = self.config
@@ -253,8 +249,6 @@ class Aaren(RollingForecaster):
         recent = F.pad(recent, (0, 0, c.kernel - recent.shape[1], 0)).mT  # [R, C, kernel]
         middle = out[..., 0] + self.direct(recent).float().mT[:, :H]
         return ordered_quantiles(middle, out[..., 1:])
-
-    # -- the protocols --------------------------------------------------------------------------------------------
 
     def embed(self, batch: Window) -> Encoding:
         """The tokens of the past; rows are B, or B * C where channels are read alone."""

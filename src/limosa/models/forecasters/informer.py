@@ -14,8 +14,6 @@ How this differs from the published code:
   training. `nn.probsparse` says how attention differs.
 * The decoder's last layer computes only the steps that are forecast.
 * `mix`, the scrambling of steps and heads in the published decoder, is an option that is off.
-
-One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
 """
 
 from __future__ import annotations
@@ -166,21 +164,15 @@ class Encoder(nn.Module):
 class DecoderLayer(nn.Module):
     """ProbSparse self-attention with running sums, exact attention to the memory, a feed-forward."""
 
-    def __init__(self, config: InformerConfig) -> None:
+    def __init__(self, c: InformerConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(
-            config.width,
-            config.heads,
-            factor=config.factor,
-            sampling=config.sampling,
-            running=True,
-            mix=config.mix,
-            seed=config.seed,
+            c.width, c.heads, factor=c.factor, sampling=c.sampling, running=True, mix=c.mix, seed=c.seed
         )
-        self.cross = CrossAttention(config.width, config.heads, config.dropout)
-        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
-        self.probability = config.dropout
+        self.cross = CrossAttention(c.width, c.heads, c.dropout)
+        self.feed_forward = FeedForward(c.width, c.feedforward, c.dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(c.width) for _ in range(3))
+        self.probability = c.dropout
 
     def forward(self, x: Tensor, memory: Tensor, last: int) -> Tensor:
         """[B, N, D], memory [B, M, D] -> the `last` steps [B, last, D]."""
@@ -207,8 +199,6 @@ class Informer(RollingForecaster):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
         self.to_quantiles = nn.Linear(config.width, config.channels * len(LEVELS))
-
-    # -- the parts of one pass ------------------------------------------------------------------------------------
 
     def _prepare(self, rows: Window) -> Prepared:
         """Cut or fill a window to the model's lengths and bring it into its own units."""
@@ -248,8 +238,6 @@ class Informer(RollingForecaster):
             x = layer(x, memory, H if layer is self.decoder[-1] else x.shape[1])
         out = self.to_quantiles(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
         return ordered_quantiles(out[..., 0], out[..., 1:])[:, :steps]
-
-    # -- the protocols --------------------------------------------------------------------------------------------
 
     def embed(self, batch: Window) -> Encoding:
         """The tokens of the past; rows are B, or B * C where channels are read alone."""

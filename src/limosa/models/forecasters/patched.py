@@ -100,8 +100,6 @@ class Patched(RollingForecaster):
             nn.Linear(config.latent + LOCAL, hidden), nn.SiLU(), nn.Linear(hidden, RULES + 2 + len(LEVELS) - 1)
         )
 
-    # -- the parts of one pass ------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def _prepare(self, window: Window) -> Prepared:
         """Scale the past robustly, find its periods, apply the rules. Nothing here is learnt or differentiated."""
@@ -146,8 +144,6 @@ class Patched(RollingForecaster):
         middle = ((gate - log_excess).softmax(-1) * p.rules).sum(-1) + p.sigma * shift[..., 0]
         around = ordered_quantiles(torch.zeros_like(middle), gaps) * sigma * log_width.clamp(-6.0, 4.0).exp()
         return (around + middle.unsqueeze(-1))[:, :steps, None]
-
-    # -- the protocols --------------------------------------------------------------------------------------------
 
     def embed(self, batch: Window) -> Encoding:
         """Tokens of a window with up to the native horizon."""

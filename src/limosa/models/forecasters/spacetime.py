@@ -140,8 +140,6 @@ class SpaceTime(Saved):
         self.decoder = ClosedLoopSSM(D, config.state)
         self.to_quantiles = nn.Conv1d(D + exogenous, C * len(LEVELS), 1)
 
-    # -- the parts of one pass -----------------------------------------------------------------------------------------
-
     def _prepare(self, window: Window) -> Prepared:
         """The last `context` steps, scaled, one row per series that is forecast."""
         config = self.config
@@ -162,14 +160,12 @@ class SpaceTime(Saved):
     def _exogenous(self, window: Window, steps: int) -> Tensor:
         """Marks and known covariates [B, K, steps + H]; covariates in units of their own past."""
         B, T = len(window), steps + window.horizon
-        parts = [torch.zeros(B, T, 0, device=window.past.device)]
-        if self.config.calendar:
-            stamps = None if window.stamps is None else window.stamps[:, -T:]
-            parts.append(calendar_marks(stamps, (B, T), window.past.device))
-        if self.config.known:
-            known = known_covariates(window.known, self.config.known, window.past, T)[:, -T:]
-            parts.append(scaled(known[:, :steps]).apply(known).clamp(-LARGEST, LARGEST).nan_to_num(0.0))
-        return torch.cat(parts, dim=-1).transpose(1, 2)
+        known = known_covariates(window.known, self.config.known, window.past, T)[:, -T:]
+        known = scaled(known[:, :steps]).apply(known).clamp(-LARGEST, LARGEST).nan_to_num(0.0)
+        if not self.config.calendar:
+            return known.mT
+        stamps = None if window.stamps is None else window.stamps[:, -T:]
+        return torch.cat([calendar_marks(stamps, (B, T), window.past.device), known], dim=-1).mT
 
     def _quantiles(self, y: Tensor, exogenous: Tensor) -> Tensor:
         """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and `exogenous` [R, K, T]."""
@@ -192,8 +188,6 @@ class SpaceTime(Saved):
     @property
     def _dropout(self) -> float:
         return self.config.dropout if self.training else 0.0
-
-    # -- the protocols -------------------------------------------------------------------------------------------------
 
     def embed(self, batch: Window) -> Encoding:
         """Features of each step of the past; rows are B, or B * C where channels are forecast each by itself."""
