@@ -7,14 +7,14 @@ before it is passed on. Only covariates that the caller declared as known in adv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from limosa.core import Forecaster, Window
+from limosa.core import Forecaster, OnProgress, Window
 from limosa.data.table import TARGET, actual_column, check_level, forecast_columns
 from limosa.data.windows import enumerate_windows
 from limosa.errors import DataError, UsageError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limosa.data.panel import Panel
-
-OnProgress = Callable[[int, int], None]  # windows done, windows in all
 
 log = logging.getLogger("limosa")
 
@@ -66,6 +64,7 @@ def backtest(
         context: steps a forecaster sees at most; None: as many as any of them uses.
         level: central intervals in percent.   quantiles: single quantiles in (0, 1).
         batch_size: windows in memory at a time.
+        on_progress: told windows done and windows in all.
 
     Raises: UsageError if a number is out of range; DataError if no series is long enough. Series that are too short are
     left out, with a warning that names them.
@@ -76,8 +75,7 @@ def backtest(
         raise UsageError("no model to backtest; name at least one")
     check_level(level)
     context = context or max(forecaster.context for forecaster in forecasters.values())
-    parts, done = [], 0
-    step = horizon if step is None else step
+    parts, done, step = [], 0, horizon if step is None else step
     total = windows * int(_long_enough(panel, horizon, windows, step).sum())
     for origin in origins(panel, horizon=horizon, windows=windows, step=step, context=context, batch_size=batch_size):
         columns = _actual_columns(panel, origin)

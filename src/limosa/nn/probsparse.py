@@ -95,10 +95,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.factor, self.sampling = heads, factor, sampling
         self.running, self.mix, self.seed = running, mix, seed
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = _projections(width)
 
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         """`x` [B, N, D] -> the `last` steps (all by default) of the attended [B, N, D]."""
@@ -183,10 +180,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, probability: float = 0.0) -> None:
         super().__init__()
         self.heads, self.probability = heads, probability
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = _projections(width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """[B, N, D], [B, M, D] -> [B, N, D]."""
@@ -195,6 +189,11 @@ class CrossAttention(nn.Module):
         mixed = attend(query, key, value, probability=self.probability if self.training else 0.0)
         made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return made
+
+
+def _projections(width: int) -> list[nn.Linear]:
+    """Of the query, the key, which has no bias, the value and the output."""
+    return [nn.Linear(width, width, bias=bias) for bias in (True, False, True, True)]
 
 
 def _sparsity_measure(scores: Tensor, steps: int) -> Tensor:
