@@ -64,6 +64,7 @@ def backtest(
         context: steps a forecaster sees at most; None: as many as any of them uses.
         level: central intervals in percent.   quantiles: single quantiles in (0, 1).
         batch_size: windows in memory at a time.
+        on_progress: told windows done and windows in all.
 
     Raises: UsageError if a number is out of range; DataError if no series is long enough. Series that are too short are
     left out, with a warning that names them.
@@ -74,8 +75,7 @@ def backtest(
         raise UsageError("no model to backtest; name at least one")
     check_level(level)
     context = context or max(forecaster.context for forecaster in forecasters.values())
-    parts, done = [], 0
-    step = horizon if step is None else step
+    parts, done, step = [], 0, horizon if step is None else step
     total = windows * int(_long_enough(panel, horizon, windows, step).sum())
     for origin in origins(panel, horizon=horizon, windows=windows, step=step, context=context, batch_size=batch_size):
         columns = _actual_columns(panel, origin)

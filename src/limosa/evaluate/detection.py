@@ -11,8 +11,8 @@ Rows are numbered from 0; an event, the literature's word for a labelled anomaly
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,7 @@ Ranges = NDArray[np.int64]  # [E, 2] half-open, ascending, apart from one anothe
 THRESHOLDS = 250  # of the surface, evenly spaced among the ranked scores
 
 
-@dataclass(frozen=True, kw_only=True)
-class RootCause:
+class RootCause(NamedTuple):
     """How well the channels that caused events are ranked; means over events."""
 
     hit100: float  # share of an event's channels found among as many top channels
@@ -66,7 +65,7 @@ def vus(score: Floats, label: Flags, *, buffer: int = 100) -> tuple[float, float
     levels = ranked[np.linspace(0, n - 1, THRESHOLDS).astype(np.int64)]  # [T] descending
     alarms = n - np.searchsorted(ranked[::-1], levels)  # [T] rows at or above each level
     ranges = events(label)
-    near, row, distance = _surroundings(ranges, n, buffer // 2)
+    near, row, distance = _surroundings(label, ranges, buffer // 2)
     entry = np.searchsorted(-levels, -score[near])  # the first level that each of these rows reaches
     inside = label[near]
     pr, roc = np.empty(buffer + 1), np.empty(buffer + 1)
@@ -87,26 +86,17 @@ def vus(score: Floats, label: Flags, *, buffer: int = 100) -> tuple[float, float
     return float(pr.mean()), float(roc.mean())
 
 
-def _surroundings(ranges: Ranges, n: int, half: int) -> tuple[Ranges, Ranges, Ranges]:
+def _surroundings(label: Flags, ranges: Ranges, half: int) -> tuple[Ranges, Ranges, Ranges]:
     """The rows within `half` of an event; and, for each pair of an event and a row beside it, which of these rows it is
     and how far it is from the event."""
-    offset = np.arange(1, half + 1)
+    offset, near = np.arange(1, half + 1), label.copy()
     before, after = ranges[:, :1] - offset, ranges[:, 1:] - 1 + offset  # [E, half]
     beside = np.concatenate([before, after], axis=1).reshape(-1)
     distance = np.tile(offset, 2 * len(ranges))
-    valid = (beside >= 0) & (beside < n)
-    covered = np.zeros(n, dtype=bool)
-    covered[beside[valid]] = True
-    covered |= _within(ranges, n)
-    near = np.flatnonzero(covered)
-    return near, np.searchsorted(near, beside[valid]), distance[valid]
-
-
-def _within(ranges: Ranges, n: int) -> Flags:
-    steps = np.zeros(n + 1, dtype=np.int64)
-    np.add.at(steps, ranges[:, 0], 1)
-    np.add.at(steps, ranges[:, 1], -1)
-    return np.cumsum(steps[:-1]) > 0
+    valid = (beside >= 0) & (beside < len(label))
+    near[beside[valid]] = True
+    rows = np.flatnonzero(near)
+    return rows, np.searchsorted(rows, beside[valid]), distance[valid]
 
 
 def _widened(ranges: Ranges, n: int, half: int) -> Ranges:
@@ -169,7 +159,6 @@ def best_f1(score: Floats, label: Flags) -> float:
 
 def composite_f1(alarm: Flags, label: Flags) -> float:
     """F1 of the share of alarmed rows that are anomalous and the share of events that have an alarm."""
-    alarm, label = np.asarray(alarm).astype(bool), np.asarray(label).astype(bool)
     touched = [alarm[first:last].any() for first, last in events(label)]
     return _f1(float(label[alarm].mean()) if alarm.any() else 0.0, float(np.mean(touched)) if touched else 0.0)
 
@@ -179,7 +168,6 @@ def range_f1(alarm: Flags, label: Flags, *, existence: float = 0.2) -> float:
 
     `existence` is the share of recall that an event earns by being touched at all.
     """
-    alarm, label = np.asarray(alarm).astype(bool), np.asarray(label).astype(bool)
     covered, touched = _overlap(events(label), alarm)
     precision, _ = _overlap(events(alarm), label)
     return _f1(precision, existence * touched + (1.0 - existence) * covered)
@@ -207,7 +195,6 @@ def affiliation_f1(alarm: Flags, label: Flags) -> float:
 
     Raises: DataError if no row is labelled anomalous.
     """
-    alarm, label = np.asarray(alarm).astype(bool), np.asarray(label).astype(bool)
     true, alarms = events(label).astype(np.float64), events(alarm).astype(np.float64)
     if not len(true):
         raise DataError("no row is labelled anomalous; affiliation needs an event")
@@ -226,28 +213,23 @@ def affiliation_f1(alarm: Flags, label: Flags) -> float:
 def _near_event(alarms: Floats, event: Floats, low: float, high: float) -> float:
     """The mean over alarmed time of the chance that a random moment of [low, high] is farther from `event`."""
     first, last = event
-    at = np.unique(
-        np.clip(np.r_[low, first, last, high, first + last - low, first + last - high, alarms.ravel()], low, high)
-    )
+    turns = np.r_[low, first, last, high, first + last - low, first + last - high, alarms.ravel()]
+    at = np.unique(turns.clip(low, high))
     middle = (at[1:] + at[:-1]) / 2.0  # the chance is linear between breaks: its middle value is its mean
     away = np.maximum(np.maximum(first - middle, middle - last), 0.0)
     nearer = (last - first) + np.minimum(away, first - low) + np.minimum(away, high - last)
     chance = np.where(away > 0.0, 1.0 - nearer / (high - low), 1.0)
-    weight = np.diff(at) * _covers(alarms, middle)
+    owner = np.searchsorted(alarms[:, 0], middle, side="right") - 1  # of the ascending alarms
+    weight = np.diff(at) * ((owner >= 0) & (middle < alarms[owner, 1]))
     return float(weight @ chance / weight.sum())
 
 
 def _near_alarms(alarms: Floats, event: Floats, low: float, high: float) -> float:
     """The mean over `event` of the chance that a random moment of [low, high] is farther from there than an alarm."""
     first, last = event
-    turns = [
-        event,
-        alarms.ravel(),
-        (alarms[1:, 0] + alarms[:-1, 1]) / 2.0,
-        (low + alarms[:, 0]) / 2.0,
-        (high + alarms[:, 1]) / 2.0,
-    ]
-    at = np.unique(np.concatenate(turns).clip(first, last))
+    between = (alarms[1:, 0] + alarms[:-1, 1]) / 2.0
+    turns = np.r_[event, alarms.ravel(), between, (low + alarms[:, 0]) / 2.0, (high + alarms[:, 1]) / 2.0]
+    at = np.unique(turns.clip(first, last))
     middle = (at[1:] + at[:-1]) / 2.0
     after = np.searchsorted(alarms[:, 0], middle)
     ahead = np.r_[alarms[:, 0], np.inf][after] - middle
@@ -255,12 +237,6 @@ def _near_alarms(alarms: Floats, event: Floats, low: float, high: float) -> floa
     away = np.maximum(np.minimum(ahead, behind), 0.0)
     nearer = np.minimum(away, middle - low) + np.minimum(away, high - middle)
     return float(np.diff(at) @ (1.0 - nearer / (high - low)) / (last - first))
-
-
-def _covers(alarms: Floats, at: Floats) -> Flags:
-    """Whether a moment lies in one of the ascending ranges."""
-    owner = np.searchsorted(alarms[:, 0], at, side="right") - 1
-    return np.asarray((owner >= 0) & (at < alarms[owner, 1]))
 
 
 # ---- root causes -----------------------------------------------------------------------------------------------------
@@ -276,22 +252,11 @@ def root_cause(contribution: Floats, ranges: Sequence[tuple[int, int]], channels
     """
     if not ranges or len(ranges) != len(channels) or not all(channels):
         raise UsageError(f"{len(ranges)} events and {len(channels)} lists of channels; each event needs at least one")
-    scores = []
+    scores, discount = [], 1.0 / np.log2(np.arange(2, 7))
     for (first, last), true in zip(ranges, channels, strict=True):
         order = np.argsort(-contribution[first:last].mean(axis=0), kind="stable")
         right = np.isin(order, list(true))
-        discount = 1.0 / np.log2(np.arange(2, 7))
         hits = [right[: int(share * len(true))].sum() / len(true) for share in (1.0, 1.5)]
         gain = right[:5] @ discount[: len(right[:5])] / discount[: min(len(true), len(right), 5)].sum()
         scores.append((*hits, gain))
-    hit100, hit150, ndcg5 = np.mean(scores, axis=0)
-    return RootCause(hit100=float(hit100), hit150=float(hit150), ndcg5=float(ndcg5))
-
-
-def best_over_thresholds(
-    judge: Callable[[Flags, Flags], float], score: Floats, label: Flags, *, thresholds: int = 100
-) -> float:
-    """The best that a measure of alarms gets at any of so many thresholds, spaced by rank: an upper bound."""
-    score, label = _checked(score, label)
-    levels = np.unique(np.quantile(score, np.linspace(0.0, 1.0, thresholds + 1)[:-1]))
-    return max(judge(score >= level, label) for level in levels)
+    return RootCause(*np.mean(scores, axis=0).tolist())

@@ -121,24 +121,18 @@ def _scores(
     sizes = [size.reindex(pd.MultiIndex.from_frame(part[_KEYS])).to_numpy() for part in parts.values()]
     return pd.concat(
         # The quantile losses of a series of zeros are relative to nothing.
-        [
-            part.assign(metric=metric, weight=np.where(metric == "wql", each, (each > 0) | (metric not in QUANTILE)))
-            for (metric, part), each in zip(parts.items(), sizes, strict=True)
-        ]
+        part.assign(metric=metric, weight=np.where(metric == "wql", each, (each > 0) | (metric not in QUANTILE)))
+        for (metric, part), each in zip(parts.items(), sizes, strict=True)
     )
 
 
 def _history(frame: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """All values of the panel that the frame's series have, in the form of this file, ordered by series and time."""
     C = len(panel.columns.targets)
-    used = np.unique(frame["series"].to_numpy())
-    series = np.repeat(np.arange(len(panel)), panel.lengths)
-    parts = []
-    for c in range(C):
-        rows = np.isin(series * C + c, used)
-        content = {"series": series[rows] * C + c, "ds": panel.times(panel.stamps[rows]), "y": panel.values[rows, c]}
-        parts.append(pd.DataFrame(content))
-    return pd.concat(parts)
+    series = np.repeat(np.arange(len(panel)), panel.lengths) * C + np.arange(C)[:, None]  # [C, rows]
+    target, row = np.nonzero(np.isin(series, frame["series"].unique()))
+    content = {"series": series[target, row], "ds": panel.times(panel.stamps[row]), "y": panel.values[row, target]}
+    return pd.DataFrame(content)
 
 
 def _quantile_scores(frame: pd.DataFrame, models: Mapping[str, ModelColumns]) -> pd.DataFrame:

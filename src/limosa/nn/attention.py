@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from limosa.errors import UsageError
 from limosa.nn.dropout import dropout
 
 
@@ -53,6 +54,15 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     cos, sin = turn.to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that heads with rotary positions cannot share.
+
+    Raises: UsageError.
+    """
+    if width % (2 * heads):
+        raise UsageError(f"width {width} must be a multiple of twice the {heads} heads")
 
 
 class Block(nn.Module):

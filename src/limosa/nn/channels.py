@@ -1,4 +1,4 @@
-"""Split the channels of a window into rows for models that forecast each by itself, and join their forecasts."""
+"""Split the channels of a window into rows for models that forecast each by itself, join them, and check covariates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,19 @@ def split_channels(window: Window, channels: int) -> Window:
     return replace(window, past=alone(window.past), future=future, stamps=each(window.stamps), known=each(window.known))
 
 
-def join_channels(rows: Tensor, window: Window) -> Forecast:
-    """The forecast of `window`, [B, Q, H, C], from quantiles of each channel, [B * C, H, Q]."""
-    B, _, C = window.past.shape
-    return Forecast(values=rows.view(B, C, *rows.shape[1:]).permute(0, 3, 2, 1), levels=LEVELS)
+def join_channels(rows: Tensor, batch: int) -> Forecast:
+    """The forecast [B, Q, H, C] of `batch` windows from quantiles of rows, [B, Q, H, C] or [B * C, Q, H, 1]."""
+    return Forecast(values=rows.view(batch, -1, *rows.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3), levels=LEVELS)
+
+
+def known_covariates(known: Tensor | None, count: int, past: Tensor, steps: int) -> Tensor:
+    """The covariates [B, steps, count] that a model reads beside `past` [B, ...]; `count` may be 0.
+
+    Raises: UsageError if it reads some and is given another number.
+    """
+    if not count:
+        return past.new_empty(len(past), steps, 0)
+    found = 0 if known is None else known.shape[-1]
+    if known is None or found != count:
+        raise UsageError(f"the model reads {count} known covariates and is given {found}; name them all")
+    return known

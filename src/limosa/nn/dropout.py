@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limosa.errors import UsageError
+
 _ROWS = 2048  # of a feed-forward at once: what lies between its layers need not be whole
 _DEAD = -100.0  # where the GELU and its slope are exactly zero
+
+
+def check_dropout(probability: float) -> None:
+    """Refuse what is no probability of dropping.
+
+    Raises: UsageError.
+    """
+    if not 0.0 <= probability < 1.0:
+        raise UsageError(f"dropout is {probability}; it must lie in [0, 1)")
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
@@ -23,8 +34,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, probability)
-    made: Tensor = _Dropout.apply(x, probability)  # type: ignore[no-untyped-call]
-    return made
+    return x.mul(1.0 / (1.0 - probability)).masked_fill_(_dropped(x, probability), 0.0)
 
 
 def gelu_dropout(x: Tensor, probability: float) -> Tensor:
@@ -61,22 +71,6 @@ def _dropped(x: Tensor, probability: float) -> Tensor:
     """A bool tensor like `x`, True with `probability`."""
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     return (bits[: x.numel()] < round(probability * 65536) - 32768).view(x.shape)
-
-
-class _Dropout(torch.autograd.Function):
-    """`dropout(x, probability)` with one new buffer each way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        dropped = _dropped(x, probability)
-        ctx.save_for_backward(dropped)
-        ctx.gain = 1.0 / (1.0 - probability)
-        return x.mul(ctx.gain).masked_fill_(dropped, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (dropped,) = ctx.saved_tensors
-        return grads[0].mul(ctx.gain).masked_fill_(dropped, 0.0), None
 
 
 class _GeluDropout(torch.autograd.Function):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+Point = Literal["median", "mean"]  # what the middle level learns: absolute or squared error
+POINTS = get_args(Point)
 
 
 def pinball(quantiles: Tensor, target: Tensor, levels: Sequence[float], weight: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ How this differs from the published code:
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,10 +95,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.factor, self.sampling = heads, factor, sampling
         self.running, self.mix, self.seed = running, mix, seed
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = _projections(width)
 
     def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         """`x` [B, N, D] -> the `last` steps (all by default) of the attended [B, N, D]."""
@@ -183,10 +180,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, probability: float = 0.0) -> None:
         super().__init__()
         self.heads, self.probability = heads, probability
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query, self.key, self.value, self.out = _projections(width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """[B, N, D], [B, M, D] -> [B, N, D]."""
@@ -195,6 +189,11 @@ class CrossAttention(nn.Module):
         mixed = attend(query, key, value, probability=self.probability if self.training else 0.0)
         made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return made
+
+
+def _projections(width: int) -> list[nn.Linear]:
+    """Of the query, the key, which has no bias, the value and the output."""
+    return [nn.Linear(width, width, bias=bias) for bias in (True, False, True, True)]
 
 
 def _sparsity_measure(scores: Tensor, steps: int) -> Tensor:
@@ -221,25 +220,7 @@ def _rows(top: Tensor, steps: int) -> Tensor:
 def _filled(value: Tensor, top: Tensor, seen: Tensor, running: bool) -> Tensor:
     """What active queries saw, [B, heads, u, E], between the running sums or means that the others get."""
     if running:
-        made: Tensor = _BetweenSums.apply(value, top, seen)  # type: ignore[no-untyped-call]
-        return made
-    return value.mean(2, keepdim=True).expand_as(value).to(seen.dtype).scatter(2, _wide(top, value), seen)
-
-
-class _BetweenSums(torch.autograd.Function):
-    """`value.cumsum(2).scatter(2, top, seen)`; its backward makes two new tensors where torch's makes five."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, top: Tensor, seen: Tensor) -> Tensor:
-        ctx.save_for_backward(top)
-        ctx.of = value.dtype
-        exact = torch.promote_types(value.dtype, torch.float32)  # bf16 cannot sum
-        return value.to(exact).cumsum(2).to(seen.dtype).scatter_(2, _wide(top, value), seen)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
-        (top,) = ctx.saved_tensors
-        (grad,) = grads
-        of_seen = grad.gather(2, _wide(top, grad))
-        backwards = grad.flip(2).scatter_(2, _wide(grad.shape[2] - 1 - top, grad), 0.0)
-        return backwards.cumsum_(2).flip(2).to(ctx.of), None, of_seen
+        others = value.to(torch.promote_types(value.dtype, torch.float32)).cumsum(2)  # bf16 cannot sum
+    else:
+        others = value.mean(2, keepdim=True).expand_as(value)
+    return others.to(seen.dtype).scatter(2, _wide(top, value), seen)

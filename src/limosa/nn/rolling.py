@@ -1,4 +1,7 @@
-"""Forecast horizons longer than the native one in several passes, each appending its median to the past."""
+"""Forecast and learn with a scaled window; horizons longer than the native one take several passes.
+
+Each later pass sees the median of the one before as if it were the past.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limosa.core import Forecast, Window, resume
+from limosa.core import Forecast, Window, encode, resume
+from limosa.errors import UsageError
+from limosa.nn.channels import join_channels
+from limosa.nn.losses import point_and_bands
+from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
+
+LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
 
 
 class RollingForecaster(Saved):
-    """Forecast any horizon by a `Backbone` whose config says its context and its native horizon."""
+    """Forecast any horizon by a `Backbone` whose config says its context and its native horizon.
+
+    A subclass gives `embed`, `blocks` and `_quantiles`; its states keep the `Scaled` past of R rows in `prepared.past`.
+    """
+
+    def _quantiles(self, state: Any, steps: int) -> Tensor:
+        """Quantiles [R, steps, C, Q] in units of the past, from the last state."""
+        raise NotImplementedError
 
     @property
     def context(self) -> int:
@@ -32,6 +48,31 @@ class RollingForecaster(Saved):
         """Quantiles of any horizon, in data units; NaN for a series with no observed value."""
         backbone: Any = self
         return rolled(lambda part: resume(backbone, backbone.embed(part), part), window, self.horizon)
+
+    def head(self, state: Any, batch: Window) -> Forecast:
+        """Forecast of up to the native horizon from the last state, in data units."""
+        values = self._quantiles(state, batch.horizon).movedim(-1, 1)  # [R, Q, H, C or 1]
+        return join_channels(state.prepared.past.undo(values), len(batch))
+
+    def loss(self, batch: Window) -> Tensor:
+        """Loss of the point and its bands (`point_and_bands`) in units of each series. A scalar.
+
+        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
+        """
+        state, target = self._answered(batch, cut=self.config.scaling in ("running", "window"))
+        return point_and_bands(self._quantiles(state, batch.horizon), target, LEVELS, self.config.point)
+
+    def _answered(self, batch: Window, *, cut: bool) -> tuple[Any, Tensor]:
+        """The last state and the answers [R, h, C] in its units, NaN where missing or nothing was observed before."""
+        if batch.future is None or batch.horizon > self.horizon:
+            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
+        backbone: Any = self
+        state = encode(backbone, batch)[-1]
+        past = state.prepared.past
+        R, _, C = past.center.shape
+        target = past.apply(batch.future.mT.reshape(R, C, -1).mT)
+        target = torch.where(past.observed.any(1, keepdim=True), target, torch.nan)
+        return state, target.clamp(-LARGEST, LARGEST) if cut else target
 
 
 def rolled(one_pass: Callable[[Window], Forecast], window: Window, native: int) -> Forecast:

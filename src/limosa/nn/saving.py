@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -113,8 +113,7 @@ class Saved(nn.Module):
         content = read_config(folder)
         content.pop("model")
         try:
-            kind = cls.__init__.__annotations__["config"]
-            kind = getattr(__import__(cls.__module__, fromlist=[kind]), kind) if isinstance(kind, str) else kind
+            kind = get_type_hints(cls.__init__)["config"]
             with torch.random.fork_rng(devices=()):  # first weights are drawn, and replaced
                 model = cls(kind(**content))
             model.load_state_dict(read_tensors(folder))  # each number in the type of the model's own

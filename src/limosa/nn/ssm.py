@@ -112,11 +112,6 @@ class CompanionSSM(nn.Module):
         k = torch.cat([k[:, :1] + self.skip[:, None], k[:, 1:]], dim=1)  # the direct path is a tap at zero
         return causal_convolution(u, k)
 
-    def state(self, u: Tensor) -> Tensor:
-        """The state [B, D, d] after the inputs [B, D, L], starting from zero."""
-        a = None if self.a is None else self.a()
-        return _last_state(u.to(self.c.dtype), a, self.c.shape[1])
-
     def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The state [B, D, d] and the output [B, D] after one more input [B, D]."""
         x = _shift_in(x, None if self.a is None else self.a(), u)
@@ -133,7 +128,7 @@ class ClosedLoopSSM(nn.Module):
     def __init__(self, width: int, state: int) -> None:
         super().__init__()
         self.a = Feedback(_graded(width, state))
-        self.f = Feedback(_undamped(width, state))
+        self.f = Feedback(stable(torch.randn(width, state)))  # with a largest gain of 1
         self.c = nn.Parameter(torch.randn(width, state) / state**0.5)
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,7 +144,9 @@ class ClosedLoopSSM(nn.Module):
 
     def state(self, u: Tensor) -> Tensor:
         """The state [B, D, d] after the inputs [B, D, L], starting from zero."""
-        return _last_state(u.to(self.c.dtype), self.a(), self.c.shape[1])
+        a = self.a()
+        s = causal_convolution(u.to(self.c.dtype), companion_kernel(a, _impulse(a), u.shape[-1]))
+        return _latest(s, self.c.shape[1])
 
     def ahead(self, x: Tensor, steps: int) -> Tensor:
         """Closed-loop outputs [B, D, steps] from the state [B, D, d]; the first is c · x.
@@ -199,12 +196,8 @@ class FrozenFilters(nn.Module):
         past = F.pad(values.reshape(B * C, 1, L), (self.memory, 0))
         return F.conv1d(past, self.taps.flip(-1)[:, None]).view(B, C * self.count, L)
 
-    def state(self, values: Tensor) -> Tensor:
-        """What a step needs of the values [B, C, L] before it: the latest, [B, C, memory]."""
-        return _latest(values, self.memory)
-
     def step(self, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The state [B, C, memory] and the filtered values [B, C * count] after one more value [B, C]."""
+        """Latest values [B, C, memory], newest first, and filtered ones [B, C * count] after one more value [B, C]."""
         held = torch.cat([value[..., None], x], dim=-1)
         return held[..., :-1], torch.einsum("bcn,kn->bck", held, self.taps).flatten(1)
 
@@ -295,14 +288,9 @@ def _fft_size(least: int) -> int:
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
-def _undamped(width: int, state: int) -> Tensor:
-    """Random rows [width, state] with a largest gain of 1."""
-    return stable(torch.randn(width, state))
-
-
 def _graded(width: int, state: int) -> Tensor:
     """Random rows [width, state] with largest gains from 0, a plain shift, to 1, so that memories differ in length."""
-    return torch.linspace(0.0, 1.0, width)[:, None] * _undamped(width, state)
+    return torch.linspace(0.0, 1.0, width)[:, None] * stable(torch.randn(width, state))
 
 
 def _impulse(a: Tensor) -> Tensor:
@@ -318,13 +306,6 @@ def _first(series: Tensor, length: int) -> Tensor:
 def _latest(series: Tensor, count: int) -> Tensor:
     """The last `count` terms of [..., L], newest first, zeros before the first."""
     return _first(series[..., -count:].flip(-1), count)
-
-
-def _last_state(u: Tensor, a: Tensor | None, count: int) -> Tensor:
-    """The last `count` values of s, newest first, after the inputs `u` [B, D, L]."""
-    if a is None:
-        return _latest(u, count)
-    return _latest(causal_convolution(u, companion_kernel(a, _impulse(a), u.shape[-1])), count)
 
 
 def _shift_in(x: Tensor, a: Tensor | None, u: Tensor) -> Tensor:

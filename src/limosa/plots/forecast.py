@@ -134,20 +134,12 @@ def _draw(
         _line(axes, _joined(before, fan[name]), color=BLUE, linewidth=1.8, label=f"{name}, median", zorder=5)
         for order, (percent, bounds) in enumerate(level.items()):  # narrowest first, on top and darkest
             low, high = (_joined(before, fan[bound]) for bound in bounds)
-            shade = _tint(BLUE, 0.45 - 0.24 * order / max(len(level) - 1, 1))
-            axes.fill_between(
-                positions(low.index),
-                low,
-                high,
-                color=shade,
-                linewidth=0,
-                label=f"{percent:g} %",
-                zorder=2 / (2 + order),
-            )
+            shade, depth = _tint(BLUE, 0.45 - 0.24 * order / max(len(level) - 1, 1)), 2 / (2 + order)
+            x, label = positions(low.index), f"{percent:g} %"
+            axes.fill_between(x, low, high, color=shade, linewidth=0, label=label, zorder=depth)
         if len(before):
-            axes.axvline(
-                positions(before.index)[0], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="cutoff", zorder=3
-            )
+            x = positions(before.index)[0]
+            axes.axvline(x, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="cutoff", zorder=3)
     axes.margins(x=0.01)
     date_axis(axes, past.index)
     plain_axes(axes)

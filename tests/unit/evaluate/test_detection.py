@@ -30,7 +30,6 @@ def test_a_perfect_score_has_all_of_the_area_and_of_every_f1():
     assert detection.best_f1(score, label) == 1.0
     for judge in (detection.composite_f1, detection.range_f1, detection.affiliation_f1):
         assert judge(label, label) == pytest.approx(1.0)
-        assert detection.best_over_thresholds(judge, score, label) == pytest.approx(1.0)
 
 
 def test_random_scores_have_about_the_base_rate():

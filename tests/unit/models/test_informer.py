@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from limosa.core import Window, encode, resume
 from limosa.errors import UsageError
-from limosa.models.forecasters.informer import CARD, Informer, InformerConfig, _Halved, _positions
+from limosa.models.forecasters.informer import CARD, Distil, Informer, InformerConfig, _positions
 from limosa.nn.quantiles import LEVELS
 
 HOUR = 3_600_000_000
@@ -143,9 +143,11 @@ def test_every_encoder_of_a_stack_counts_and_begins_with_what_replaces_the_token
 
 def test_halving_is_the_elu_of_the_largest_of_three_neighbours():
     for steps in (1, 2, 7, 8):
-        y = torch.randn(2, 3, steps, dtype=torch.float64, requires_grad=True)
-        torch.testing.assert_close(_Halved.apply(y), F.max_pool1d(F.elu(y), 3, 2, 1).mT, rtol=0.0, atol=1e-14)
-        assert torch.autograd.gradcheck(_Halved.apply, (y,))
+        distil = Distil(3).double().eval()
+        x = torch.randn(2, steps, 3, dtype=torch.float64, requires_grad=True)
+        wanted = F.max_pool1d(F.elu(distil.norm(distil.convolution(x.mT))), 3, 2, 1).mT
+        torch.testing.assert_close(distil(x), wanted, rtol=0.0, atol=1e-14)
+        assert torch.autograd.gradcheck(distil, (x,))
 
 
 @pytest.mark.parametrize("options", [{}, {"mix": True}, {"start": L}, {"decoder_layers": 2}])

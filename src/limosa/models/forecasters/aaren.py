@@ -14,15 +14,11 @@ token a layer more, and one rate a head with `slope`. How the rest differs from 
 * `scaling="running"` scales each step by the level and spread of the steps up to it, which themselves are two such
   scans. The units of `nn.scaling` that need the whole window, such as the paper's protocol has, cannot be streamed.
 * A token sees the last `kernel` steps. They also reach the forecast by a linear map, free of norms.
-
-One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -30,20 +26,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode
+from limosa.core import Card, Window, check_at_least, check_choice
 from limosa.errors import UsageError
-from limosa.nn.attention import attend, rotary, rotate
+from limosa.nn.attention import attend, check_heads, rotary, rotate
 from limosa.nn.calendar import MARKS, calendar_marks
-from limosa.nn.channels import split_channels
-from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.losses import point_and_bands
+from limosa.nn.channels import known_covariates, split_channels
+from limosa.nn.dropout import FeedForward, check_dropout, dropout
+from limosa.nn.losses import POINTS, Point
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import RollingForecaster
 from limosa.nn.running import RunningScale, scaled_running
 from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.scan import Carry, empty, scan, step
 
-LARGEST = 20.0  # answers farther out, in units of the series, are cut in training
 NO_STAMP = -(2**63)
 
 
@@ -56,7 +51,7 @@ class AarenConfig:
     channels: int = 1  # 1: each channel by itself; more: that many jointly
     known: int = 0  # covariates known in advance
     scaling: Literal["running"] | Units = "running"
-    point: Literal["median", "mean"] = "median"
+    point: Point = "median"
     attention: Literal["aaren", "causal"] = "aaren"
     slope: bool = True  # heads forget, each at a learned rate
     interval: float = 0.0  # seconds; 0: the past fades per step, else per so many seconds between stamps
@@ -69,23 +64,13 @@ class AarenConfig:
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("context", "horizon", "channels", "kernel", "layers", "feedforward", "latent"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % (2 * self.heads):
-            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        for name, choices in (
-            ("scaling", ("running", *get_args(Units))),
-            ("point", ("median", "mean")),
-            ("attention", ("aaren", "causal")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        if not 0.0 <= self.dropout < 1.0 or self.known < 0 or self.interval < 0.0:
-            raise UsageError(
-                f"dropout is {self.dropout}, known {self.known}, interval {self.interval}; they must lie in [0, 1), "
-                "from 0 and from 0"
-            )
+        check_at_least(self, 1, "context", "horizon", "channels", "kernel", "layers", "heads", "feedforward", "latent")
+        check_at_least(self, 0, "known", "interval")
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        check_choice(self, "scaling", ("running", *get_args(Units)))
+        check_choice(self, "point", POINTS)
+        check_choice(self, "attention", ("aaren", "causal"))
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
@@ -98,10 +83,7 @@ class Pool(nn.Module):
         super().__init__()
         D, self.heads = config.width, config.heads
         self.token = nn.Parameter(torch.randn(D))
-        self.query = nn.Linear(D, D, bias=False)
-        self.key = nn.Linear(D, D, bias=False)
-        self.value = nn.Linear(D, D, bias=False)
-        self.out = nn.Linear(D, D, bias=False)
+        self.query, self.key, self.value, self.out = (nn.Linear(D, D, bias=False) for _ in range(4))
         memory = torch.logspace(math.log10(4.0), math.log10(4.0 + config.context), config.heads)  # steps
         self.log_rate = nn.Parameter(-memory.log()) if config.slope else None
 
@@ -161,12 +143,12 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
         self.probability = config.dropout
 
-    def forward(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
-        """[R, N, D] -> [R, N, D]."""
-        mixed = self.attention(self.norms[0](x), seen, elapsed)
+    def forward(self, state: Encoding) -> Encoding:
+        """The state with its hidden [R, N, D] one layer on."""
+        x, p = state
+        mixed = self.attention(self.norms[0](x), p.seen, p.elapsed)
         x = x + dropout(mixed, self.probability if self.training else 0.0)
-        made: Tensor = x + self.feed_forward(self.norms[1](x))
-        return made
+        return Encoding(x + self.feed_forward(self.norms[1](x)), p)
 
     def step(self, carry: Carry, x: Tensor, seen: Tensor, elapsed: Tensor) -> tuple[Carry, Tensor]:
         """One token [R, D]."""
@@ -228,18 +210,12 @@ class Aaren(RollingForecaster):
         self.direct = nn.Linear(config.kernel, config.horizon, bias=False)
         nn.init.zeros_(self.direct.weight)
 
-    @property
-    def _stack(self) -> list[Block]:
-        return list(self.layers)  # type: ignore[arg-type]
-
-    # -- the parts of one pass ------------------------------------------------------------------------------------
-
     def _prepare(self, rows: Window) -> Prepared:
         """Cut a window to the model's lengths and bring it into its own units."""
         c = self.config
         end, L, H = rows.past.shape[1], min(rows.past.shape[1], c.context), min(rows.horizon, c.horizon)
         past = rows.past[:, -L:]
-        known = self._known(rows.known, len(past), end + H)[:, end - L : end + H].to(past)
+        known = known_covariates(rows.known, c.known, past, end + H)[:, end - L : end + H].to(past)
         stamps = None if rows.stamps is None else rows.stamps[:, end - L : end + H]
         if c.scaling == "running":
             own, others = _split(scaled_running(torch.cat([past, known[:, :L]], dim=-1), c.context), c.channels)
@@ -254,20 +230,6 @@ class Aaren(RollingForecaster):
         recent = _finite(own.apply(past[:, -c.kernel :]))
         return Prepared(own, tokens, own.observed.any(-1), elapsed, recent, ahead)
 
-    def _known(self, known: Tensor | None, rows: int, steps: int) -> Tensor:
-        """The covariates [R, T, K] that the model reads; K may be 0.
-
-        Raises: UsageError if it reads some and the window has another number.
-        """
-        if not self.config.known:
-            return torch.empty(rows, steps, 0, device=self.direct.weight.device)
-        if known is None or known.shape[-1] != self.config.known:
-            found = 0 if known is None else known.shape[-1]
-            raise UsageError(
-                f"the model reads {self.config.known} known covariates and is given {found}; name them all"
-            )
-        return known
-
     def _elapsed(self, stamps: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
         """Time since the step before, [R, L], in intervals; steps where time is a count. 0 before the first."""
         elapsed = torch.ones(shape, device=device)
@@ -275,7 +237,10 @@ class Aaren(RollingForecaster):
             elapsed[:, 1:] = (stamps[:, : shape[1]].diff() / (1e6 * self.config.interval)).clamp(min=0.0)
         return elapsed
 
-    def _quantiles(self, last: Tensor, recent: Tensor, ahead: Tensor) -> Tensor:
+    def _quantiles(self, state: Encoding, steps: int) -> Tensor:
+        return self._from_last(state.hidden[:, -1], state.prepared.recent, state.prepared.ahead[:, :steps])
+
+    def _from_last(self, last: Tensor, recent: Tensor, ahead: Tensor) -> Tensor:
         """Quantiles [R, H, C, Q] in scaled units from the last step's hidden state [R, D]."""
         c, H = self.config, ahead.shape[1]
         latent = self.to_steps(self.norm(last)).unflatten(-1, (c.horizon, c.latent))[:, :H]
@@ -285,40 +250,15 @@ class Aaren(RollingForecaster):
         middle = out[..., 0] + self.direct(recent).float().mT[:, :H]
         return ordered_quantiles(middle, out[..., 1:])
 
-    # -- the protocols --------------------------------------------------------------------------------------------
-
     def embed(self, batch: Window) -> Encoding:
         """The tokens of the past; rows are B, or B * C where channels are read alone."""
         f = self._prepare(split_channels(batch, self.config.channels))
         return Encoding(self.to_tokens(F.pad(f.tokens.mT, (self.config.kernel - 1, 0))).mT, f)
 
     @property
-    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+    def blocks(self) -> list[Block]:
         """The layers."""
-        return [functools.partial(_apply, layer) for layer in self._stack]
-
-    def head(self, state: Encoding, batch: Window) -> Forecast:
-        """Forecast of up to the native horizon from the last step's hidden state, in data units."""
-        f = state.prepared
-        rows = f.past.undo(self._quantiles(state.hidden[:, -1], f.recent, f.ahead).movedim(-1, 1))  # [R, Q, H, C or 1]
-        B, _, C = batch.past.shape
-        if self.config.channels == 1:  # [B * C, Q, H, 1]: channels were rows
-            rows = rows.view(B, C, *rows.shape[1:3]).permute(0, 2, 3, 1)
-        return Forecast(values=rows, levels=LEVELS)
-
-    def loss(self, batch: Window) -> Tensor:
-        """Loss of the point and its bands (`point_and_bands`) in units of each series. A scalar.
-
-        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
-        """
-        future = split_channels(batch, self.config.channels).future
-        if future is None or batch.horizon > self.horizon:
-            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        hidden, f = encode(self, batch)[-1]
-        target = torch.where(f.past.observed.any(1, keepdim=True), f.past.apply(future), torch.nan)  # [R, h, C]
-        if self.config.scaling in ("running", "window"):
-            target = target.clamp(-LARGEST, LARGEST)
-        return point_and_bands(self._quantiles(hidden[:, -1], f.recent, f.ahead), target, LEVELS, self.config.point)
+        return list(self.layers)  # type: ignore[arg-type]
 
     # -- one row at a time ----------------------------------------------------------------------------------------
 
@@ -336,7 +276,7 @@ class Aaren(RollingForecaster):
             level=RunningScale.empty(batch, c.channels + c.known, device=device),
             recent=torch.full((batch, c.kernel, c.channels), torch.nan, dtype=torch.float64, device=device),
             tokens=torch.zeros(batch, c.kernel, self.features, device=device),
-            layers=tuple(empty(batch, c.heads, c.width // c.heads, device=device) for _ in self._stack),
+            layers=tuple(empty(batch, c.heads, c.width // c.heads, device=device) for _ in self.layers),
             stamp=torch.full((batch, 1), NO_STAMP, device=device),
         )
 
@@ -358,7 +298,7 @@ class Aaren(RollingForecaster):
         c = self.config
         if value.shape != (len(state.recent), c.channels):
             raise UsageError(f"value has shape {tuple(value.shape)}; this stream takes {len(state.recent), c.channels}")
-        known = self._known(known, len(value), 1 + c.horizon).double()
+        known = known_covariates(known, c.known, value, 1 + c.horizon).double()
         row = torch.cat([value.double(), known[:, 0]], dim=-1)  # [B, C+K]
         level, whole = state.level.step(row, c.context)
         own, others = _split(scaled(row[:, None], "none") if c.scaling == "none" else whole, c.channels)
@@ -373,17 +313,13 @@ class Aaren(RollingForecaster):
             None if stamps is None else torch.cat([before, stamp], dim=1), (len(value), 2), value.device
         )
         x, layers = self.to_tokens(tokens.mT)[..., 0], []
-        for block, carry in zip(self._stack, state.layers, strict=True):
+        for block, carry in zip(self.blocks, state.layers, strict=True):
             after, x = block.step(carry, x, own.observed[:, 0].any(-1), elapsed[:, 1])
             layers.append(after)
         ahead = torch.cat([_finite(others.apply(known[:, 1:])), marks[:, 1:]], dim=-1)
-        quantiles = self._quantiles(x, _finite(own.apply(recent)), ahead)
+        quantiles = self._from_last(x, _finite(own.apply(recent)), ahead)
         values = own._replace(observed=observed).undo(quantiles.movedim(-1, 1))
         return State(level, recent, tokens, tuple(layers), stamp), values
-
-
-def _apply(layer: Block, state: Encoding) -> Encoding:
-    return state._replace(hidden=layer(state.hidden, state.prepared.seen, state.prepared.elapsed))
 
 
 def _split(whole: Scaled, channels: int) -> tuple[Scaled, Scaled]:

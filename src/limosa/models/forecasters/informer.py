@@ -14,8 +14,6 @@ How this differs from the published code:
   training. `nn.probsparse` says how attention differs.
 * The decoder's last layer computes only the steps that are forecast.
 * `mix`, the scrambling of steps and heads in the published decoder, is an option that is off.
-
-One channel (`channels=1`) is forecast by itself, and several are batched; `channels=C` reads C channels jointly.
 """
 
 from __future__ import annotations
@@ -23,25 +21,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode
+from limosa.core import Card, Window, check_at_least, check_choice
 from limosa.errors import UsageError
-from limosa.nn.attention import position_angles
+from limosa.nn.attention import check_heads, position_angles
 from limosa.nn.calendar import MARKS, calendar_marks
-from limosa.nn.channels import join_channels, split_channels
-from limosa.nn.dropout import FeedForward, dropout
-from limosa.nn.losses import point_and_bands
+from limosa.nn.channels import known_covariates, split_channels
+from limosa.nn.dropout import FeedForward, check_dropout, dropout
+from limosa.nn.losses import POINTS, Point
 from limosa.nn.probsparse import CrossAttention, Sampling, SelfAttention
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import RollingForecaster
 from limosa.nn.scaling import Scaled, Units, scaled
-
-LARGEST = 20.0  # answers farther out, in units of the window, are cut in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,7 @@ class InformerConfig:
     channels: int = 1  # 1: each channel by itself; more: that many jointly
     known: int = 0  # covariates known in advance
     scaling: Units = "window"  # mean, last, none: for data of one scale, such as standardised columns
-    point: Literal["median", "mean"] = "median"
+    point: Point = "median"
     width: int = 64
     heads: int = 4
     feedforward: int = 128
@@ -69,23 +65,19 @@ class InformerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", tuple(self.encoders))  # a saved config holds a list
-        for name in ("horizon", "channels", "decoder_layers", "factor", "feedforward"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "horizon", "channels", "decoder_layers", "factor", "heads", "feedforward")
+        check_at_least(self, 0, "known")
+        check_heads(self.width, self.heads)
+        check_dropout(self.dropout)
+        check_choice(self, "scaling", get_args(Units))
+        check_choice(self, "point", POINTS)
+        check_choice(self, "sampling", get_args(Sampling))
         if not self.encoders or min(self.encoders) < 1:
             raise UsageError(f"encoders is {self.encoders}; give the number of layers of each, at least 1")
         if self.context < 2 ** len(self.encoders):
             raise UsageError(f"context is {self.context}; {len(self.encoders)} encoders need {2 ** len(self.encoders)}")
         if self.start is not None and not 0 <= self.start <= self.context:
             raise UsageError(f"start is {self.start}; it must lie between 0 and context {self.context}")
-        if self.width % (2 * self.heads):
-            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
-        if self.scaling not in get_args(Units) or self.point not in ("median", "mean"):
-            raise UsageError(f"scaling is {self.scaling!r}, point {self.point!r}; see the options of InformerConfig")
-        if self.sampling not in ("shared", "query"):
-            raise UsageError(f"sampling is {self.sampling!r}; choose shared or query")
-        if not 0.0 <= self.dropout < 1.0 or self.known < 0:
-            raise UsageError(f"dropout is {self.dropout}, known {self.known}; they must lie in [0, 1) and from 0")
 
 
 class Prepared(NamedTuple):
@@ -150,8 +142,8 @@ class Distil(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, ceil(N / 2), D]."""
-        made: Tensor = _Halved.apply(self.norm(self.convolution(x.mT)))  # type: ignore[no-untyped-call]
-        return made
+        largest = F.max_pool1d(self.norm(self.convolution(x.mT)), 3, stride=2, padding=1)
+        return F.elu(largest, inplace=True).mT.contiguous()  # after pooling: ELU is monotone, and has half the work
 
 
 class Encoder(nn.Module):
@@ -172,21 +164,15 @@ class Encoder(nn.Module):
 class DecoderLayer(nn.Module):
     """ProbSparse self-attention with running sums, exact attention to the memory, a feed-forward."""
 
-    def __init__(self, config: InformerConfig) -> None:
+    def __init__(self, c: InformerConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(
-            config.width,
-            config.heads,
-            factor=config.factor,
-            sampling=config.sampling,
-            running=True,
-            mix=config.mix,
-            seed=config.seed,
+            c.width, c.heads, factor=c.factor, sampling=c.sampling, running=True, mix=c.mix, seed=c.seed
         )
-        self.cross = CrossAttention(config.width, config.heads, config.dropout)
-        self.feed_forward = FeedForward(config.width, config.feedforward, config.dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
-        self.probability = config.dropout
+        self.cross = CrossAttention(c.width, c.heads, c.dropout)
+        self.feed_forward = FeedForward(c.width, c.feedforward, c.dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(c.width) for _ in range(3))
+        self.probability = c.dropout
 
     def forward(self, x: Tensor, memory: Tensor, last: int) -> Tensor:
         """[B, N, D], memory [B, M, D] -> the `last` steps [B, last, D]."""
@@ -214,22 +200,16 @@ class Informer(RollingForecaster):
         self.norm = nn.LayerNorm(config.width)
         self.to_quantiles = nn.Linear(config.width, config.channels * len(LEVELS))
 
-    # -- the parts of one pass ------------------------------------------------------------------------------------
-
     def _prepare(self, rows: Window) -> Prepared:
         """Cut or fill a window to the model's lengths and bring it into its own units."""
         c = self.config
         past = F.pad(rows.past[:, -c.context :], (0, 0, max(0, c.context - rows.past.shape[1]), 0), value=torch.nan)
         own = scaled(past, c.scaling)
         seen = F.pad(own.observed.float(), (0, 0, 0, c.horizon))  # [B, L+H, C]
-        steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen]
-        if c.known:
-            if rows.known is None or rows.known.shape[-1] != c.known:
-                found = 0 if rows.known is None else rows.known.shape[-1]
-                raise UsageError(f"the model reads {c.known} known covariates, the window has {found}; name them all")
-            known = self._along(rows, rows.known, torch.nan)
-            own_units = scaled(known[:, : c.context], "none" if c.scaling == "none" else "window")
-            steps.append(own_units.apply(known).nan_to_num(0.0, posinf=0.0, neginf=0.0))
+        known = known_covariates(rows.known, c.known, past, rows.past.shape[1] + rows.horizon)
+        known = self._along(rows, known, torch.nan)
+        known = scaled(known[:, : c.context], "none" if c.scaling == "none" else "window").apply(known)
+        steps = [F.pad(own.z, (0, 0, 0, c.horizon)), seen, known.nan_to_num(0.0, posinf=0.0, neginf=0.0)]
         begun = own.observed.any(-1, keepdim=True).cummax(1).values  # [B, L, 1]
         stamps = None if rows.stamps is None else self._along(rows, rows.stamps[..., None], 0)[..., 0]
         marks = calendar_marks(stamps, (len(past), c.context + c.horizon), past.device)
@@ -249,17 +229,15 @@ class Informer(RollingForecaster):
         past = values[:, max(0, length - c.context) : length]
         return torch.cat([F.pad(past, (0, 0, c.context - past.shape[1], 0), value=before), ahead, more], dim=1)
 
-    def _quantiles(self, state: Encoding) -> Tensor:
-        """Quantiles [B, H, C, Q] in scaled units: the decoder attends to what the encoders have made."""
+    def _quantiles(self, state: Encoding, steps: int) -> Tensor:
+        """Quantiles [B, steps, C, Q] in scaled units: the decoder attends to what the encoders have made."""
         f, memory = state.prepared, torch.cat([*state.finished, state.hidden], dim=1)
         first, H = self.config.context - self.start, self.config.horizon
         x = self.embed_ahead(f.steps[:, first:], f.marks[:, first:])
         for layer in self.decoder:
             x = layer(x, memory, H if layer is self.decoder[-1] else x.shape[1])
         out = self.to_quantiles(self.norm(x)).float().view(len(x), H, self.config.channels, len(LEVELS))
-        return ordered_quantiles(out[..., 0], out[..., 1:])
-
-    # -- the protocols --------------------------------------------------------------------------------------------
+        return ordered_quantiles(out[..., 0], out[..., 1:])[:, :steps]
 
     def embed(self, batch: Window) -> Encoding:
         """The tokens of the past; rows are B, or B * C where channels are read alone."""
@@ -284,54 +262,6 @@ class Informer(RollingForecaster):
                 finished = (*finished, x)
             x = tokens[:, -(self.config.context >> encoder) :]
         return Encoding(self.encoders[encoder].layer(layer, x), tokens, finished, f)  # type: ignore[operator]
-
-    def head(self, state: Encoding, batch: Window) -> Forecast:
-        """Forecast of up to the native horizon, in data units."""
-        values = state.prepared.past.undo(self._quantiles(state).movedim(-1, 1))  # [B, Q, H, C]
-        return join_channels(values.permute(0, 3, 2, 1).flatten(0, 1)[:, : batch.horizon], batch)
-
-    def loss(self, batch: Window) -> Tensor:
-        """Loss of the point and its bands (`point_and_bands`) in units of each window. A scalar.
-
-        Raises: UsageError if the batch has no answers or asks for more than the native horizon.
-        """
-        future = split_channels(batch, self.config.channels).future
-        if future is None or batch.horizon > self.horizon:
-            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        state: Encoding = encode(self, batch)[-1]
-        past = state.prepared.past
-        target = torch.where(past.observed.any(1, keepdim=True), past.apply(future), torch.nan)  # [B, h, C]
-        if self.config.scaling == "window":
-            target = target.clamp(-LARGEST, LARGEST)
-        return point_and_bands(self._quantiles(state)[:, : batch.horizon], target, LEVELS, self.config.point)
-
-
-class _Halved(torch.autograd.Function):
-    """ELU of the largest of three neighbours, every second step: [B, D, N] -> [B, ceil(N / 2), D].
-
-    ELU is monotone, so after pooling it has half the work. Which neighbour was largest fits in a byte, where torch
-    keeps an int64 and the pooled tensor besides.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        largest, index = F.max_pool1d(y, 3, stride=2, padding=1, return_indices=True)
-        made = F.elu(largest).mT.contiguous()
-        ctx.steps = y.shape[-1]
-        ctx.save_for_backward(made, (index - _centres(index)).to(torch.int8))
-        return made
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        made, which = ctx.saved_tensors
-        slope = made.clamp(max=0.0) + 1.0
-        pooled = (grads[0] * slope).mT
-        spread: Tensor = pooled.new_zeros(*pooled.shape[:-1], ctx.steps)
-        return spread.scatter_add_(-1, which + _centres(which), pooled)
-
-
-def _centres(like: Tensor) -> Tensor:
-    return 2 * torch.arange(like.shape[-1], device=like.device)
 
 
 def _positions(steps: int, width: int, like: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from limosa.core import Card, Forecast, Window
-from limosa.errors import UsageError
+from limosa.core import Card, Forecast, Window, check_at_least, check_choice
 from limosa.nn.lags import lag_errors
 from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
@@ -43,12 +42,8 @@ class NaiveConfig:
     horizon: int = 512  # steps; longer horizons are answered all the same
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"method is {self.method!r}; it must be one of: {', '.join(METHODS)}")
-        if self.season is not None and self.season < 1:
-            raise UsageError(f"season is {self.season}; it must be at least 1 step, or None to find it")
-        if self.context < 1 or self.horizon < 1:
-            raise UsageError(f"context {self.context} and horizon {self.horizon} must be at least 1 step")
+        check_choice(self, "method", METHODS)
+        check_at_least(self, 1, "context", "horizon", *(["season"] if self.season is not None else []))
 
 
 class Past(NamedTuple):
@@ -75,17 +70,7 @@ class Naive(Saved):
 
     def __init__(self, config: NaiveConfig) -> None:
         super().__init__()
-        self.config = config
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The native horizon, in steps."""
-        return self.config.horizon
+        self.config, self.context, self.horizon = config, config.context, config.horizon
 
     def forecast(self, window: Window) -> Forecast:
         """Quantiles at `LEVELS` of any horizon, in data units; NaN for a series with no observed value.

@@ -25,15 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Forecast, Window, encode
-from limosa.errors import UsageError
-from limosa.nn.attention import Block, rotary
-from limosa.nn.channels import join_channels
+from limosa.core import Card, Window, check_at_least
+from limosa.nn.attention import Block, check_heads, rotary
+from limosa.nn.channels import split_channels
 from limosa.nn.losses import pinball
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import RollingForecaster
 from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
-from limosa.nn.scaling import center_and_scale
+from limosa.nn.scaling import Scaled, scaled
 
 CHANNELS = 7  # what a step shows the transformer, see `_steps`
 FACTS = 8  # what a series shows it, see `_facts`
@@ -55,11 +54,8 @@ class PatchedConfig:
     latent: int = 32  # numbers per step handed from a token to the head
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
-        if self.width % (2 * self.heads):
-            raise UsageError(f"width {self.width} must be a multiple of twice the {self.heads} heads")
+        check_at_least(self, 1, *vars(self))
+        check_heads(self.width, self.heads)
 
 
 class Encoding(NamedTuple):
@@ -74,9 +70,7 @@ class Encoding(NamedTuple):
 class Prepared(NamedTuple):
     """A window in the model's own units: R = B * C rows, L past and F future steps in whole patches, T = L + F."""
 
-    center: Tensor  # [R] data units
-    scale: Tensor  # [R] data units; 0 for a constant series
-    observed: Tensor  # [R, L] bool
+    past: Scaled  # [R, L, 1]
     steps: Tensor  # [CHANNELS, R, T] what each step shows the transformer
     facts: Tensor  # [R, FACTS] periods, predictability and how much was observed
     rules: Tensor  # [R, F, RULES] what each simple rule forecasts
@@ -106,27 +100,19 @@ class Patched(RollingForecaster):
             nn.Linear(config.latent + LOCAL, hidden), nn.SiLU(), nn.Linear(hidden, RULES + 2 + len(LEVELS) - 1)
         )
 
-    # -- the parts of one pass ------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def _prepare(self, window: Window) -> Prepared:
         """Scale the past robustly, find its periods, apply the rules. Nothing here is learnt or differentiated."""
         P, horizon = self.config.patch, min(window.horizon, self.horizon)
-        past = _rows(window.past)[:, -self.config.context :]
-        past = F.pad(past, (-past.shape[1] % P, 0), value=torch.nan)
+        past = split_channels(window, 1).past[:, -self.config.context :]
+        own = scaled(F.pad(past, (0, 0, -past.shape[1] % P, 0), value=torch.nan))
         ahead = P * -(-horizon // P)
-        observed = torch.isfinite(past)  # [R, L]
-        center, scale = (x[:, 0, 0] for x in center_and_scale(past[..., None], observed[..., None]))
-        unit = torch.where(scale > 0, scale, 1.0)
-        z = torch.where(observed, (past - center[:, None]) / unit[:, None], 0.0).float()
-        repeats = find_repeats(z, observed, ahead=ahead, longest_lag=self.config.longest_lag)
+        repeats = find_repeats(own.z[..., 0], own.observed[..., 0], ahead=ahead, longest_lag=self.config.longest_lag)
         rules, errors = apply_rules(repeats)
         at = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
         typical = at.amin(-1, keepdim=True).sqrt()  # [R, 1]
         return Prepared(
-            center=center,
-            scale=scale,
-            observed=observed,
+            past=own,
             steps=_steps(repeats, rules[:, :1, LAST], typical),
             facts=_facts(repeats, at, typical, P),
             rules=rules,
@@ -135,8 +121,8 @@ class Patched(RollingForecaster):
             sigma=errors.amin(-1).sqrt(),
         )
 
-    def _quantiles(self, state: Encoding) -> Tensor:
-        """Quantiles [R, F, Q] in scaled units from the last state."""
+    def _quantiles(self, state: Encoding, steps: int) -> Tensor:
+        """Quantiles [R, steps, 1, Q] in scaled units from the last state."""
         hidden, p = state.hidden, state.prepared
         R, ahead, _ = p.rules.shape
         tokens = self.norm(hidden[:, -ahead // self.config.patch :])
@@ -154,30 +140,23 @@ class Patched(RollingForecaster):
             lead.sqrt() / 16.0,
         ]
         out: Tensor = self.to_quantiles(torch.cat([latent, *(x.to(latent.dtype) for x in local)], dim=-1)).float()
-        gate, shift, log_width, steps = (
-            out[..., :RULES],
-            out[..., RULES],
-            out[..., RULES + 1, None],
-            out[..., RULES + 2 :],
-        )
-        middle = ((gate - log_excess).softmax(-1) * p.rules).sum(-1) + p.sigma * shift
-        around = ordered_quantiles(torch.zeros_like(middle), steps) * sigma * log_width.clamp(-6.0, 4.0).exp()
-        return around + middle.unsqueeze(-1)
-
-    # -- the protocols --------------------------------------------------------------------------------------------
+        gate, shift, log_width, gaps = torch.split(out, [RULES, 1, 1, len(LEVELS) - 1], dim=-1)
+        middle = ((gate - log_excess).softmax(-1) * p.rules).sum(-1) + p.sigma * shift[..., 0]
+        around = ordered_quantiles(torch.zeros_like(middle), gaps) * sigma * log_width.clamp(-6.0, 4.0).exp()
+        return (around + middle.unsqueeze(-1))[:, :steps, None]
 
     def embed(self, batch: Window) -> Encoding:
         """Tokens of a window with up to the native horizon."""
         p, P = self._prepare(batch), self.config.patch
         _, R, T = p.steps.shape
-        n, N = p.observed.shape[1] // P, T // P
+        n, N = p.past.z.shape[1] // P, T // P
         tokens = p.steps.view(CHANNELS, R, N, P).permute(1, 2, 0, 3).flatten(2)  # [R, N, CHANNELS * P]
         x = self.to_tokens(tokens) + self.skip(tokens) + self.facts(p.facts)[:, None]
         x = torch.cat([x[:, :n], x[:, n:] + self.future], dim=1)
         turn = rotary(N, self.config.width // self.config.heads, x, start=-n)
         place = torch.arange(N, device=x.device)
         causal = (place[None, :] < n) | (place[None, :] <= place[:, None])  # [N, N]
-        present = F.pad(p.observed.view(R, n, P).any(-1), (0, N - n), value=True)  # [R, N]
+        present = F.pad(p.past.observed.view(R, n, P).any(-1), (0, N - n), value=True)  # [R, N]
         allowed = (causal & present[:, None, :]) | torch.eye(N, dtype=torch.bool, device=x.device)
         return Encoding(x, turn, allowed[:, None], p)
 
@@ -186,27 +165,14 @@ class Patched(RollingForecaster):
         """The transformer's layers."""
         return [functools.partial(_apply, layer) for layer in self.layers]
 
-    def head(self, state: Encoding, batch: Window) -> Forecast:
-        """The forecast in data units; NaN where nothing was ever observed."""
-        p = state.prepared
-        quantiles = self._quantiles(state)[:, : batch.horizon].to(p.scale.dtype)  # [R, H, Q]
-        values = quantiles * p.scale[:, None, None] + p.center[:, None, None]
-        return join_channels(torch.where(p.observed.any(-1)[:, None, None], values, torch.nan), batch)
-
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the native horizon, in units of each series' own predictability. A scalar.
 
         Raises: UsageError if the batch has no answers or asks for more than the native horizon.
         """
-        if batch.future is None or batch.horizon > self.horizon:
-            raise UsageError(f"training needs answers for 1 to {self.horizon} steps; horizon is {batch.horizon}")
-        state = encode(self, batch)[-1]
-        p = state.prepared
-        unit = torch.where(p.scale > 0, p.scale, 1.0)
-        target = ((_rows(batch.future) - p.center[:, None]) / unit[:, None]).float().clamp(-20.0, 20.0)  # [R, H]
-        target = torch.where(p.observed.any(-1, keepdim=True), target, torch.nan)
-        quantiles = self._quantiles(state)[:, : batch.horizon]
-        return pinball(quantiles, target, LEVELS, weight=1.0 / (0.1 + p.sigma[:, : batch.horizon]))
+        state, target = self._answered(batch, cut=True)
+        weight = 1.0 / (0.1 + state.prepared.sigma[:, : batch.horizon, None])
+        return pinball(self._quantiles(state, batch.horizon), target, LEVELS, weight=weight)
 
 
 def _apply(layer: nn.Module, state: Encoding) -> Encoding:
@@ -232,11 +198,6 @@ def _facts(r: Repeats, at: Tensor, typical: Tensor, patch: int) -> Tensor:
     share = count / (L - begun).clamp(min=1)  # padding is not missing
     relative = (at / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
     return torch.cat([(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share], dim=-1).float()
-
-
-def _rows(values: Tensor) -> Tensor:
-    """[B, L, C] -> [B * C, L]."""
-    return values.transpose(1, 2).flatten(0, 1)
 
 
 CARD = Card(

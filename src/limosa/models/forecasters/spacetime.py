@@ -24,26 +24,23 @@ One row at a time: `start`, `step` and, from any state, `ahead`.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Card, Forecast, Window, encode, resume
+from limosa.core import Card, Forecast, Window, check_at_least, check_choice, encode, resume
 from limosa.errors import UsageError
 from limosa.nn.calendar import MARKS, calendar_marks
-from limosa.nn.dropout import gelu_dropout
-from limosa.nn.losses import point_and_bands
+from limosa.nn.channels import known_covariates
+from limosa.nn.dropout import check_dropout, gelu_dropout
+from limosa.nn.losses import POINTS, Point, point_and_bands
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
-from limosa.nn.rolling import widened
+from limosa.nn.rolling import LARGEST, widened
 from limosa.nn.saving import Saved
 from limosa.nn.scaling import Scaled, Units, scaled
 from limosa.nn.ssm import ClosedLoopSSM, CompanionSSM, FrozenFilters
-
-FARTHEST = 20.0  # scales from the center; targets beyond are outliers and count as if they were there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,7 @@ class SpaceTimeConfig:
     known: int = 0  # known covariates
     calendar: bool = True  # whether calendar marks are seen; they are zero where time is a count
     scaling: Units = "window"  # mean (as the paper), last, none: for data of one scale, such as standardised columns
-    point: Literal["median", "mean"] = "median"  # what the middle level learns: absolute or squared error
+    point: Point = "median"
     width: int = 128  # SSMs per layer
     state: int = 64  # numbers per SSM
     layers: int = 1  # blocks before the decoder
@@ -66,18 +63,12 @@ class SpaceTimeConfig:
     dropout: float = 0.25
 
     def __post_init__(self) -> None:
-        least = {"known": 0, "state": 2, "longest_average": 4}
-        for name, value in vars(self).items():
-            if isinstance(value, int) and value < least.get(name, 0 if isinstance(value, bool) else 1):
-                raise UsageError(f"{name} is {value}; it must be at least {least.get(name, 1)}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
-        for name, value, choices in (
-            ("scaling", self.scaling, get_args(Units)),
-            ("point", self.point, ("median", "mean")),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} is {value!r}; choose {' or '.join(choices)}")
+        check_at_least(self, 1, "context", "horizon", "channels", "width", "layers", "averages")
+        for name, least in (("known", 0), ("state", 2), ("longest_average", 4)):
+            check_at_least(self, least, name)
+        check_dropout(self.dropout)
+        check_choice(self, "scaling", get_args(Units))
+        check_choice(self, "point", POINTS)
 
 
 class Prepared(NamedTuple):
@@ -118,9 +109,10 @@ class Block(nn.Module):
         self.mix = nn.Conv1d(config.width, config.width, 1)
         self.dropout = config.dropout
 
-    def forward(self, u: Tensor) -> Tensor:
-        """[R, D, N] -> [R, D, N]."""
-        return self._after(u, self.ssm(u))
+    def forward(self, state: Encoding) -> Encoding:
+        """The state with its hidden [R, N, D] one layer on."""
+        u = state.hidden.mT
+        return state._replace(hidden=(self._after(u, self.ssm(u)) * state.prepared.begun).mT)
 
     def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The SSM's state and the output [R, D, 1] after one more input [R, D, 1]."""
@@ -139,7 +131,7 @@ class SpaceTime(Saved):
 
     def __init__(self, config: SpaceTimeConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.context, self.horizon = config, config.context, config.horizon
         D, C = config.width, config.channels
         exogenous = MARKS * config.calendar + config.known
         self.filters = FrozenFilters(config.averages, config.longest_average)
@@ -147,18 +139,6 @@ class SpaceTime(Saved):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.decoder = ClosedLoopSSM(D, config.state)
         self.to_quantiles = nn.Conv1d(D + exogenous, C * len(LEVELS), 1)
-
-    @property
-    def context(self) -> int:
-        """The longest context that changes the forecast, in steps."""
-        return self.config.context
-
-    @property
-    def horizon(self) -> int:
-        """The horizon trained on, in steps."""
-        return self.config.horizon
-
-    # -- the parts of one pass -----------------------------------------------------------------------------------------
 
     def _prepare(self, window: Window) -> Prepared:
         """The last `context` steps, scaled, one row per series that is forecast."""
@@ -180,17 +160,12 @@ class SpaceTime(Saved):
     def _exogenous(self, window: Window, steps: int) -> Tensor:
         """Marks and known covariates [B, K, steps + H]; covariates in units of their own past."""
         B, T = len(window), steps + window.horizon
-        parts = [torch.zeros(B, T, 0, device=window.past.device)]
-        if self.config.calendar:
-            stamps = None if window.stamps is None else window.stamps[:, -T:]
-            parts.append(calendar_marks(stamps, (B, T), window.past.device))
-        if self.config.known:
-            found = 0 if window.known is None else window.known.shape[-1]
-            if window.known is None or found != self.config.known:
-                raise UsageError(f"the window has {found} known covariates; this model needs {self.config.known}")
-            known = window.known[:, -T:]
-            parts.append(scaled(known[:, :steps]).apply(known).clamp(-FARTHEST, FARTHEST).nan_to_num(0.0))
-        return torch.cat(parts, dim=-1).transpose(1, 2)
+        known = known_covariates(window.known, self.config.known, window.past, T)[:, -T:]
+        known = scaled(known[:, :steps]).apply(known).clamp(-LARGEST, LARGEST).nan_to_num(0.0)
+        if not self.config.calendar:
+            return known.mT
+        stamps = None if window.stamps is None else window.stamps[:, -T:]
+        return torch.cat([calendar_marks(stamps, (B, T), window.past.device), known], dim=-1).mT
 
     def _quantiles(self, y: Tensor, exogenous: Tensor) -> Tensor:
         """Scaled quantiles [B * C, T, Q] of T steps from decoder outputs [R, D, T] and `exogenous` [R, K, T]."""
@@ -198,25 +173,21 @@ class SpaceTime(Saved):
         out = self.to_quantiles(seen).float().view(-1, len(LEVELS), y.shape[-1]).transpose(1, 2)
         return ordered_quantiles(out[..., 0], out[..., 1:])
 
-    def _closed_loop(self, state: Tensor, exogenous: Tensor, batch: int) -> Tensor:
-        """Scaled quantiles [B, Q, H, C] of the H steps of `exogenous` [R, K, H] from the decoder's state.
+    def _closed_loop(self, state: Tensor, exogenous: Tensor, own: Scaled) -> Forecast:
+        """Forecast of the H steps of `exogenous` [R, K, H] from the decoder's state.
 
         The closed loop goes as far as is asked. What the head knows of its own error ends with the horizon it was
         trained on; from there bands go on as they grew.
         """
-        quantiles = _columns(self._quantiles(self.decoder.ahead(state, exogenous.shape[-1]), exogenous), batch)
+        quantiles = _columns(self._quantiles(self.decoder.ahead(state, exogenous.shape[-1]), exogenous), len(own.scale))
         native, beyond = quantiles.tensor_split([self.horizon], dim=2)
-        return torch.cat([native, widened(beyond, native, self.horizon)], dim=2) if beyond.shape[2] else native
-
-    @property
-    def _stack(self) -> list[Block]:
-        return list(self.layers)  # type: ignore[arg-type]
+        if beyond.shape[2]:
+            quantiles = torch.cat([native, widened(beyond, native, self.horizon)], dim=2)
+        return Forecast(values=own.undo(quantiles), levels=LEVELS)
 
     @property
     def _dropout(self) -> float:
         return self.config.dropout if self.training else 0.0
-
-    # -- the protocols -------------------------------------------------------------------------------------------------
 
     def embed(self, batch: Window) -> Encoding:
         """Features of each step of the past; rows are B, or B * C where channels are forecast each by itself."""
@@ -225,16 +196,15 @@ class SpaceTime(Saved):
         return Encoding((self.to_tokens(seen) * p.begun).mT, p)
 
     @property
-    def blocks(self) -> list[Callable[[Encoding], Encoding]]:
+    def blocks(self) -> list[Block]:
         """The layers before the decoder."""
-        return [functools.partial(_apply, layer) for layer in self._stack]
+        return list(self.layers)  # type: ignore[arg-type]
 
     def head(self, state: Encoding, batch: Window) -> Forecast:
         """Forecast of any horizon: the decoder's closed loop."""
         p = state.prepared
         ahead = p.exogenous[..., p.values.shape[-1] :]
-        quantiles = self._closed_loop(self.decoder.state(state.hidden.mT), ahead, len(batch))
-        return Forecast(values=p.scaled.undo(quantiles), levels=LEVELS)
+        return self._closed_loop(self.decoder.state(state.hidden.mT), ahead, p.scaled)
 
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
@@ -244,19 +214,6 @@ class SpaceTime(Saved):
         """
         made: Forecast = resume(self, self.embed(window), window)
         return made
-
-    @torch.no_grad()
-    def following(self, window: Window) -> Tensor:
-        """Quantiles [B, Q, N, C] of each next step, in data units: the open loop over the whole past at once.
-
-        NaN where a series has no observed value so far.
-        With `scaling="none"` this is what `step` answers row by row.
-        """
-        hidden, p = encode(self, window)[-1]
-        y, _, _ = self.decoder(hidden.mT)
-        quantiles = self._quantiles(y, p.exogenous[..., 1 : p.values.shape[-1] + 1])
-        begun = p.scaled.observed.cumsum(1)[:, None] > 0  # [B, 1, N, C]
-        return torch.where(begun, p.scaled.undo(_columns(quantiles, len(window))), torch.nan)
 
     def loss(self, batch: Window) -> Tensor:
         """Closed loop over the horizon + open loop over the past + the decoder's own next inputs. A scalar.
@@ -276,7 +233,7 @@ class SpaceTime(Saved):
         target = p.scaled.apply(batch.future)  # [B, H, C]
         if self.config.scaling == "window":
             counts = p.scaled.observed.any(1, keepdim=True) & (p.scaled.scale > 0)
-            target = torch.where(counts, target.clamp(-FARTHEST, FARTHEST), torch.nan)
+            target = torch.where(counts, target.clamp(-LARGEST, LARGEST), torch.nan)
         ahead = self._quantiles(self.decoder.ahead(state, batch.horizon), p.exogenous[..., N:])
         closed = point_and_bands(ahead, target.transpose(1, 2).flatten(0, 1), LEVELS, self.config.point)
 
@@ -321,22 +278,6 @@ class SpaceTime(Saved):
         )
 
     @torch.no_grad()
-    def start_after(self, past: Tensor) -> State:
-        """The state after the last `context` rows of `past` [B, L, C], read all at once and in its scale."""
-        self.start(0)  # refuses a model that cannot stream
-        states = encode(self, Window(past=past, horizon=1))
-        p, features = states[0].prepared, [state.hidden.mT for state in states]
-        return State(
-            seen=p.scaled.observed.sum(1, keepdim=True).double(),
-            center=p.scaled.center.double(),
-            deviation=p.scaled.scale.double() / 1.25,
-            begun=p.begun[..., -1:],
-            values=self.filters.state(p.values),
-            blocks=tuple(block.ssm.state(u) for block, u in zip(self._stack, features[:-1], strict=True)),
-            decoder=self.decoder.state(features[-1]),
-        )
-
-    @torch.no_grad()
     def step(self, state: State, value: Tensor) -> tuple[State, Tensor]:
         """The state after the row `value` [B, C], NaN where not observed, and quantiles [B, Q, 1, C] of the next row.
 
@@ -358,7 +299,7 @@ class SpaceTime(Saved):
         exogenous = filtered.new_zeros(len(filtered), self.to_quantiles.in_channels - self.config.width, 1)
         u = self.to_tokens(torch.cat([filtered[..., None], self._rows(observed.float()), exogenous], dim=1)) * begun
         blocks = []
-        for block, x in zip(self._stack, state.blocks, strict=True):
+        for block, x in zip(self.blocks, state.blocks, strict=True):
             x, u = block.step(x, u)
             u = u * begun
             blocks.append(x)
@@ -371,8 +312,7 @@ class SpaceTime(Saved):
     def ahead(self, state: State, horizon: int) -> Forecast:
         """Forecast of the next `horizon` rows from a stream's state."""
         R, K = len(state.decoder), self.to_quantiles.in_channels - self.config.width
-        quantiles = self._closed_loop(state.decoder, state.decoder.new_zeros(R, K, horizon), len(state.center))
-        return Forecast(values=self._scale(state).undo(quantiles), levels=LEVELS)
+        return self._closed_loop(state.decoder, state.decoder.new_zeros(R, K, horizon), self._scale(state))
 
     def _tracked(self, state: State, row: Tensor, observed: Tensor) -> State:
         """The state with the running center and deviation moved by the observed values of `row` [B, 1, C]."""
@@ -385,18 +325,13 @@ class SpaceTime(Saved):
 
     def _scale(self, state: State) -> Scaled:
         """The units of a stream; nothing of its values."""
-        any_seen = state.seen > 0
+        any_seen, center, scale = state.seen > 0, state.center, torch.ones_like(state.center)
         if self.config.scaling == "none":
-            return Scaled(any_seen, any_seen, torch.zeros_like(state.center), torch.ones_like(state.center))
-        if self.config.scaling == "mean":
-            return Scaled(any_seen, any_seen, state.center, torch.ones_like(state.center))
-        alone = torch.where(state.center != 0, state.center.abs(), 1.0)
-        scale = torch.where(state.seen > 1, 1.25 * state.deviation, alone)
-        return Scaled(any_seen, any_seen, state.center, scale)
-
-
-def _apply(layer: Block, state: Encoding) -> Encoding:
-    return state._replace(hidden=(layer(state.hidden.mT) * state.prepared.begun).mT)
+            center = torch.zeros_like(center)
+        elif self.config.scaling == "window":
+            alone = torch.where(center != 0, center.abs(), 1.0)
+            scale = torch.where(state.seen > 1, 1.25 * state.deviation, alone)
+        return Scaled(any_seen, any_seen, center, scale)
 
 
 def _columns(quantiles: Tensor, batch: int) -> Tensor:
