@@ -57,10 +57,7 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Refuse a width that heads with rotary positions cannot share.
-
-    Raises: UsageError.
-    """
+    """Raise UsageError if heads with rotary positions cannot share a width."""
     if width % (2 * heads):
         raise UsageError(f"width {width} must be a multiple of twice the {heads} heads")
 

@@ -20,10 +20,7 @@ _DEAD = -100.0  # where the GELU and its slope are exactly zero
 
 
 def check_dropout(probability: float) -> None:
-    """Refuse what is no probability of dropping.
-
-    Raises: UsageError.
-    """
+    """Raise UsageError if that is no probability of dropping."""
     if not 0.0 <= probability < 1.0:
         raise UsageError(f"dropout is {probability}; it must lie in [0, 1)")
 
