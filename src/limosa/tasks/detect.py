@@ -25,7 +25,7 @@ from limosa.errors import UsageError
 from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
-from limosa.tasks import train as training
+from limosa.tasks import _runs
 from limosa.tasks._options import ModelOptions, writable
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Tra
         from limosa.training.loop import fit
 
         report = None if on_progress is None else (lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}"))
-        return fit(learner, batches, training.config(steps=steps, seed=seed), on_progress=report)
+        return fit(learner, batches, _runs.config(steps=steps, seed=seed), on_progress=report)
 
     return run
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limosa import models as registry
 from limosa.core import OnProgress, configured
 from limosa.errors import DataError, UsageError
-from limosa.tasks import train as training
+from limosa.tasks import _runs
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ def pretrain(
     from limosa.training.randomness import own_randomness
 
     rank, out, resume = ranks.current_rank(), Path(out), resume or ranks.restarts() > 0
-    with training.resumable(out):
+    with _runs.resumable(out):
         tables = read_recipe(recipe)
         mixture, corpus = tables["mixture"], tables["corpus"]
-        plan = training.choose_strategy(strategy, strategy_options or {}, out)
+        plan = _runs.choose_strategy(strategy, strategy_options or {}, out)
         config = configured(TrainConfig, tables["train"], "[train] of the recipe")
-        folder, others = training.checkpoints(out, resume)
+        folder, others = _runs.checkpoints(out, resume)
         contexts, horizons = ({int(k): v for k, v in mixture[key].items()} for key in ("contexts", "horizons"))
         context, horizon = max(contexts), max(horizons)
         real, whole = read_corpus(Path(data) / corpus["file"], corpus, horizon)
@@ -186,7 +186,7 @@ def pretrain(
         options = dict(tables["model"])
         with own_randomness(config.seed):
             learner = registry.build(options.pop("name"), **options)
-        learner = training.placed(learner, device)
+        learner = _runs.placed(learner, device)
         result = fit(
             learner,
             batches,
@@ -198,6 +198,6 @@ def pretrain(
             folder=folder,
             resume=resume,
             others=others,
-            on_progress=training.logging_steps(out, on_progress),
+            on_progress=_runs.logging_steps(out, on_progress),
         )
-    training.save(learner, result, out, plot, torch.float16)  # half the size; the rounding is far below the noise
+    _runs.save(learner, result, out, plot, torch.float16)  # half the size; the rounding is far below the noise
