@@ -26,7 +26,8 @@ from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
 from limosa.tasks import _runs
-from limosa.tasks._options import ModelOptions, writable
+from limosa.tasks._options import ComputeOn, Device, ModelOptions, writable
+from limosa.tasks.load import fitted_detector, torch_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +121,7 @@ def detect(
     steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
     save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
     seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
+    device: ComputeOn = "cpu",
     plot: Annotated[
         Path | None, Option("Picture of the incidents, .png or .svg.", "FILE", accept=writable(PICTURES))
     ] = None,
@@ -140,6 +142,7 @@ def detect(
         steps: optimizer steps of a detector that is fitted.
         save: folder in which the fitted detector is kept.
         seed: same seed, same detector.
+        device: where rows are scored; a detector is fitted on the CPU, and an object computes where it is.
         freq: step of the grid of time; else that of the rows the detector was fitted to. Rows of "not observed" stand
             for the steps that were left out, at most context + `settle` of them in each gap.
         id_col, time_col, target_col: columns of ids, time and channels; found by their names if not given.
@@ -148,7 +151,7 @@ def detect(
     """
     config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
     normal = None
-    if (fitted := loaded(model, train, options)) is not None:
+    if (fitted := loaded(model, train, options, device)) is not None:
         rows = read_rows(source, like=fitted.time, known=fitted.channels, **layout)
     else:
         normal = None if train is None else read_rows(train, **layout)
@@ -157,7 +160,9 @@ def detect(
             normal = rows = read_rows(source, **layout)
         else:
             rows = read_rows(source, like=normal.time, known=normal.channels, **layout)
-        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+        fitted = fit(
+            normal, str(model), options=options, steps=steps, seed=seed, device=device, on_progress=on_progress
+        )
     if save is not None:
         fitted.save(save)
     found = _detected(fitted, rows.of(fitted.channels).with_gaps(fitted.longest_gap(config)), config, normal)
@@ -199,30 +204,36 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def loaded(model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None) -> FittedDetector | None:
+def loaded(
+    model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None, device: Device = "cpu"
+) -> FittedDetector | None:
     """The fitted detector that `model` stands for; None for the name of a detector that has to be fitted.
 
     Raises: UsageError if a fitted one is given normal rows or options, ModelNotFound, DataError.
     """
+    torch_device(device)  # refused before any work
     if not isinstance(model, FittedDetector) and registry.find(model) is None:
         return None
     if train is not None or options:
         name = "the detector" if isinstance(model, FittedDetector) else model
         fix = "leave --train and --option out, or name a detector to be fitted"
         raise UsageError(f"{name} is fitted already; {fix}")
-    return model if isinstance(model, FittedDetector) else FittedDetector.load(model)
+    return fitted_detector(model, device)
 
 
 def fit(
     normal: Rows,
     model: str,
-    *,
     options: Mapping[str, Any] | None = None,
+    *,
     steps: int = 500,
     seed: int = 0,
+    device: Device = "cpu",
     on_progress: OnProgress | None = None,
 ) -> FittedDetector:
-    """A new detector by the name of its file, fitted to normal rows; the caller's random state stays as it is.
+    """A new detector by the name of its file, fitted to normal rows and moved to `device` for those to come.
+
+    The caller's random state stays as it is.
 
     Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError for too few rows.
     """
@@ -236,7 +247,9 @@ def fit(
         if not isinstance(built, Detector):
             raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
         log.info(f"{model} is fitted to {len(normal.values):,} rows of {len(normal.channels)} channels")
-        return FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
+        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
+    fitted.detector.to(torch_device(device))
+    return fitted
 
 
 def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Training:
@@ -272,7 +285,7 @@ def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: 
     linked = np.zeros((len(fitted.channels),) * 2)
     for _ in range(refits):
         half = np.isin(block, generator.permutation(20)[:10])
-        again = copy.deepcopy(fitted.detector)
+        again = copy.deepcopy(fitted.detector).cpu()
         again.fit(torch.tensor(np.where(half[:, None], values, np.nan)), trainer(steps, seed))
         linked += strongest(again.edges().double().cpu().numpy())
     return linked / refits
