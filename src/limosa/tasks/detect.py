@@ -211,7 +211,8 @@ def loaded(
 
     Raises: UsageError if a fitted one is given normal rows or options, ModelNotFound, DataError.
     """
-    torch_device(device)  # refused before any work
+    if device == "cuda":
+        torch_device(device)  # refuses it before any work
     if not isinstance(model, FittedDetector) and registry.find(model) is None:
         return None
     if train is not None or options:

@@ -18,7 +18,7 @@ from limosa.files import PICTURES
 from limosa.options import Call, Option, command, pairs, verb
 from limosa.tasks import _runs
 from limosa.tasks._options import Context, Device, ModelOptions, OutputFolder, Resume, writable
-from limosa.tasks._shared import count_of, parameter_count, read
+from limosa.tasks._shared import parameter_count, read
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -240,9 +240,7 @@ def train(
     panel = read(source, **layout)
     sizes = {name: size for name, size in (("horizon", horizon), ("context", context)) if size is not None}
     learner = _runs.placed(build_learner(model, {**(options or {}), **sizes}, panel, seed), device)
-    log.info(
-        f"training {model} with {parameter_count(learner):,} parameters on {count_of(len(panel))}, {steps:,} steps"
-    )
+    log.info(f"training {model} with {parameter_count(learner):,} parameters on {len(panel):,} series, {steps:,} steps")
     with _runs.resumable(out):
         result = run(
             learner,
