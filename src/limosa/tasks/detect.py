@@ -130,22 +130,13 @@ def detect(
 ) -> Detection:
     """Find the incidents in `source`: stretches of rows whose anomaly scores no normal row is likely to have.
 
-    Args:
-        source: a table of channels, wide or long: a CSV or Parquet file, a data frame, or a dict of arrays.
-        train: normal rows with the same columns, to fit the detector to; `source` itself if None, most of which has to
-            be normal then.
-        model: the name of a detector (`limosa models`), the folder of a saved one, or `Detection.detector`.
-        options: of the config of a detector that is fitted.
-        risk: share of normal rows that may raise an alarm, above 0, up to 0.1.
-        cooldown: rows without an alarm that close an incident.
-        settle: rows after which a change is the new normal.
-        steps: optimizer steps of a detector that is fitted.
-        save: folder in which the fitted detector is kept.
-        seed: same seed, same detector.
-        device: where rows are scored; a detector is fitted on the CPU, and an object computes where it is.
-        freq: step of the grid of time; else that of the rows the detector was fitted to. Rows of "not observed" stand
-            for the steps that were left out, at most context + `settle` of them in each gap.
-        id_col, time_col, target_col: columns of ids, time and channels; found by their names if not given.
+    `source` and `train` are tables of channels, wide or long: CSV or Parquet files, data frames, or dicts of arrays.
+    Without `train`, `source` itself is learnt from, most of which has to be normal then. `model` is the name of a
+    detector (`limosa models`), fitted with its `options`, `steps` and `seed`; the folder of a saved one; or
+    `Detection.detector`. `risk` is above 0, up to 0.1. `device` is where rows are scored; a detector is fitted on the
+    CPU, and an object computes where it is. `freq` is the step of the grid of time, else that of the rows the detector
+    was fitted to; rows of "not observed" stand for the steps that were left out, at most context + `settle` of them in
+    each gap. Columns are found by their names if `id_col`, `time_col` and `target_col` are not given.
 
     Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
     """

@@ -8,12 +8,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
 from limosa.core import OnProgress, configured
 from limosa.errors import DataError, UsageError
 from limosa.tasks import _runs
+from limosa.tasks._options import Device
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def pretrain(
     data: str | Path,
     strategy: str = "data-parallel",
     strategy_options: Mapping[str, Any] | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     resume: bool = False,
     plot: Path | None = None,
     on_progress: OnProgress | None = None,
