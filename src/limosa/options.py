@@ -234,7 +234,10 @@ def verb(
         def call(*args: Any, **given: Any) -> Any:
             if len(args) > len(positional):
                 raise UsageError(f"{function.__name__} takes {len(positional)} values; give the others by name")
-            values = accepted(parameters, _joined(positional, args, given), function.__name__)
+            named = dict(zip(positional, args, strict=False))
+            if twice := [name for name in named if name in given]:
+                raise UsageError(f"{twice[0]} is given twice; give it once")
+            values = accepted(parameters, named | given, function.__name__)
             if lacking := [name for name in required if name not in values]:
                 raise UsageError(f"{function.__name__} needs {lacking[0]}: {_help(parameters[lacking[0]])}")
             return function(**values)
@@ -266,13 +269,6 @@ def command(function: F) -> F:
     own = VERBS[function.__module__]
     own.command, own.more = function, {n: p for n, p in parameters_of(function).items() if p.option is not None}
     return function
-
-
-def _joined(positional: Sequence[str], args: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
-    named = dict(zip(positional, args, strict=False))
-    if twice := [name for name in named if name in given]:
-        raise UsageError(f"{twice[0]} is given twice; give it once")
-    return named | given
 
 
 def _signature(

@@ -105,22 +105,18 @@ class Command(click.Command):
             for name, value in ctx.params.items()
             if ctx.get_parameter_source(name) is source
         }
-        call = CommandLine(self.verb, given, ctx.obj)
+        call, verb = CommandLine(self.verb, given, ctx.obj), self.verb
         try:
-            code = self._run(call, given)
+            if verb.command is not None:
+                code = verb.command(call, **{name: given[name] for name in verb.more or {} if name in given})
+            else:
+                result = call.run()
+                call.show(result)
+                code = verb.code(result) if verb.code else None
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         if code:
             raise click.exceptions.Exit(code)
-
-    def _run(self, call: CommandLine, given: dict[str, Any]) -> int | None:
-        verb = self.verb
-        if verb.command is not None:
-            code: int | None = verb.command(call, **{name: given[name] for name in verb.more or {} if name in given})
-            return code
-        result = call.run()
-        call.show(result)
-        return verb.code(result) if verb.code else None
 
 
 def _option(parameter: Parameter) -> Option:

@@ -35,14 +35,15 @@ def doctor() -> dict[str, Any]:
 
     models = {name: _examine(name) for name in registry.embedded()}
     problems = [f"model {name}: {state}" for name, state in models.items() if not state.startswith("ok")]
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     writable = os.access(Path.cwd(), os.W_OK)
     if not writable:
         problems.append(f"no permission to write in {Path.cwd()}; choose another folder for -o")
     return {
         "python": f"{platform.python_version()} ({sys.executable})",
         "packages": {name: version(name) for name in PACKAGES},
-        "processor": _processor(),
-        "features": _features(),
+        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "features": [feature for feature in FEATURES if feature in flags],
         "torch kernels": torch.backends.cpu.get_cpu_capability(),
         "processors": processors(),
         "threads": torch.get_num_threads(),
@@ -75,15 +76,6 @@ def _read(path: str) -> str:
 def _cpuinfo(field: str) -> str:
     lines = (line.partition(":") for line in _read("/proc/cpuinfo").splitlines())
     return next((value.strip() for name, _, value in lines if name.strip() == field), "")
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _features() -> list[str]:
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
-    return [feature for feature in FEATURES if feature in flags]
 
 
 def fit_threads(processes: int = 1) -> None:

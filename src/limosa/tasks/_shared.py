@@ -54,11 +54,6 @@ def as_pandas(table: Any) -> pd.DataFrame:
     return frame
 
 
-def count_of(series: int) -> str:
-    """A number of series in words."""
-    return f"{series:,} series"
-
-
 def parameter_count(model: Any) -> int:
     """The number of weights of a model."""
     from torch import nn

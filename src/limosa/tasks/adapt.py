@@ -13,7 +13,7 @@ from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, UsageError
 from limosa.options import Option, verb
 from limosa.tasks._options import DEFAULT_MODEL, Context, OutputFolder, Table, one_model
-from limosa.tasks._shared import count_of, in_columns, read
+from limosa.tasks._shared import in_columns, read
 from limosa.tasks.load import load
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def adapt(
         batch_size=batch_size,
         seed=seed,
     )
-    log.info(f"adapting {base} to {count_of(len(panel))}, {config.horizon} steps ahead, by {method}")
+    log.info(f"adapting {base} to {len(panel):,} series, {config.horizon} steps ahead, by {method}")
     try:
         return adapting.adapt(
             panel,

@@ -11,7 +11,7 @@ from limosa.data.layout import Layout
 from limosa.errors import UsageError
 from limosa.options import Call, Option, command, names, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import as_caller_type, count_of, read
+from limosa.tasks._shared import as_caller_type, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
 from limosa.tasks.score import score
@@ -61,7 +61,7 @@ def backtest(
 
     panel = read(source, **layout)
     forecasters = _by_name(model, device, precision)
-    log.info(f"backtesting {', '.join(forecasters)} on {count_of(len(panel))}, {windows} x {horizon} steps")
+    log.info(f"backtesting {', '.join(forecasters)} on {len(panel):,} series, {windows} x {horizon} steps")
     table = rolling.backtest(
         panel,
         forecasters,

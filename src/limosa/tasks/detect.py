@@ -25,8 +25,9 @@ from limosa.errors import UsageError
 from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
-from limosa.tasks import train as training
-from limosa.tasks._options import ModelOptions, writable
+from limosa.tasks import _runs
+from limosa.tasks._options import ComputeOn, Device, ModelOptions, writable
+from limosa.tasks.load import fitted_detector, torch_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +121,7 @@ def detect(
     steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
     save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
     seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
+    device: ComputeOn = "cpu",
     plot: Annotated[
         Path | None, Option("Picture of the incidents, .png or .svg.", "FILE", accept=writable(PICTURES))
     ] = None,
@@ -128,27 +130,19 @@ def detect(
 ) -> Detection:
     """Find the incidents in `source`: stretches of rows whose anomaly scores no normal row is likely to have.
 
-    Args:
-        source: a table of channels, wide or long: a CSV or Parquet file, a data frame, or a dict of arrays.
-        train: normal rows with the same columns, to fit the detector to; `source` itself if None, most of which has to
-            be normal then.
-        model: the name of a detector (`limosa models`), the folder of a saved one, or `Detection.detector`.
-        options: of the config of a detector that is fitted.
-        risk: share of normal rows that may raise an alarm, above 0, up to 0.1.
-        cooldown: rows without an alarm that close an incident.
-        settle: rows after which a change is the new normal.
-        steps: optimizer steps of a detector that is fitted.
-        save: folder in which the fitted detector is kept.
-        seed: same seed, same detector.
-        freq: step of the grid of time; else that of the rows the detector was fitted to. Rows of "not observed" stand
-            for the steps that were left out, at most context + `settle` of them in each gap.
-        id_col, time_col, target_col: columns of ids, time and channels; found by their names if not given.
+    `source` and `train` are tables of channels, wide or long: CSV or Parquet files, data frames, or dicts of arrays.
+    Without `train`, `source` itself is learnt from, most of which has to be normal then. `model` is the name of a
+    detector (`limosa models`), fitted with its `options`, `steps` and `seed`; the folder of a saved one; or
+    `Detection.detector`. `risk` is above 0, up to 0.1. `device` is where rows are scored; a detector is fitted on the
+    CPU, and an object computes where it is. `freq` is the step of the grid of time, else that of the rows the detector
+    was fitted to; rows of "not observed" stand for the steps that were left out, at most context + `settle` of them in
+    each gap. Columns are found by their names if `id_col`, `time_col` and `target_col` are not given.
 
     Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
     """
     config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
     normal = None
-    if (fitted := loaded(model, train, options)) is not None:
+    if (fitted := loaded(model, train, options, device)) is not None:
         rows = read_rows(source, like=fitted.time, known=fitted.channels, **layout)
     else:
         normal = None if train is None else read_rows(train, **layout)
@@ -157,7 +151,9 @@ def detect(
             normal = rows = read_rows(source, **layout)
         else:
             rows = read_rows(source, like=normal.time, known=normal.channels, **layout)
-        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+        fitted = fit(
+            normal, str(model), options=options, steps=steps, seed=seed, device=device, on_progress=on_progress
+        )
     if save is not None:
         fitted.save(save)
     found = _detected(fitted, rows.of(fitted.channels).with_gaps(fitted.longest_gap(config)), config, normal)
@@ -199,30 +195,37 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def loaded(model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None) -> FittedDetector | None:
+def loaded(
+    model: str | Path | FittedDetector, train: Any, options: Mapping[str, Any] | None, device: Device = "cpu"
+) -> FittedDetector | None:
     """The fitted detector that `model` stands for; None for the name of a detector that has to be fitted.
 
     Raises: UsageError if a fitted one is given normal rows or options, ModelNotFound, DataError.
     """
+    if device == "cuda":
+        torch_device(device)  # refuses it before any work
     if not isinstance(model, FittedDetector) and registry.find(model) is None:
         return None
     if train is not None or options:
         name = "the detector" if isinstance(model, FittedDetector) else model
         fix = "leave --train and --option out, or name a detector to be fitted"
         raise UsageError(f"{name} is fitted already; {fix}")
-    return model if isinstance(model, FittedDetector) else FittedDetector.load(model)
+    return fitted_detector(model, device)
 
 
 def fit(
     normal: Rows,
     model: str,
-    *,
     options: Mapping[str, Any] | None = None,
+    *,
     steps: int = 500,
     seed: int = 0,
+    device: Device = "cpu",
     on_progress: OnProgress | None = None,
 ) -> FittedDetector:
-    """A new detector by the name of its file, fitted to normal rows; the caller's random state stays as it is.
+    """A new detector by the name of its file, fitted to normal rows and moved to `device` for those to come.
+
+    The caller's random state stays as it is.
 
     Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError for too few rows.
     """
@@ -236,7 +239,9 @@ def fit(
         if not isinstance(built, Detector):
             raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
         log.info(f"{model} is fitted to {len(normal.values):,} rows of {len(normal.channels)} channels")
-        return FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
+        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
+    fitted.detector.to(torch_device(device))
+    return fitted
 
 
 def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Training:
@@ -246,7 +251,7 @@ def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Tra
         from limosa.training.loop import fit
 
         report = None if on_progress is None else (lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}"))
-        return fit(learner, batches, training.config(steps=steps, seed=seed), on_progress=report)
+        return fit(learner, batches, _runs.config(steps=steps, seed=seed), on_progress=report)
 
     return run
 
@@ -272,7 +277,7 @@ def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: 
     linked = np.zeros((len(fitted.channels),) * 2)
     for _ in range(refits):
         half = np.isin(block, generator.permutation(20)[:10])
-        again = copy.deepcopy(fitted.detector)
+        again = copy.deepcopy(fitted.detector).cpu()
         again.fit(torch.tensor(np.where(half[:, None], values, np.nan)), trainer(steps, seed))
         linked += strongest(again.edges().double().cpu().numpy())
     return linked / refits

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
-from limosa.core import Forecaster, OnProgress
+from limosa.core import OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import DataError
 from limosa.options import Option, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import as_caller_type, count_of, read
+from limosa.tasks._shared import as_caller_type, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from limosa.data.panel import Panel
 
 log = logging.getLogger("limosa")
@@ -60,6 +57,12 @@ def forecast(
     """
     panel = read(source, **layout)
     known = None if future is None else _read_future(future, panel)
+
+    import pandas as pd
+    import torch  # after the input was read: what is wrong with it is said at once
+
+    from limosa.data.table import forecast_table
+
     name, forecaster = named_forecaster(model, device, precision)
     if calibrate:
         from limosa.adapters import conformal
@@ -69,19 +72,23 @@ def forecast(
         )
         for note in forecaster.notes:
             log.info(note)
-    log.info(f"forecasting {horizon} steps of {count_of(len(panel))} with {name}")
-    table = _forecast_table(
-        panel,
-        horizon,
-        name,
-        forecaster,
-        level=level,
-        quantiles=quantiles,
-        future=known,
-        context=context,
-        batch_size=batch_size,
-        on_progress=on_progress,
-    )
+    log.info(f"forecasting {horizon} steps of {len(panel):,} series with {name}")
+    steps = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
+    tables, unobserved = [], []
+    for first in range(0, len(panel), batch_size):  # so that memory does not grow with their number
+        series = slice(first, min(first + batch_size, len(panel)))
+        window = panel.latest(steps, horizon, series=series, future=known)
+        empty = window.past.isnan().all(1)  # [B, C]
+        with torch.inference_mode():
+            answer = forecaster.forecast(window)
+            answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
+        unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
+        stamps = panel.future_stamps(horizon, series=series)
+        tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))
+        if on_progress:
+            on_progress(series.stop, len(panel))
+    _warn_of_unobserved(unobserved, len(panel), steps)
+    table = pd.concat(tables, ignore_index=True)
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source)
@@ -94,43 +101,6 @@ def _read_future(future: Any, panel: Panel) -> Panel:
     )
 
 
-def _forecast_table(
-    panel: Panel,
-    horizon: int,
-    name: str,
-    forecaster: Forecaster,
-    *,
-    level: Sequence[float],
-    quantiles: Sequence[float],
-    future: Panel | None,
-    context: int | None,
-    batch_size: int,
-    on_progress: OnProgress | None,
-) -> pd.DataFrame:
-    """The forecast, `batch_size` series at a time, so that memory does not grow with their number."""
-    import pandas as pd
-    import torch
-
-    from limosa.data.table import forecast_table
-
-    steps = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
-    tables, unobserved = [], []
-    for first in range(0, len(panel), batch_size):
-        series = slice(first, min(first + batch_size, len(panel)))
-        window = panel.latest(steps, horizon, series=series, future=future)
-        empty = window.past.isnan().all(1)  # [B, C]
-        with torch.inference_mode():
-            answer = forecaster.forecast(window)
-            answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
-        unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
-        stamps = panel.future_stamps(horizon, series=series)
-        tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))
-        if on_progress:
-            on_progress(series.stop, len(panel))
-    _warn_of_unobserved(unobserved, len(panel), steps)
-    return pd.concat(tables, ignore_index=True)
-
-
 def _warn_of_unobserved(unobserved: list[Any], series: int, steps: int) -> None:
     """Name the series that have no observed value. Raises: DataError if none has one."""
     if len(unobserved) == series:
@@ -139,5 +109,5 @@ def _warn_of_unobserved(unobserved: list[Any], series: int, steps: int) -> None:
         shown = ", ".join(map(str, unobserved[:5]))
         shown += f" and {len(unobserved) - 5} more" if len(unobserved) > 5 else ""
         log.warning(
-            f"{count_of(len(unobserved))} with no observed value in the last {steps} rows, forecast left empty: {shown}"
+            f"{len(unobserved):,} series with no observed value in the last {steps} rows, forecast left empty: {shown}"
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
-from limosa.core import Forecast, Forecaster, Window
+from limosa.core import Detector, Forecast, Forecaster, Window
 from limosa.errors import ModelNotFound, UsageError
+from limosa.models.detectors._fitted import FittedDetector
 from limosa.tasks._options import Device, Precision
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ def named_forecaster(
     place = next(weights, torch.empty(0)).device
     plain = place.type == "cpu" and precision == "fp32"
     return name, found if plain else OnDevice(found, place, precision)
+
+
+def fitted_detector(model: str | Path | FittedDetector, device: Device = "cpu") -> FittedDetector:
+    """The detector that `detect` saved in a folder, which computes on `device`; an object computes where it is.
+
+    Raises: as `load`.
+    """
+    if isinstance(model, FittedDetector):
+        return model
+    return FittedDetector.read(model, load(model, can=Detector, device=device))
 
 
 class OnDevice:

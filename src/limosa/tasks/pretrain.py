@@ -8,12 +8,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
 from limosa.core import OnProgress, configured
 from limosa.errors import DataError, UsageError
-from limosa.tasks import train as training
+from limosa.tasks import _runs
+from limosa.tasks._options import Device
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def pretrain(
     data: str | Path,
     strategy: str = "data-parallel",
     strategy_options: Mapping[str, Any] | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     resume: bool = False,
     plot: Path | None = None,
     on_progress: OnProgress | None = None,
@@ -149,12 +150,12 @@ def pretrain(
     from limosa.training.randomness import own_randomness
 
     rank, out, resume = ranks.current_rank(), Path(out), resume or ranks.restarts() > 0
-    with training.resumable(out):
+    with _runs.resumable(out):
         tables = read_recipe(recipe)
         mixture, corpus = tables["mixture"], tables["corpus"]
-        plan = training.choose_strategy(strategy, strategy_options or {}, out)
+        plan = _runs.choose_strategy(strategy, strategy_options or {}, out)
         config = configured(TrainConfig, tables["train"], "[train] of the recipe")
-        folder, others = training.checkpoints(out, resume)
+        folder, others = _runs.checkpoints(out, resume)
         contexts, horizons = ({int(k): v for k, v in mixture[key].items()} for key in ("contexts", "horizons"))
         context, horizon = max(contexts), max(horizons)
         real, whole = read_corpus(Path(data) / corpus["file"], corpus, horizon)
@@ -186,7 +187,7 @@ def pretrain(
         options = dict(tables["model"])
         with own_randomness(config.seed):
             learner = registry.build(options.pop("name"), **options)
-        learner = training.placed(learner, device)
+        learner = _runs.placed(learner, device)
         result = fit(
             learner,
             batches,
@@ -198,6 +199,6 @@ def pretrain(
             folder=folder,
             resume=resume,
             others=others,
-            on_progress=training.logging_steps(out, on_progress),
+            on_progress=_runs.logging_steps(out, on_progress),
         )
-    training.save(learner, result, out, plot, torch.float16)  # half the size; the rounding is far below the noise
+    _runs.save(learner, result, out, plot, torch.float16)  # half the size; the rounding is far below the noise

@@ -24,7 +24,9 @@ from limosa.data.wide import TimeAxis, read_rows, time_column
 from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
 from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks._options import Device
 from limosa.tasks.detect import DEFAULT_DETECTOR, fit, loaded
+from limosa.tasks.load import fitted_detector
 from limosa.tasks.stream import Stream
 
 STATE = "watch.json"  # beside the state of the detector
@@ -41,6 +43,7 @@ def watch(
     settle: int = AlertConfig.settle,
     state: str | Path | None = None,
     freq: str | int | None = None,
+    device: Device = "cpu",
 ) -> StreamingDetector:
     """A fitted detector, the folder of a saved one or as `Detection.detector` holds it, over rows to come.
 
@@ -48,12 +51,12 @@ def watch(
         for incident in streaming.update(stamp, row):
             ...
 
-    `risk`, `cooldown`, `settle` and `freq` are those of `limosa.detect`. `state` is a folder that keeps what a restart
-    needs; where it holds that already, the stream goes on from there.
+    `risk`, `cooldown`, `settle`, `freq` and `device` are those of `limosa.detect`. `state` is a folder that keeps
+    what a restart needs; where it holds that already, the stream goes on from there.
 
     Raises: ModelNotFound, UsageError, DataError if the files do not fit.
     """
-    fitted = model if isinstance(model, FittedDetector) else FittedDetector.load(model)
+    fitted = fitted_detector(model, device)
     config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
     return StreamingDetector(fitted, config, folder=state, freq=freq)
 
@@ -71,6 +74,7 @@ def detect_stream(
     save: str | Path | None = None,
     state: str | Path | None = None,
     seed: int = 0,
+    device: Device = "cpu",
     on_progress: OnProgress | None = None,
     **layout: Unpack[ChannelLayout],
 ) -> Iterator[Incident]:
@@ -80,12 +84,14 @@ def detect_stream(
 
     Raises: as `limosa.detect`, and as `watch_lines` while lines are read.
     """
-    if (fitted := loaded(model, train, options)) is None:
+    if (fitted := loaded(model, train, options, device)) is None:
         if train is None:
             fix = "give normal rows (--train FILE), or the folder of a saved detector"
             raise UsageError(f"{model} has to be fitted to normal rows first; {fix}")
         normal = read_rows(train, **layout)
-        fitted = fit(normal, str(model), options=options, steps=steps, seed=seed, on_progress=on_progress)
+        fitted = fit(
+            normal, str(model), options=options, steps=steps, seed=seed, device=device, on_progress=on_progress
+        )
     target_col = layout.get("target_col", ())
     wanted = (target_col,) if isinstance(target_col, str) else tuple(target_col)
     if other := [name for name in wanted if name and name not in fitted.channels]:

@@ -19,8 +19,10 @@ from limosa import models
 from limosa.app.cli import main
 from limosa.data.wide import read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
-from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks import detect as detecting
+from limosa.tasks import load as loading
 from limosa.tasks.detect import stability
+from limosa.tasks.load import fitted_detector
 
 INCIDENT = slice(400, 430)
 
@@ -203,7 +205,7 @@ def test_a_table_shorter_than_the_window_has_scores(rows):
 
 
 def test_a_detector_comes_back_from_its_folder(place):
-    again = FittedDetector.load(place / "saved")
+    again = fitted_detector(place / "saved")
     with pytest.raises(UsageError, match="is fitted already"):
         limosa.detect(table(300, 3), model=again, train=table(300, 0))
     fitted = limosa.detect(table(300, 3), model="z2", train=table(2000, 0)).detector
@@ -253,7 +255,7 @@ def test_incidents_are_not_lost_where_no_graph_can_be_drawn(place, tmp_path, cap
 
 
 def test_a_folder_without_the_tails_of_the_detector_is_refused(place, tmp_path):
-    fitted = FittedDetector.load(place / "saved").detector
+    fitted = fitted_detector(place / "saved").detector
     fitted.save_pretrained(tmp_path)
     with pytest.raises(ModelNotFound, match="limosa detect --save"):
         limosa.detect(table(50, 1), model=tmp_path)
@@ -267,7 +269,7 @@ def test_a_folder_without_the_tails_of_the_detector_is_refused(place, tmp_path):
 def test_a_save_that_is_killed_between_two_files_leaves_no_detector_with_the_heights_of_another(
     place, tmp_path, monkeypatch
 ):
-    known = FittedDetector.load(place / "saved")
+    known = fitted_detector(place / "saved")
     known.save(tmp_path)
     other, replace, done = dataclasses.replace(known, tails=known.tails[::-1]), Path.replace, []
 
@@ -281,7 +283,7 @@ def test_a_save_that_is_killed_between_two_files_leaves_no_detector_with_the_hei
     with pytest.raises(KeyboardInterrupt):
         other.save(tmp_path)
     with pytest.raises(DataError, match=r"detection\.json was not saved together with model\.safetensors"):
-        FittedDetector.load(tmp_path)
+        fitted_detector(tmp_path)
 
 
 def test_the_graph_is_drawn_with_the_stability_of_its_links(tmp_path):
@@ -315,11 +317,35 @@ def test_detecting_leaves_the_callers_random_state_alone(place):
     assert torch.rand(1) == wanted
 
 
-def test_other_kinds_of_folders_are_refused_in_words(tmp_path):
-    models.build("naive").save_pretrained(tmp_path / "naive")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "config.json").write_text('{"model": "adapter:memory"}')
-    (tmp_path / "adapter" / "adapter.safetensors").touch()
-    for folder in ("naive", "adapter"):
-        with pytest.raises(UsageError, match="which detects nothing; give a detector"):
-            limosa.detect(table(50, 1), model=tmp_path / folder)
+def test_other_kinds_of_folders_are_refused_in_words(place, tmp_path):
+    models.build("naive").save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="can forecast but cannot score rows; give a model that can"):
+        limosa.detect(table(50, 1), model=tmp_path)
+    with pytest.raises(UsageError, match=r"is a detector: it .* cannot forecast; give a model that can"):
+        limosa.forecast(table(50, 1), 3, model=place / "saved", time_col="time", target_col="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_detector_is_fitted(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for model in ("z2", place / "saved"):
+        with pytest.raises(UsageError, match="torch finds no GPU; give cpu, or auto"):
+            limosa.detect(place / "nowhere.csv", model=model, device="cuda")
+    found = limosa.detect(place / "now.csv", model=place / "saved", device="auto")
+    assert (found.score == limosa.detect(place / "now.csv", model=place / "saved").score).all()
+
+
+@pytest.mark.parametrize("model", ["z2", "saved"])
+def test_a_detector_computes_on_the_device_that_was_asked_for(model, place, monkeypatch):
+    for module in (loading, detecting):
+        monkeypatch.setattr(module, "torch_device", lambda _: torch.device("meta"))
+    named = {"model": place / "saved"} if model == "saved" else {"model": model, "train": place / "normal.csv"}
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # which computes nothing to bring back
+        limosa.detect(place / "now.csv", device="auto", **named)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", ["z2", "pca", "stackvae_g", "forecast_error"])
+def test_a_gpu_gives_nearly_the_same_scores(model, place, tmp_path):
+    near = limosa.detect(place / "now.csv", model=model, train=place / "normal.csv", steps=5, save=tmp_path)
+    far = limosa.detect(place / "now.csv", model=tmp_path, device="cuda")
+    np.testing.assert_allclose(far.score, near.score, rtol=1e-3)

@@ -16,6 +16,7 @@ import torch
 import limosa
 from limosa.app.cli import main
 from limosa.errors import DataError, Interrupted, LimosaError, UsageError
+from limosa.tasks import _runs
 from limosa.tasks import pretrain as recipe
 from limosa.tasks import train as training
 from limosa.tasks.pretrain import pretrain
@@ -35,20 +36,20 @@ def two(monkeypatch):
 
 
 def test_the_rate_is_scaled_to_what_a_step_takes():
-    assert training.scaled(0.1, None, 4096) == 0.1
-    assert training.scaled(0.1, 256, 4096) == pytest.approx(1.6)
+    assert _runs.scaled(0.1, None, 4096) == 0.1
+    assert _runs.scaled(0.1, 256, 4096) == pytest.approx(1.6)
     with pytest.raises(UsageError, match="learning_rate_batch is 0"):
-        training.scaled(0.1, 0, 4096)
+        _runs.scaled(0.1, 0, 4096)
 
 
 def test_a_single_process_has_no_strategy_and_is_told_that_one_was_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "limosa"):
-        assert training.choose_strategy("data-parallel", {}, tmp_path) is None
+        assert _runs.choose_strategy("data-parallel", {}, tmp_path) is None
         assert not caplog.records
-        assert training.choose_strategy("co2", {}, tmp_path) is None
+        assert _runs.choose_strategy("co2", {}, tmp_path) is None
     assert "co2 is left out" in caplog.text
     with pytest.raises(UsageError, match="gossip"):
-        training.choose_strategy("gossip", {}, tmp_path)
+        _runs.choose_strategy("gossip", {}, tmp_path)
 
 
 def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
@@ -57,35 +58,35 @@ def test_a_learner_is_put_where_it_is_to_be_trained(two, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # of two processes
-    assert training.placed(learner, "auto") is learner
+    assert _runs.placed(learner, "auto") is learner
     with pytest.raises(UsageError, match="2 processes on this machine need a GPU each and torch finds 1"):
-        training.placed(learner, "cuda")
+        _runs.placed(learner, "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert training.placed(learner, "cpu") is learner
-    assert training.placed(learner, "auto") == torch.device("cuda", 1)
+    assert _runs.placed(learner, "cpu") is learner
+    assert _runs.placed(learner, "auto") == torch.device("cuda", 1)
     assert asked == [1]
 
 
 def test_rank_0_leaves_a_line_per_round(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "current_rank", lambda: ranks.Rank(rank=0, world_size=2, local_world_size=2))
-    plan = training.choose_strategy("co2", {"tau": 5}, tmp_path / "new")
+    plan = _runs.choose_strategy("co2", {"tau": 5}, tmp_path / "new")
     assert isinstance(plan, CO2)
     assert plan.on_round is not None
     for step in (10, 15):
         plan.on_round(Round(step=step, tau=5, computing=2.0, communicating=1.0, waiting=0.25))
-    lines = [json.loads(line) for line in (tmp_path / "new" / training.ROUNDS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "new" / _runs.ROUNDS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 15]
     assert lines[0]["hidden"] == 0.75
 
 
 def test_other_ranks_leave_no_lines(tmp_path, two):
-    plan = training.choose_strategy("co2", {}, tmp_path)
+    plan = _runs.choose_strategy("co2", {}, tmp_path)
     assert isinstance(plan, CO2)
     assert plan.on_round is None
 
 
 def test_every_rank_has_its_own_checkpoints(tmp_path, two):
-    assert training.checkpoints(tmp_path, resume=False) == (tmp_path / "checkpoints" / "of-2" / "rank-1", [])
+    assert _runs.checkpoints(tmp_path, resume=False) == (tmp_path / "checkpoints" / "of-2" / "rank-1", [])
 
 
 def left(folder, *steps):
@@ -95,11 +96,11 @@ def left(folder, *steps):
 
 
 def test_a_run_is_gone_on_with_only_when_asked(tmp_path):
-    alone, _ = training.checkpoints(tmp_path, resume=False)
+    alone, _ = _runs.checkpoints(tmp_path, resume=False)
     left(alone, 5)
     with pytest.raises(UsageError, match="--resume"):
-        training.checkpoints(tmp_path, resume=False)
-    assert training.checkpoints(tmp_path, resume=True) == (alone, [])
+        _runs.checkpoints(tmp_path, resume=False)
+    assert _runs.checkpoints(tmp_path, resume=True) == (alone, [])
 
 
 def test_a_run_of_another_number_of_processes_is_gone_on_with_from_where_it_came_furthest(tmp_path, two):
@@ -107,25 +108,25 @@ def test_a_run_of_another_number_of_processes_is_gone_on_with_from_where_it_came
     own = root / "of-2" / "rank-1"
     three = [root / "of-3" / f"rank-{rank}" for rank in range(3)]
     left(root, 5)
-    assert training.checkpoints(tmp_path, resume=True) == (own, [root])
+    assert _runs.checkpoints(tmp_path, resume=True) == (own, [root])
     left(own, 5)
-    assert training.checkpoints(tmp_path, resume=True) == (own, [])  # came as far
+    assert _runs.checkpoints(tmp_path, resume=True) == (own, [])  # came as far
     for folder in three:
         left(folder, 5, 10)
-    assert training.checkpoints(tmp_path, resume=True) == (own, three)
+    assert _runs.checkpoints(tmp_path, resume=True) == (own, three)
     left(own, 15)
-    assert training.checkpoints(tmp_path, resume=True) == (own, [])
+    assert _runs.checkpoints(tmp_path, resume=True) == (own, [])
 
 
 def test_a_run_whose_ranks_are_not_all_here_is_not_gone_on_with_by_another_number(tmp_path, two):
     left(tmp_path / "checkpoints" / "of-3" / "rank-0", 5)
     with pytest.raises(UsageError, match="parts of a run of 3 processes"):
-        training.checkpoints(tmp_path, resume=True)
+        _runs.checkpoints(tmp_path, resume=True)
 
 
 def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
     told = []
-    log = training.logging_steps(tmp_path, lambda *said: told.append(said))
+    log = _runs.logging_steps(tmp_path, lambda *said: told.append(said))
     steps = [
         Progress(step=s, steps=1000, loss=1 / s, norm=math.inf, validation=None, seconds_left=0.0, waited=0.25)
         for s in range(1, 1001)
@@ -134,22 +135,22 @@ def test_lines_are_left_for_steps_and_drawn_with_the_hidden_share(tmp_path):
         log(at)
     assert len(told) == 1100
     assert told[1] == (2, 1000, "loss 0.5000")
-    lines = training._lines(tmp_path / training.STEPS)
+    lines = _runs._lines(tmp_path / _runs.STEPS)
     assert [line["step"] for line in lines] == list(range(2, 1001, 2))
     assert (lines[0]["norm"], lines[0]["waited"]) == (None, 0.25)
     for with_rounds in (False, True):
         if with_rounds:
-            training._add_line(tmp_path / training.ROUNDS, {"step": 10, "hidden": 0.5})
+            _runs._add_line(tmp_path / _runs.ROUNDS, {"step": 10, "hidden": 0.5})
         picture = tmp_path / f"{with_rounds}.png"
-        training.draw(tmp_path, picture)
+        _runs.draw(tmp_path, picture)
         assert picture.stat().st_size > 10_000
     with pytest.raises(DataError, match="nothing to draw"):
-        training.draw(tmp_path / "nowhere", picture)
+        _runs.draw(tmp_path / "nowhere", picture)
 
 
 def test_other_ranks_leave_no_lines_of_steps(tmp_path, two):
     told = []
-    training.logging_steps(tmp_path, lambda *said: told.append(said))(
+    _runs.logging_steps(tmp_path, lambda *said: told.append(said))(
         Progress(step=1, steps=1, loss=0.5, norm=1.0, validation=None, seconds_left=0.0, waited=0.0)
     )
     assert told == [(1, 1, "loss 0.5000")]
@@ -242,7 +243,7 @@ def test_a_refit_goes_on_for_as_many_steps_as_led_to_the_best_weights_and_sees_t
     (early, steps), (whole, more) = seen
     assert (early, whole, steps) == ([320], [400], 20)
     assert told == list(range(1, 20 + more + 1))
-    lines = training._lines(tmp_path / "a" / training.STEPS)
+    lines = _runs._lines(tmp_path / "a" / _runs.STEPS)
     assert lines[-1]["step"] == 20 + more
 
 
@@ -270,20 +271,20 @@ RECIPE = (Path(__file__).parents[3] / "recipes" / "limosa-small.toml").read_text
 
 
 def test_lines_that_were_told_again_are_drawn_once_and_those_cut_short_not_at_all(tmp_path):
-    path = tmp_path / training.STEPS
+    path = tmp_path / _runs.STEPS
     for step in (100, 200, 300):  # a run that left no checkpoint, and then another one
-        training._add_line(path, {"step": step, "loss": 9.0})
+        _runs._add_line(path, {"step": step, "loss": 9.0})
     for step in (2, 4, 6, 4, 6):
-        training._add_line(path, {"step": step, "loss": 1.0})
+        _runs._add_line(path, {"step": step, "loss": 1.0})
     with path.open("a") as lines:
         lines.write('{"step": 8, "lo')
-    assert training._lines(path) == [{"step": step, "loss": 1.0} for step in (2, 4, 6)]
+    assert _runs._lines(path) == [{"step": step, "loss": 1.0} for step in (2, 4, 6)]
 
 
 def test_lines_that_cannot_be_written_are_an_error_that_names_the_file(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(LimosaError, match=r"cannot write .*rounds\.jsonl.*choose another folder"):
-        training._add_line(tmp_path / "out" / training.ROUNDS, {"step": 1})
+        _runs._add_line(tmp_path / "out" / _runs.ROUNDS, {"step": 1})
 
 
 def test_a_run_that_is_there_is_refused_before_processes_start_that_would_resume_it(tmp_path, monkeypatch, capsys):

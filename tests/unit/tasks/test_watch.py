@@ -221,7 +221,7 @@ def test_a_state_of_other_channels_or_a_broken_one_is_refused(folder, tmp_path):
             limosa.watch(folder, state=tmp_path)
     with pytest.raises(ModelNotFound):
         limosa.watch(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="detects nothing"):
+    with pytest.raises(UsageError, match="cannot score rows; give a model that can"):
         limosa.watch("naive")
 
 

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from limosa import models as registry
 from limosa.alerts.incidents import AlertConfig, IncidentTracker
 from limosa.core import ChannelGraphModel, Detector, Training, Window
 from limosa.data.wide import Rows, TimeAxis
-from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.errors import DataError, ModelNotFound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,27 +89,20 @@ class FittedDetector:
         self.detector.save_pretrained(folder, more={DETECTION: content})
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """What `save` left in `folder`.
+    def read(cls, folder: str | Path, detector: Any) -> Self:
+        """`detector`, which was loaded from `folder`, with what `save` left beside it.
 
-        Raises: ModelNotFound if there is none, UsageError if it holds another kind of model, DataError if the files do
-        not fit or are of an older version.
+        Raises: ModelNotFound if nothing lies beside it, DataError if that does not fit or is of an older version.
         """
         from limosa.alerts.threshold import Tail
 
-        if (Path(folder) / "adapter.safetensors").exists():
-            raise UsageError(f"{folder} holds an adapter, which detects nothing; give a detector")
-        detector: Any = registry.load(folder)
-        if not isinstance(detector, Detector):
-            raise UsageError(f"{folder} holds a {type(detector).__name__}, which detects nothing; give a detector")
-        fitted_channels = detector.config.channels  # type: ignore[attr-defined]
         path = Path(folder) / DETECTION
         if not path.is_file():
             raise ModelNotFound(f"{path} does not exist; save the detector again: limosa detect --save {folder}")
         try:
             content = json.loads(path.read_text())
             tails, channels = tuple(Tail(**tail) for tail in content["tails"]), tuple(content["channels"])
-            if len(tails) != len(TAIL_SHARES) or len(channels) != fitted_channels:
+            if len(tails) != len(TAIL_SHARES) or len(channels) != detector.config.channels:
                 raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
             return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:

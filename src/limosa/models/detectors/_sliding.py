@@ -118,11 +118,11 @@ class Sliding(Saved):
 
     @torch.no_grad()
     def score(self, window: Window) -> Scores:
-        """Scores of every row of `window.past`, in past's own precision.
+        """Scores of every row of `window.past`, in past's own precision, on the detector's device.
 
         Raises: UsageError if nothing was fitted yet, DataError if the rows have other channels than those of `fit`.
         """
-        past = window.past
+        past = window.past.to(self.center.device)
         B, _, C = self._checked(past).shape
         padded = torch.cat([past.new_full((B, self.context - 1, C), torch.nan), past], dim=1)
         parts = [self.scores(self.energies(self._units(part))) for part in pieces(padded, self.context)]

@@ -99,6 +99,8 @@ class ForecastResidual(Sliding):
         whole = windows(past, self.window)  # [B, n, C, past + 1]
         before = whole[..., :-1].mT.flatten(0, 1)  # [B * n, past, C]
         (forecaster,) = self._forecaster
+        if self._given == (None,):  # its own, though no submodule
+            forecaster.to(before.device)  # type: ignore[attr-defined]
         expected = forecaster.forecast(Window(past=before, horizon=1)).at(0.5)[:, 0].view(whole.shape[:3])
         error = SOFT * ((whole[..., -1] - expected) / SOFT).asinh()
         return error.square().nan_to_num().float()[:, :, None]
