@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from limosa.errors import UsageError
+from limosa.core import check_at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +42,8 @@ class AlertConfig:
         from limosa.alerts.threshold import check_risk
 
         check_risk(self.risk)
-        if self.cooldown < 1 or self.settle < 10:
-            raise UsageError(
-                f"cooldown is {self.cooldown} and settle {self.settle}; give at least 1 row and at least 10 rows"
-            )
+        check_at_least(self, 1, "cooldown")
+        check_at_least(self, 10, "settle")
 
 
 class ChannelShare(NamedTuple):

@@ -2,7 +2,7 @@
 
 CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
 frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an
-editor shows, or the row of a frame counted from 0. What the cells mean is read in `records`.
+editor shows, or the row of a frame counted from 0. What the cells mean is read in `parse`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from limosa.data.layout import Columns
 from limosa.errors import DataError, UsageError
 
-Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
+Locate = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 
 EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
 _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
@@ -40,7 +40,7 @@ class Source:
     """A table as it was found."""
 
     table: pa.Table
-    place: Place
+    locate: Locate
 
 
 def open_source(source: Any, columns: Columns) -> Source:
@@ -85,14 +85,14 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
     if columns.id in wanted:
         at = wanted.index(columns.id)
         table = table.set_column(at, columns.id, _integers(table.column(at)))
-    return Source(table=table, place=line)
+    return Source(table=table, locate=line)
 
 
 def open_parquet(path: str | Path, columns: Columns) -> Source:
     """A Parquet file, or a folder of them (also partitioned as `column=value`), read in order of their names."""
     with _parquet(path) as files:
         table = files.to_table(columns=_wanted(files.schema.names, columns))
-    return Source(table=table, place="row {}".format)
+    return Source(table=table, locate="row {}".format)
 
 
 def open_frame(frame: Any, columns: Columns) -> Source:
@@ -122,7 +122,7 @@ def open_frame(frame: Any, columns: Columns) -> Source:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
-    return Source(table=pa.table(arrays), place="row {}".format)
+    return Source(table=pa.table(arrays), locate="row {}".format)
 
 
 def _one_series(values: Any, columns: Columns) -> Any:
@@ -274,7 +274,7 @@ def _check_header(names: list[str], rows: bool) -> None:
         raise DataError("the input has a header but no rows; give at least one row of data")
 
 
-def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Place) -> pa.Table:
+def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Locate) -> pa.Table:
     """The columns named in `kinds`. Raises: pa.ArrowInvalid if a cell does not fit its kind; DataError for the rest."""
     import pyarrow.csv
 
