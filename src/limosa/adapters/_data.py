@@ -151,40 +151,17 @@ def prepare(
     training = _training_windows(split.training, config).sampled(max(1, config.windows // C), config.seed)
     validation = split.validation.sampled(max(1, config.validation_windows // C), config.seed + 1)
     scale = SeriesScale.of(split.training)
-    batches, keys, done, total = [], [], 0, len(training) + len(validation)
+    batches, keys, done, total = {}, [], 0, len(training) + len(validation)
+    sizes = {"context": config.context, "horizon": config.horizon}
+    own = {"context": config.context, "deviation": scale.deviation, "rows": config.batch_size, "seed": config.seed}
     for name, part, index in (("training", split.training, training), ("validation", split.whole, validation)):
         keys.append(_key(base, part, index, config))
-        cache, levels = cache_predictions(
-            base,
-            part,
-            index,
-            context=config.context,
-            horizon=config.horizon,
-            path=None if folder is None else folder / f"{name}-{keys[-1]}.npy",
-            on_done=None if on_done is None else lambda n, _, before=done: on_done(before + n, total),  # type: ignore[misc]
-        )
+        path = None if folder is None else folder / f"{name}-{keys[-1]}.npy"
+        report = None if on_done is None else lambda n, _, before=done: on_done(before + n, total)
+        cache, levels = cache_predictions(base, part, index, **sizes, path=path, on_done=report)
         done += len(index)
-        batches.append(
-            CachedBatches(
-                panel=part,
-                index=index,
-                context=config.context,
-                cache=cache,
-                levels=levels,
-                deviation=scale.deviation,
-                rows=config.batch_size,
-                seed=config.seed,
-            )
-        )
-    return AdaptationData(
-        config=config,
-        base=base,
-        split=split,
-        scale=scale,
-        training=batches[0],
-        validation=batches[1],
-        key="-".join(keys),
-    )
+        batches[name] = CachedBatches(panel=part, index=index, cache=cache, levels=levels, **own)  # type: ignore[arg-type]
+    return AdaptationData(config=config, base=base, split=split, scale=scale, key="-".join(keys), **batches)
 
 
 def split_in_time(panel: Panel, *, share: float = 0.2, end: int | None = None) -> TimeSplit:

@@ -156,9 +156,9 @@ def _distance(corrected: Forecast, teacher: Tensor, unit: Tensor, weight: Tensor
     Weighted by window and channel [B, C]; NaN counts as no distance.
     """
     losses = []
-    for place, level in enumerate(LEVELS):
+    for position, level in enumerate(LEVELS):
         if corrected.levels[0] <= level <= corrected.levels[-1]:
-            away = (corrected.at(level) - teacher[:, place, : corrected.values.shape[2]]) / unit
+            away = (corrected.at(level) - teacher[:, position, : corrected.values.shape[2]]) / unit
             away = torch.where(away.isfinite(), away, 0.0)
             each = F.smooth_l1_loss(away, torch.zeros_like(away), reduction="none")
             losses.append((each * weight[:, None]).mean())

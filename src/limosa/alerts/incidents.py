@@ -168,15 +168,8 @@ class IncidentTracker:
 
     def _open(self, stamp: int, score: float, contribution: Floats, excess: float, threshold: float) -> Incident:
         self.count += 1
-        self.current = _OpenIncident(
-            start=stamp,
-            end=stamp,
-            peak=stamp,
-            score=score,
-            excess=excess,
-            threshold=threshold,
-            contribution=contribution.copy(),
-        )
+        at = {"start": stamp, "end": stamp, "peak": stamp, "score": score, "excess": excess, "threshold": threshold}
+        self.current = _OpenIncident(**at, contribution=contribution.copy())  # type: ignore[arg-type]
         return self._report(self.current, "open")
 
     def _go_on(self, current: _OpenIncident, alarm: bool) -> Incident | None:
@@ -238,7 +231,6 @@ class IncidentTracker:
         import numpy as np
 
         self.threshold.load_state_dict(state["threshold"])
-        self.count, current = state["count"], state["current"]
-        self.current = (
-            None if current is None else _OpenIncident(**{**current, "contribution": np.array(current["contribution"])})
-        )
+        self.count, self.current = state["count"], None
+        if now := state["current"]:
+            self.current = _OpenIncident(**now | {"contribution": np.array(now["contribution"])})

@@ -283,10 +283,8 @@ def _stamps(
             found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
             on_fault(DataError(f"{found}; write it like {example}"))
         return stamps, stamp_format
+    column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = kind.value_type
     calendar = bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
     tz = kind.tz if pa.types.is_timestamp(kind) else None
     whole = cast(column, pa.timestamp("us", tz) if calendar else pa.int64())
@@ -378,10 +376,8 @@ def _numbers(table: pa.Table, names: tuple[str, ...], locate: Locate, on_fault: 
 
 
 def _number_column(column: pa.ChunkedArray, name: str, locate: Locate, on_fault: OnFault) -> Any:
-    kind = column.type
-    if not _is_text(kind):
-        if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
+    if not _is_text(column.type):
+        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         numbers = None if pa.types.is_temporal(column.type) else cast(column, pa.float64(), safe=False)
         if numbers is None:
             raise DataError(f"column {name!r} holds {column.type}; it must be numeric")
