@@ -69,8 +69,7 @@ class ForecastResidual(Sliding):
 
     @cached_property
     def _forecaster(self) -> tuple[Forecaster]:
-        (given,) = self._given
-        return (given or registry.load(self.config.forecaster),)
+        return (self._given[0] or registry.load(self.config.forecaster),)
 
     @property
     def window(self) -> int:
