@@ -23,11 +23,11 @@ class Head(ChangedWeights):
         """Names of the weights between the last hidden state and the forecast: those that `head` has gradients of."""
         if not isinstance(base, Backbone):
             raise UsageError(f"the hidden states of {type(base).__name__} cannot be reached; use --method full or lora")
-        own = dict(base.named_parameters())
+        own = dict(base.named_parameters())  # type: ignore[attr-defined]
         trained = [p.requires_grad for p in own.values()]
         channels = int(getattr(getattr(base, "config", None), "channels", 1))  # that a model reads jointly
         device = next(iter(own.values())).device
-        steps = torch.arange(min(base.context, 256), dtype=torch.float32, device=device)
+        steps = torch.arange(min(base.context, 256), dtype=torch.float32, device=device)  # type: ignore[attr-defined]
         window = Window(past=(steps / 7.0).sin()[None, :, None].repeat(1, 1, channels), horizon=1)
         for p in own.values():
             p.requires_grad_(True)

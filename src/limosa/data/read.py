@@ -56,7 +56,9 @@ def open_source(source: Any, columns: Columns) -> Source:
         return open_csv(sys.stdin.buffer, columns)
     path = Path(source)
     if _is_parquet(path):
-        return open_parquet(path, columns)
+        with _parquet(path) as files:
+            table = files.to_table(columns=_wanted(files.schema.names, columns))
+        return Source(table=table, locate="row {}".format)
     if {".csv", ".tsv", ".txt"} & {suffix.lower() for suffix in path.suffixes}:
         return open_csv(path, columns)
     raise UsageError(f"{path} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
@@ -88,13 +90,6 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
         at = wanted.index(columns.id)
         table = table.set_column(at, columns.id, _integers(table.column(at)))
     return Source(table=table, locate=line)
-
-
-def open_parquet(path: str | Path, columns: Columns) -> Source:
-    """A Parquet file, or a folder of them (also partitioned as `column=value`), read in order of their names."""
-    with _parquet(path) as files:
-        table = files.to_table(columns=_wanted(files.schema.names, columns))
-    return Source(table=table, locate="row {}".format)
 
 
 def open_frame(frame: Any, columns: Columns) -> Source:
@@ -221,7 +216,7 @@ def _is_parquet(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _parquet(path: str | Path) -> Iterator[Any]:
-    """The Parquet files of a path, with faults in words."""
+    """A Parquet file, or a folder of them (also partitioned as `column=value`) in order of names; faults in words."""
     import pyarrow.dataset
 
     try:
