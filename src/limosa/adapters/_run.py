@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from limosa import adapters
 from limosa import models as registry
 from limosa.adapters import _saving
-from limosa.adapters._cache import OnDone
 from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
@@ -81,7 +81,8 @@ def adapt(
     cache, folder = out / "cache", folder_of(name)
     _check_free(out, cache, folder, run.resume)
     configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher)
-    data = prepare(frozen, panel, config, folder=cache, on_done=_predicting(on_progress))
+    predicting = on_progress and partial(on_progress, note="the frozen model predicts")
+    data = prepare(frozen, panel, config, folder=cache, on_done=predicting)
     before = data.errors(lambda at: at.base_forecast)
     if not np.isfinite(before.mse).any():
         raise DataError(
@@ -233,10 +234,6 @@ def _report(data: AdaptationData, best: Outcome, before: Errors) -> dict[str, An
         **({"mixing_weights": adapter.alpha.tolist()} if isinstance(adapter, Corrected) else {}),
         **best.fitted.report,
     }
-
-
-def _predicting(on_progress: OnProgress | None) -> OnDone | None:
-    return None if on_progress is None else lambda done, total: on_progress(done, total, "the frozen model predicts")
 
 
 def _steps(on_progress: OnProgress | None, method: str) -> Callable[[Progress], None] | None:
