@@ -42,7 +42,10 @@ def test_the_paper_s_variant_scores_the_squared_error_of_the_newest_row():
     window = ((rows[:, 11 : 11 + TINY.window] - paper.center) / paper.scale).float().mT
     x = 10.0 * (window / 10.0).asinh()
     with torch.no_grad():
-        error = (x[..., -1] - paper.network.newest(x, paper.mixing)).square()  # [B, C]
+        code = paper.network.encoder(x)
+        mixed = torch.lerp(code, paper.mixing @ code, TINY_PAPER.mixing)
+        whole = paper.network.mean(paper.network.decoder(paper.network.code_mean(mixed)))  # [C, W]
+        error = (x - whole)[..., -1].square()
     assert torch.allclose(made.values[:, 10 + TINY.window].float(), error, atol=1e-5)
     assert torch.allclose(made.total, made.values.mean(-1))
     assert (PAPER.window, PAPER.hidden, PAPER.code, PAPER.embedding, PAPER.neighbours) == (100, 200, 20, 30, 10)
