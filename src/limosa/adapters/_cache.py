@@ -99,7 +99,10 @@ def cache_predictions(
     device = device_of(base)
 
     def predict(part: slice) -> tuple[Forecast, Window]:
-        window = take(panel, index[part], context, horizon, answers=False)
+        own = index[part]
+        window = panel.window(
+            own.series, own.cutoff, answers=False, dtype=torch.float32, context=context, horizon=horizon
+        )
         with torch.inference_mode():
             return base.forecast(window.to(device)), window
 
@@ -111,12 +114,6 @@ def cache_predictions(
         if on_done is not None:
             on_done(cache.done, len(index))
     return cache, levels
-
-
-def take(panel: Panel, index: WindowIndex, context: int, horizon: int, *, answers: bool = True) -> Window:
-    """Some windows as a batch, float32."""
-    size = {"context": context, "horizon": horizon}
-    return panel.window(index.series, index.cutoff, answers=answers, dtype=torch.float32, **size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,9 +154,10 @@ class CachedBatches:
 
     def take(self, index: np.ndarray) -> CachedWindow:
         """The windows at some positions."""
-        window = take(self.panel, self.index[index], self.context, self.cache.shape[2])
+        chosen, sizes = self.index[index], {"context": self.context, "horizon": self.cache.shape[2]}
+        window = self.panel.window(chosen.series, chosen.cutoff, answers=True, dtype=torch.float32, **sizes)
         own = scaled(window.past)
-        unit = torch.from_numpy(self.deviation[self.index.series[index]]).to(own.scale.dtype)
+        unit = torch.from_numpy(self.deviation[chosen.series]).to(own.scale.dtype)
         made = CachedWindow(**vars(window), base_values=self.cache.get(index, own), levels=self.levels, unit=unit)
         if self.teacher is None or self.teacher_weight is None:
             return made

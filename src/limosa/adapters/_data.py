@@ -7,7 +7,7 @@ in the other, in any series.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from limosa.adapters._cache import CachedBatches, CachedWindow, OnDone, cache_pr
 from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._saving import fingerprint
 from limosa.adapters._validation import THIRDS, WEIGHTS, Errors, ErrorSums, choose
-from limosa.core import Forecast, Forecaster
+from limosa.core import Forecast, Forecaster, check_at_least
 from limosa.data.panel import Panel
 from limosa.data.windows import WindowIndex, enumerate_windows
 from limosa.errors import DataError, UsageError
@@ -38,9 +38,7 @@ class AdaptationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("context", "horizon", "windows", "validation_windows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "context", "horizon", "windows", "validation_windows", "batch_size")
         if not 0.0 < self.validation_share < 1.0:
             raise UsageError(f"validation_share is {self.validation_share}; it must lie between 0 and 1")
 
@@ -117,22 +115,17 @@ class AdaptationData:
     ) -> ErrorSums:
         """Errors of a forecast on the validation windows, with each weight of a correction."""
         sums, device = ErrorSums(self.config.horizon, weights, THIRDS), device_of(self.base)
-        with torch.inference_mode():
-            for cpu, third in self._validation_by_third():
-                window = cpu.to(device)
-                assert window.future is not None
-                change = None if correction is None else correction(window)
-                sums.add(forecast(window), window.future, window.unit, third, change)
-        return sums
-
-    def _validation_by_third(self) -> Iterator[tuple[CachedWindow, Tensor]]:
-        """Validation batches, with the third of the validation time that each window lies in [B]."""
         index, whole = self.validation.index, self.split.whole
         begins = whole.stamps[whole.start[index.series] + index.cutoff]
         bounds = np.quantile(np.unique(begins), np.arange(1, THIRDS) / THIRDS)
-        third = torch.from_numpy(np.searchsorted(bounds, begins, side="right"))
-        for part, window in self.validation.in_order():
-            yield window, third[part]
+        third = torch.from_numpy(np.searchsorted(bounds, begins, side="right"))  # of the validation time
+        with torch.inference_mode():
+            for part, cpu in self.validation.in_order():
+                window = cpu.to(device)
+                assert window.future is not None
+                change = None if correction is None else correction(window)
+                sums.add(forecast(window), window.future, window.unit, third[part], change)
+        return sums
 
 
 def prepare(
@@ -158,40 +151,17 @@ def prepare(
     training = _training_windows(split.training, config).sampled(max(1, config.windows // C), config.seed)
     validation = split.validation.sampled(max(1, config.validation_windows // C), config.seed + 1)
     scale = SeriesScale.of(split.training)
-    batches, keys, done, total = [], [], 0, len(training) + len(validation)
+    batches, keys, done, total = {}, [], 0, len(training) + len(validation)
+    sizes = {"context": config.context, "horizon": config.horizon}
+    own = {"context": config.context, "deviation": scale.deviation, "rows": config.batch_size, "seed": config.seed}
     for name, part, index in (("training", split.training, training), ("validation", split.whole, validation)):
         keys.append(_key(base, part, index, config))
-        cache, levels = cache_predictions(
-            base,
-            part,
-            index,
-            context=config.context,
-            horizon=config.horizon,
-            path=None if folder is None else folder / f"{name}-{keys[-1]}.npy",
-            on_done=None if on_done is None else lambda n, _, before=done: on_done(before + n, total),  # type: ignore[misc]
-        )
+        path = None if folder is None else folder / f"{name}-{keys[-1]}.npy"
+        report = None if on_done is None else lambda n, _, before=done: on_done(before + n, total)
+        cache, levels = cache_predictions(base, part, index, **sizes, path=path, on_done=report)
         done += len(index)
-        batches.append(
-            CachedBatches(
-                panel=part,
-                index=index,
-                context=config.context,
-                cache=cache,
-                levels=levels,
-                deviation=scale.deviation,
-                rows=config.batch_size,
-                seed=config.seed,
-            )
-        )
-    return AdaptationData(
-        config=config,
-        base=base,
-        split=split,
-        scale=scale,
-        training=batches[0],
-        validation=batches[1],
-        key="-".join(keys),
-    )
+        batches[name] = CachedBatches(panel=part, index=index, cache=cache, levels=levels, **own)  # type: ignore[arg-type]
+    return AdaptationData(config=config, base=base, split=split, scale=scale, key="-".join(keys), **batches)
 
 
 def split_in_time(panel: Panel, *, share: float = 0.2, end: int | None = None) -> TimeSplit:

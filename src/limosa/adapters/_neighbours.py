@@ -31,10 +31,8 @@ def key_of(past: Tensor) -> Tensor:
     """Keys [R, KEY] of contexts [R, L]: scaled, averaged over bins of what was observed, of length one."""
     own = scaled(past[..., None])
     z, seen = own.z[..., 0], own.observed[..., 0].float()
-    pooled = F.adaptive_avg_pool1d(z[:, None], KEY)[:, 0] / F.adaptive_avg_pool1d(seen[:, None], KEY)[:, 0].clamp(
-        min=1e-3
-    )
-    return F.normalize(pooled, dim=-1)
+    total, share = (F.adaptive_avg_pool1d(of[:, None], KEY)[:, 0] for of in (z, seen))
+    return F.normalize(total / share.clamp(min=1e-3), dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from limosa import adapters
 from limosa import models as registry
 from limosa.adapters import _saving
-from limosa.adapters._cache import OnDone
 from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
@@ -81,7 +81,8 @@ def adapt(
     cache, folder = out / "cache", folder_of(name)
     _check_free(out, cache, folder, run.resume)
     configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher)
-    data = prepare(frozen, panel, config, folder=cache, on_done=_predicting(on_progress))
+    predicting = on_progress and partial(on_progress, note="the frozen model predicts")
+    data = prepare(frozen, panel, config, folder=cache, on_done=predicting)
     before = data.errors(lambda at: at.base_forecast)
     if not np.isfinite(before.mse).any():
         raise DataError(
@@ -89,9 +90,10 @@ def adapt(
         )
     outcomes = []
     for one, options in configs.items():
-        place = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
-        told = _steps(on_progress, one)
-        outcomes.append(fitted(data, one, options, replace(run, folder=place, on_progress=told)))
+        checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
+        outcomes.append(
+            fitted(data, one, options, replace(run, folder=checkpoints, on_progress=_steps(on_progress, one)))
+        )
     best = _best(before, outcomes) if method == adapters.AUTO else outcomes[0]
     table = [_row("frozen", before, before.until(), seconds=0.0, latency=0.0)]
     for outcome in outcomes:
@@ -108,9 +110,7 @@ def adapt(
 def folder_of(name: str) -> Path | None:
     """The folder that the name of a base stands for, absolute: an adapter has to find it from anywhere."""
     folder = Path(name.removeprefix(CHRONOS))
-    if name in registry.embedded() or not (folder / "config.json").exists():
-        return None
-    return folder.resolve()
+    return folder.resolve() if name not in registry.embedded() and (folder / "config.json").exists() else None
 
 
 def _check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None:
@@ -171,15 +171,15 @@ def added_latency(model: Forecaster, frozen: Forecaster, data: AdaptationData, r
 
 def slower(model: Forecaster, frozen: Forecaster, window: Window, rounds: int = 5) -> float:
     """The same for one window: processor time, medians of interleaved calls."""
-    spent: dict[int, list[float]] = {0: [], 1: []}
+    before: list[float] = []
+    after: list[float] = []
     with torch.inference_mode():
         for _ in range(rounds):
-            for place, one in enumerate((frozen, model)):
+            for one, times in ((frozen, before), (model, after)):
                 start = time.process_time()
                 one.forecast(window)
-                spent[place].append(time.process_time() - start)
-    before, after = (statistics.median(times) for times in spent.values())
-    return after / max(before, 1e-9) - 1.0  # a coarse clock may read zero
+                times.append(time.process_time() - start)
+    return statistics.median(after) / max(statistics.median(before), 1e-9) - 1.0  # a coarse clock may read zero
 
 
 def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome:
@@ -224,7 +224,6 @@ def _report(data: AdaptationData, best: Outcome, before: Errors) -> dict[str, An
     ends = sorted({min(h, data.config.horizon) for h in (24, 96, 192, 336, 720, data.config.horizon)})
     after, adapter = best.fitted.errors, best.fitted.adapter
     gains = {str(h): {k: _change(after.until(h)[k], v) for k, v in before.until(h).items()} for h in ends}
-    weights = {"mixing_weights": adapter.alpha.tolist()} if isinstance(adapter, Corrected) else {}
     return {
         "method": best.method,
         "training_end": data.split.end,
@@ -232,13 +231,9 @@ def _report(data: AdaptationData, best: Outcome, before: Errors) -> dict[str, An
         "sizes": asdict(data.config),
         "validation": best.errors,
         "change_by_horizon": gains,
-        **weights,
+        **({"mixing_weights": adapter.alpha.tolist()} if isinstance(adapter, Corrected) else {}),
         **best.fitted.report,
     }
-
-
-def _predicting(on_progress: OnProgress | None) -> OnDone | None:
-    return None if on_progress is None else lambda done, total: on_progress(done, total, "the frozen model predicts")
 
 
 def _steps(on_progress: OnProgress | None, method: str) -> Callable[[Progress], None] | None:

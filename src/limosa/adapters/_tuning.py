@@ -76,8 +76,7 @@ class ChangedWeights(Adapter):
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The forecast with changed weights."""
-        made = self._with_changes("forecast", window)
-        assert isinstance(made, Forecast)
+        made: Forecast = self._with_changes("forecast", window)
         return made
 
     def loss(self, batch: Window) -> Tensor:
@@ -97,9 +96,8 @@ class ChangedWeights(Adapter):
             stamps=None if plain.stamps is None else plain.stamps[:, :end],
             known=None if plain.known is None else plain.known[:, :end],
         )
-        made = self._with_changes("loss", short)
-        assert isinstance(made, Tensor)
-        return made
+        loss: Tensor = self._with_changes("loss", short)
+        return loss
 
     def _with_changes(self, method: str, window: Window) -> Any:
         own = dict(self.base.named_parameters())

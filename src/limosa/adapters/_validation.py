@@ -68,7 +68,7 @@ class ErrorSums:
         level = torch.tensor(forecast.levels, device=future.device).view(-1, 1, 1)
         unit = unit[:, None]
         part = torch.zeros(len(future), dtype=torch.int64) if third is None else third
-        for place, weight in enumerate(self.weights):
+        for position, weight in enumerate(self.weights):
             values = forecast.values if correction is None or weight == 0.0 else forecast.values + weight * correction
             error = ((future[:, None] - values) / unit[:, None]).nan_to_num()  # [B, Q, H, C]
             made = Forecast(values=values, levels=forecast.levels)
@@ -77,12 +77,12 @@ class ErrorSums:
             pinball = 2.0 * torch.maximum(level * error, (level - 1.0) * error).mean(1)
             each = (middle.square(), middle.abs(), torch.where(seen, pinball, 0.0), inside.float())
             for kind, errors in enumerate(each):
-                torch.from_numpy(self.sums[kind, :, place]).index_add_(0, part, errors.sum(-1).double().cpu())
+                torch.from_numpy(self.sums[kind, :, position]).index_add_(0, part, errors.sum(-1).double().cpu())
         torch.from_numpy(self.count[:, 0]).index_add_(0, part, seen.sum(-1).double().cpu())
 
-    def errors(self, place: int | np.ndarray = 0) -> Errors:
-        """Mean errors with the weight at a place, or with one for each step [H]."""
-        index = np.broadcast_to(np.asarray(place), self.count.shape[2:])
+    def errors(self, position: int | np.ndarray = 0) -> Errors:
+        """Mean errors with the weight at a position, or with one for each step [H]."""
+        index = np.broadcast_to(np.asarray(position), self.count.shape[2:])
         sums = self.sums.sum(1)[:, index, np.arange(len(index))]  # [4, H]
         with np.errstate(invalid="ignore"):
             mse, mae, crps, coverage = sums / self.count.sum(0)[0]
@@ -90,7 +90,7 @@ class ErrorSums:
 
 
 def choose(sums: ErrorSums, segments: Sequence[float] = SEGMENTS) -> np.ndarray:
-    """[H] place of the weight to use at each step; the first weight must be 0.
+    """[H] position of the weight to use at each step; the first weight must be 0.
 
     `segments` are the ends of all but the last segment, as fractions of the horizon.
     """
@@ -105,7 +105,7 @@ def choose(sums: ErrorSums, segments: Sequence[float] = SEGMENTS) -> np.ndarray:
 
 
 def _best(sums: np.ndarray, count: np.ndarray) -> int:
-    """Place of the weight of a segment; sums [4, thirds, weights], count [thirds, 1]."""
+    """Position of the weight of a segment; sums [4, thirds, weights], count [thirds, 1]."""
     if (count == 0).any():
         return 0  # a third without answers: no evidence
     whole = sums.sum(1)  # [4, weights]
@@ -120,6 +120,6 @@ def _best(sums: np.ndarray, count: np.ndarray) -> int:
 
 
 def _guarded(sums: np.ndarray) -> int:
-    """Place of the lowest absolute error among those whose squared error is near the best; sums [4, weights]."""
+    """Position of the lowest absolute error among those whose squared error is near the best; sums [4, weights]."""
     within = sums[0] <= (1.0 + GUARD) * sums[0].min()
     return int(np.where(within, sums[1], np.inf).argmin())

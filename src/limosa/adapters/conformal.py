@@ -21,7 +21,7 @@ from torch import Tensor
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Adapter, device_of
-from limosa.core import AdapterCard, Forecast, Forecaster, Window
+from limosa.core import AdapterCard, Forecast, Forecaster, Window, check_at_least
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
 from limosa.evaluate.backtest import origins
@@ -37,8 +37,7 @@ class ConformalConfig:
     levels: tuple[float, ...] = ()  # ascending, symmetric about the median; () leaves the intervals as they are
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise UsageError(f"horizon is {self.horizon}; it must be at least 1 step")
+        check_at_least(self, 1, "horizon")
         object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists
 
 

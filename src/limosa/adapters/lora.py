@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limosa.adapters._tuning import ChangedWeights, tune
-from limosa.core import AdapterCard
-from limosa.errors import UsageError
+from limosa.core import AdapterCard, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +22,7 @@ class LoraConfig:
     gain: float = 2.0  # factor of that change: alpha / rank of the paper
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UsageError(f"rank is {self.rank}; it must be at least 1")
+        check_at_least(self, 1, "rank")
 
 
 class Lora(ChangedWeights):

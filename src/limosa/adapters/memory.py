@@ -28,7 +28,7 @@ from limosa.adapters._data import AdaptationData
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected
 from limosa.adapters._teacher import LEVELS, leaks, teach
-from limosa.core import AdapterCard, Forecast, Forecaster, Window
+from limosa.core import AdapterCard, Forecast, Forecaster, Window, check_at_least
 from limosa.errors import UsageError
 from limosa.nn.losses import pinball
 from limosa.nn.scaling import scaled
@@ -53,9 +53,7 @@ class MemoryConfig:
     teacher: bool = False  # learn from similar pasts beside the answers
 
     def __post_init__(self) -> None:
-        for name in ("context", "horizon", "channels", "patch", "width", "token"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "context", "horizon", "channels", "patch", "width", "token")
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
@@ -158,9 +156,9 @@ def _distance(corrected: Forecast, teacher: Tensor, unit: Tensor, weight: Tensor
     Weighted by window and channel [B, C]; NaN counts as no distance.
     """
     losses = []
-    for place, level in enumerate(LEVELS):
+    for position, level in enumerate(LEVELS):
         if corrected.levels[0] <= level <= corrected.levels[-1]:
-            away = (corrected.at(level) - teacher[:, place, : corrected.values.shape[2]]) / unit
+            away = (corrected.at(level) - teacher[:, position, : corrected.values.shape[2]]) / unit
             away = torch.where(away.isfinite(), away, 0.0)
             each = F.smooth_l1_loss(away, torch.zeros_like(away), reduction="none")
             losses.append((each * weight[:, None]).mean())

@@ -18,7 +18,7 @@ from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected
 from limosa.adapters._neighbours import Store
 from limosa.adapters._teacher import FEWEST, Teacher, tuned_teacher
-from limosa.core import AdapterCard, Forecast, Forecaster
+from limosa.core import AdapterCard, Forecast, Forecaster, check_at_least
 from limosa.errors import UsageError
 from limosa.nn.scaling import scaled
 
@@ -33,8 +33,9 @@ class RetrievalConfig:
     temperature: float = 1.0  # of the weights, in distances of contexts
 
     def __post_init__(self) -> None:
-        if min(self.context, self.horizon, self.stride) < 1 or self.temperature <= 0:
-            raise UsageError("context, horizon and stride must be at least 1, temperature above 0")
+        check_at_least(self, 1, "context", "horizon", "stride")
+        if not self.temperature > 0:
+            raise UsageError(f"temperature is {self.temperature}; it must be above 0")
 
 
 class Retrieval(Corrected):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from limosa.errors import UsageError
+from limosa.core import check_at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +42,8 @@ class AlertConfig:
         from limosa.alerts.threshold import check_risk
 
         check_risk(self.risk)
-        if self.cooldown < 1 or self.settle < 10:
-            raise UsageError(
-                f"cooldown is {self.cooldown} and settle {self.settle}; give at least 1 row and at least 10 rows"
-            )
+        check_at_least(self, 1, "cooldown")
+        check_at_least(self, 10, "settle")
 
 
 class ChannelShare(NamedTuple):
@@ -170,15 +168,8 @@ class IncidentTracker:
 
     def _open(self, stamp: int, score: float, contribution: Floats, excess: float, threshold: float) -> Incident:
         self.count += 1
-        self.current = _OpenIncident(
-            start=stamp,
-            end=stamp,
-            peak=stamp,
-            score=score,
-            excess=excess,
-            threshold=threshold,
-            contribution=contribution.copy(),
-        )
+        at = {"start": stamp, "end": stamp, "peak": stamp, "score": score, "excess": excess, "threshold": threshold}
+        self.current = _OpenIncident(**at, contribution=contribution.copy())  # type: ignore[arg-type]
         return self._report(self.current, "open")
 
     def _go_on(self, current: _OpenIncident, alarm: bool) -> Incident | None:
@@ -240,7 +231,6 @@ class IncidentTracker:
         import numpy as np
 
         self.threshold.load_state_dict(state["threshold"])
-        self.count, current = state["count"], state["current"]
-        self.current = (
-            None if current is None else _OpenIncident(**{**current, "contribution": np.array(current["contribution"])})
-        )
+        self.count, self.current = state["count"], None
+        if now := state["current"]:
+            self.current = _OpenIncident(**now | {"contribution": np.array(now["contribution"])})

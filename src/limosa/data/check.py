@@ -6,7 +6,7 @@ checks what is left.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -72,10 +72,10 @@ class Report:
             ]
         lines += [f"note       {note}" for note in self.notes]
         for finding in self.findings:
-            lines += [
-                f"{finding.level:<10} {finding.message}{_series_names(finding.series)}",
-                f"{'':<10} fix: {finding.fix}",
-            ]
+            ids = finding.series
+            more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+            names = f": {len(ids)} series ({', '.join(ids[:_SHOWN])}{more})" if ids else ""
+            lines += [f"{finding.level:<10} {finding.message}{names}", f"{'':<10} fix: {finding.fix}"]
         return lines if self.findings else [*lines, "nothing to mend"]
 
 
@@ -94,7 +94,9 @@ def inspect(source: Any, **layout: Unpack[Layout]) -> Report:
         report = check(Panel(**assemble(rows, freq, faults.append)))
     except DataError as fault:
         faults.append(fault)
-    return Report(**{**vars(report), "findings": (*map(_error, faults), *report.findings)})
+    parts = [str(fault).rpartition("; ") for fault in faults]
+    errors = [Finding(level="error", message=message, fix=fix) for message, _, fix in parts]
+    return replace(report, findings=(*errors, *report.findings))
 
 
 def check(panel: Panel) -> Report:
@@ -130,8 +132,7 @@ def _findings(panel: Panel, observed: np.ndarray) -> list[Finding]:
     ends = panel.stamps[last]
     earlier = ends < ends.max()
     sparse = (2 * count < panel.lengths[:, None]).any(axis=1) & ~empty & ~short
-    many = panel.values.shape[1] > 1
-    channel = " in a target" if many else ""
+    channel = " in a target" if panel.values.shape[1] > 1 else ""
     kinds = (
         (empty, f"no observed value{channel}", "remove the series, or fill in its values"),
         (
@@ -148,21 +149,8 @@ def _findings(panel: Panel, observed: np.ndarray) -> list[Finding]:
         (unended, "the last row has no observed value", "remove such rows; forecasts begin after the last row"),
         (earlier, "ends before others do", "bring all series to one end; each forecast begins where its series ends"),
     )
-    names = panel.ids
     return [
-        Finding(level="warning", message=message, fix=fix, series=tuple(str(name) for name in names[which]))
+        Finding(level="warning", message=message, fix=fix, series=tuple(map(str, panel.ids[which])))
         for which, message, fix in kinds
         if which.any()
     ]
-
-
-def _error(fault: DataError) -> Finding:
-    message, _, fix = str(fault).rpartition("; ")
-    return Finding(level="error", message=message, fix=fix)
-
-
-def _series_names(series: tuple[str, ...]) -> str:
-    if not series:
-        return ""
-    more = f" and {len(series) - _SHOWN} more" if len(series) > _SHOWN else ""
-    return f": {len(series)} series ({', '.join(series[:_SHOWN])}{more})"

@@ -17,7 +17,7 @@ from limosa.data import frequency
 from limosa.data import read as reading
 from limosa.data.frequency import Frequency
 from limosa.data.layout import Columns, Layout, columns_of
-from limosa.data.parse import OnFault, Records, StampFormat, read_records, stop
+from limosa.data.parse import OnFault, Records, StampFormat, raise_fault, read_records
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Panel:
         return np.asarray(ahead)
 
 
-def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) -> dict[str, Any]:
+def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = raise_fault) -> dict[str, Any]:
     """The fields of the panel these rows make: sorted, without duplicates, on a grid.
 
     Raises: DataError for two rows of one series and stamp (through `on_fault`; the first is kept), and for a step that
@@ -216,7 +216,7 @@ def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = stop) ->
     return _gridded(rows, step, position, first, notes)
 
 
-def in_order(rows: Records, notes: list[str], on_fault: OnFault = stop) -> Records:
+def in_order(rows: Records, notes: list[str], on_fault: OnFault = raise_fault) -> Records:
     """The rows sorted by series and time; adds to `notes` if they were not.
 
     Raises: DataError for two rows of one series and stamp (through `on_fault`; the first is kept).
@@ -234,14 +234,14 @@ def _sorted(rows: Records, notes: list[str]) -> Records:
 
 
 def _pick(rows: Records, order: np.ndarray) -> Records:
-    place = rows.place
+    locate = rows.locate
     return replace(
         rows,
         series=rows.series[order],
         stamps=rows.stamps[order],
         values=rows.values[order],
         known=rows.known[order],
-        place=lambda row: place(int(order[row])),
+        locate=lambda row: locate(int(order[row])),
     )
 
 
@@ -251,7 +251,7 @@ def _distinct(rows: Records, on_fault: OnFault) -> Records:
         return rows
     row = int(again.argmax())
     others = f" ({int(again.sum())} rows repeat a stamp)" if again.sum() > 1 else ""
-    found = f"{rows.place(row)}: {_show(rows, row)} is there already, on {rows.place(row - 1).split(',')[0]}{others}"
+    found = f"{rows.locate(row)}: {_show(rows, row)} is there already, on {rows.locate(row - 1).split(',')[0]}{others}"
     fix = "remove or average the repeated rows"
     if any("no id column" in note for note in rows.notes):
         fix += ", or give id_col (--id-col) if the file holds several series"
@@ -260,29 +260,30 @@ def _distinct(rows: Records, on_fault: OnFault) -> Records:
 
 
 def _show(rows: Records, row: int) -> str:
-    if not rows.calendar:
+    if not rows.stamp_format.calendar:
         return str(rows.stamps[row])
-    return str(pd.Timestamp(int(frequency.wall(rows.stamps[row : row + 1], rows.tz)[0]), unit="us"))
+    return str(pd.Timestamp(int(frequency.wall(rows.stamps[row : row + 1], rows.stamp_format.tz)[0]), unit="us"))
 
 
 def _step(rows: Records, freq: str | int | None, first: np.ndarray, notes: list[str]) -> Frequency:
     """The frequency asked for, or else inferred, with the weekday or month on which it falls."""
+    calendar, tz = rows.stamp_format.calendar, rows.stamp_format.tz
     if freq is None:
-        found = frequency.infer(rows.stamps, np.diff(rows.series) == 0, calendar=rows.calendar, tz=rows.tz)
+        found = frequency.infer(rows.stamps, np.diff(rows.series) == 0, calendar=calendar, tz=tz)
         if found is None:
             raise DataError(
                 "no series has two rows to infer the frequency from; give freq (--freq), such as 'D' or 'h'"
             )
     else:
-        found = frequency.parse(freq, rows.tz)
-        if (found.kind == "count") == rows.calendar:
-            kind = "times: give an alias such as 'h' or 'D'" if rows.calendar else "a count: give an integer"
+        found = frequency.parse(freq, tz)
+        if (found.kind == "count") == calendar:
+            kind = "times: give an alias such as 'h' or 'D'" if calendar else "a count: give an integer"
             raise DataError(f"freq is {freq!r}, but {rows.columns.time} holds {kind.replace(':', ';')}")
     alias = frequency.anchored(found, int(rows.stamps[first[0]]))
     if frequency.contradicts(found, alias):
         raise DataError(f"freq is {freq!r}, but {_show(rows, 0)} fits {alias!r}; give freq='{alias}' (--freq {alias})")
     if freq is None:
-        notes.append(f"frequency {alias} inferred" if rows.calendar else f"integer time in steps of {alias}")
+        notes.append(f"frequency {alias} inferred" if calendar else f"integer time in steps of {alias}")
     return replace(found, alias=alias)
 
 
@@ -290,7 +291,7 @@ def _check_grid(rows: Records, step: Frequency, origin: np.ndarray, position: np
     off = step.advance(origin, position) != rows.stamps
     if off.any():
         row = int(off.argmax())
-        at, others = rows.place(row), f" (and {int(off.sum()) - 1} more)" if off.sum() > 1 else ""
+        at, others = rows.locate(row), f" (and {int(off.sum()) - 1} more)" if off.sum() > 1 else ""
         stamp = f"{_show(rows, row)} is not a step of {step.alias} from the first stamp of its series"
         fix = "give freq (--freq) if the step is another, resample, or read series of different steps apart"
         raise DataError(f"{at}: {stamp}{others}; {fix}")
@@ -342,7 +343,7 @@ def _gridded(
         "static": rows.static,
         "start": start,
         "freq": step.alias,
-        "tz": rows.tz,
+        "tz": rows.stamp_format.tz,
         "columns": rows.columns,
         "notes": tuple(notes),
     }

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limosa.data.layout import Columns
-from limosa.data.read import EMPTY, Place, Source, cast, column_of, mixed
+from limosa.data.read import EMPTY, Locate, Source, cast, column_of, mixed
 from limosa.errors import DataError
 
 OnFault = Callable[[DataError], None]
@@ -81,7 +81,7 @@ def read_stamp(cell: Any, expected: StampFormat | None = None) -> tuple[int, Sta
         with contextlib.suppress(ValueError):
             return _micros_of(datetime.strptime(cell, expected.form)), expected
     table = pa.table({"time": column_of("time", [cell])})
-    stamps, stamp_format = _stamps(table, "time", lambda row: "this row", stop, expected)
+    stamps, stamp_format = _stamps(table, "time", lambda row: "this row", raise_fault, expected)
     if stamps[0] == _NAT:
         raise DataError(f"{cell!r} is no time; write it like 2024-01-31 15:00")
     return int(stamps[0]), stamp_format
@@ -97,21 +97,19 @@ class Records:
     values: np.ndarray  # [rows, C] float64
     known: np.ndarray  # [rows, K] float64
     static: np.ndarray  # [N, S] float64
-    calendar: bool  # stamps are microseconds rather than a count
-    tz: str | None
-    form: str  # strptime form of dates that are not ISO 8601
+    stamp_format: StampFormat
     columns: Columns
     notes: tuple[str, ...]
-    place: Place
+    locate: Locate
 
 
-def stop(fault: DataError) -> None:
+def raise_fault(fault: DataError) -> None:
     """The usual `on_fault`: the first fault ends the reading."""
     raise fault
 
 
 def read_records(
-    source: Source, columns: Columns, on_fault: OnFault = stop, expected: StampFormat | None = None
+    source: Source, columns: Columns, on_fault: OnFault = raise_fault, expected: StampFormat | None = None
 ) -> Records:
     """The ids, stamps and numbers of a table; dates are read in the `expected` form where all of them fit it.
 
@@ -121,15 +119,15 @@ def read_records(
     if table.num_rows == 0:
         raise DataError("the input has a header but no rows; give at least one row of data")
     columns, notes = _roles(table, columns)
-    codes, ids = _ids(table, columns, source.place, on_fault)
+    codes, ids = _ids(table, columns, source.locate, on_fault)
     single = columns.id not in table.column_names
 
-    def place(row: int) -> str:
-        return source.place(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
+    def locate(row: int) -> str:
+        return source.locate(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
 
-    stamps, stamp_format = _stamps(table, columns.time, place, on_fault, expected)
+    stamps, stamp_format = _stamps(table, columns.time, locate, on_fault, expected)
     values, known, static = (
-        _numbers(table, n, place, on_fault) for n in (columns.targets, columns.known, columns.static)
+        _numbers(table, n, locate, on_fault) for n in (columns.targets, columns.known, columns.static)
     )
     rows, series, held = np.arange(len(codes)), codes, ids
     placed = (codes >= 0) & (stamps != _NAT)
@@ -147,12 +145,10 @@ def read_records(
         values=values,
         known=known,
         static=_constants(static, series, held, columns.static, on_fault),
-        calendar=stamp_format.calendar,
-        tz=stamp_format.tz,
-        form=stamp_format.form,
+        stamp_format=stamp_format,
         columns=columns,
         notes=notes,
-        place=lambda row: place(int(rows[row])),
+        locate=lambda row: locate(int(rows[row])),
     )
 
 
@@ -226,7 +222,7 @@ def _is_time(column: pa.ChunkedArray) -> bool:
 # ---- ids ----
 
 
-def _ids(table: pa.Table, columns: Columns, place: Place, on_fault: OnFault) -> tuple[np.ndarray, np.ndarray]:
+def _ids(table: pa.Table, columns: Columns, locate: Locate, on_fault: OnFault) -> tuple[np.ndarray, np.ndarray]:
     """The series of each row, -1 where the id is empty, and the ids in order of first appearance."""
     rows = table.num_rows
     if columns.id not in table.column_names:
@@ -240,7 +236,7 @@ def _ids(table: pa.Table, columns: Columns, place: Place, on_fault: OnFault) -> 
         ids = ids.cast(pa.string())
         blank = pc.fill_null(pc.equal(ids, ""), True).to_numpy(zero_copy_only=False)
         codes[np.append(blank, False)[codes]] = -1  # code -1 reads the last entry
-    _empty_cells(codes < 0, columns.id, place, on_fault)
+    _empty_cells(codes < 0, columns.id, locate, on_fault)
     first = np.full(len(ids), rows)
     present = np.flatnonzero(codes >= 0)[::-1]
     first[codes[present]] = present  # the last write is the first row
@@ -252,9 +248,9 @@ def _ids(table: pa.Table, columns: Columns, place: Place, on_fault: OnFault) -> 
     return rank[codes], np.array(named.to_pylist(), dtype=object) if texts else named.to_numpy().astype(np.int64)
 
 
-def _empty_cells(empty: np.ndarray, name: str, place: Place, on_fault: OnFault) -> None:
+def _empty_cells(empty: np.ndarray, name: str, locate: Locate, on_fault: OnFault) -> None:
     if empty.any():
-        at = place(int(empty.argmax()))
+        at = locate(int(empty.argmax()))
         on_fault(DataError(f"{at}: {name} is empty{_more(empty)}; fill it in or remove the row"))
 
 
@@ -267,7 +263,7 @@ def _more(bad: np.ndarray) -> str:
 
 
 def _stamps(
-    table: pa.Table, name: str, place: Place, on_fault: OnFault, expected: StampFormat | None
+    table: pa.Table, name: str, locate: Locate, on_fault: OnFault, expected: StampFormat | None
 ) -> tuple[np.ndarray, StampFormat]:
     """The stamp of each row, _NAT where there is none, and how stamps are written."""
     if name not in table.column_names:
@@ -275,7 +271,7 @@ def _stamps(
     column = table[name]
     if _is_text(column.type):
         codes, texts = _texts(column)
-        _empty_cells(codes < 0, name, place, on_fault)
+        _empty_cells(codes < 0, name, locate, on_fault)
         distinct, stamp_format = _dates(texts, name, expected)
         stamps = np.append(distinct, _NAT)[codes]
         bad = (stamps == _NAT) & (codes >= 0)
@@ -284,19 +280,17 @@ def _stamps(
             kind, example = "an integer", "the others"
             if stamp_format.calendar:
                 kind, example = "a date", "2024-01-31 or 2024-01-31 15:00"
-            found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
+            found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
             on_fault(DataError(f"{found}; write it like {example}"))
         return stamps, stamp_format
+    column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = kind.value_type
     calendar = bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
     tz = kind.tz if pa.types.is_timestamp(kind) else None
     whole = cast(column, pa.timestamp("us", tz) if calendar else pa.int64())
     if whole is None or not (calendar or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(f"column {name!r} holds {kind}; give dates to the microsecond, or integers")
-    _empty_cells(whole.is_null().to_numpy(), name, place, on_fault)
+    _empty_cells(whole.is_null().to_numpy(), name, locate, on_fault)
     stamps = whole.cast(pa.int64()).fill_null(_NAT).to_numpy()
     return (stamps, StampFormat(calendar=True, tz=tz)) if calendar else _counted(stamps, expected)
 
@@ -368,24 +362,22 @@ def _zone(text: str) -> str:
 # ---- numbers ----
 
 
-def _numbers(table: pa.Table, names: tuple[str, ...], place: Place, on_fault: OnFault) -> np.ndarray:
+def _numbers(table: pa.Table, names: tuple[str, ...], locate: Locate, on_fault: OnFault) -> np.ndarray:
     """[rows, len(names)] float64, NaN = not observed."""
     out = np.empty((table.num_rows, len(names)))
     for index, name in enumerate(names):
-        out[:, index] = _number_column(table[name], name, place, on_fault)
+        out[:, index] = _number_column(table[name], name, locate, on_fault)
         infinite = np.isinf(out[:, index])
         if infinite.any():
-            at = place(int(infinite.argmax()))
+            at = locate(int(infinite.argmax()))
             on_fault(DataError(f"{at}: {name} is infinite{_more(infinite)}; replace it by an empty cell"))
             out[infinite, index] = np.nan
     return out
 
 
-def _number_column(column: pa.ChunkedArray, name: str, place: Place, on_fault: OnFault) -> Any:
-    kind = column.type
-    if not _is_text(kind):
-        if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
+def _number_column(column: pa.ChunkedArray, name: str, locate: Locate, on_fault: OnFault) -> Any:
+    if not _is_text(column.type):
+        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         numbers = None if pa.types.is_temporal(column.type) else cast(column, pa.float64(), safe=False)
         if numbers is None:
             raise DataError(f"column {name!r} holds {column.type}; it must be numeric")
@@ -395,7 +387,7 @@ def _number_column(column: pa.ChunkedArray, name: str, place: Place, on_fault: O
     bad = (np.append(np.isnan(distinct), False))[codes]
     if bad.any():
         row = int(bad.argmax())
-        found = f"{place(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a number{_more(bad)}"
+        found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a number{_more(bad)}"
         on_fault(DataError(f"{found}; correct it or leave the cell empty"))
     return np.append(distinct, np.nan)[codes]
 

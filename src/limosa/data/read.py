@@ -2,7 +2,7 @@
 
 CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
 frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an
-editor shows, or the row of a frame counted from 0. What the cells mean is read in `records`.
+editor shows, or the row of a frame counted from 0. What the cells mean is read in `parse`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ import pyarrow.compute as pc
 from limosa.data.layout import Columns
 from limosa.errors import DataError, UsageError
 
-Place = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
+Locate = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 
 EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
 _LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
+_UNDECODABLE = "the input is not UTF-8 text ({}); save it as UTF-8"
+_UNREADABLE = "cannot read a {}; give a path, a data frame, or a dict of arrays"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -40,7 +42,7 @@ class Source:
     """A table as it was found."""
 
     table: pa.Table
-    place: Place
+    locate: Locate
 
 
 def open_source(source: Any, columns: Columns) -> Source:
@@ -54,7 +56,9 @@ def open_source(source: Any, columns: Columns) -> Source:
         return open_csv(sys.stdin.buffer, columns)
     path = Path(source)
     if _is_parquet(path):
-        return open_parquet(path, columns)
+        with _parquet(path) as files:
+            table = files.to_table(columns=_wanted(files.schema.names, columns))
+        return Source(table=table, locate="row {}".format)
     if {".csv", ".tsv", ".txt"} & {suffix.lower() for suffix in path.suffixes}:
         return open_csv(path, columns)
     raise UsageError(f"{path} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
@@ -68,7 +72,7 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
     try:
         header = head.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise _undecodable(error) from error
+        raise DataError(_UNDECODABLE.format(error)) from error
     names, separator = read_header(header)
     _check_header(names, rows=end is not None)
 
@@ -85,14 +89,7 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
     if columns.id in wanted:
         at = wanted.index(columns.id)
         table = table.set_column(at, columns.id, _integers(table.column(at)))
-    return Source(table=table, place=line)
-
-
-def open_parquet(path: str | Path, columns: Columns) -> Source:
-    """A Parquet file, or a folder of them (also partitioned as `column=value`), read in order of their names."""
-    with _parquet(path) as files:
-        table = files.to_table(columns=_wanted(files.schema.names, columns))
-    return Source(table=table, place="row {}".format)
+    return Source(table=table, locate=line)
 
 
 def open_frame(frame: Any, columns: Columns) -> Source:
@@ -112,8 +109,7 @@ def open_frame(frame: Any, columns: Columns) -> Source:
             whole = native.collect() if isinstance(native, nw.LazyFrame) else native
             picked = {name: whole[name] for name in _wanted(whole.columns, columns)}
         except TypeError as error:
-            kind = type(frame).__name__
-            raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
+            raise UsageError(_UNREADABLE.format(type(frame).__name__)) from error
         except nw.exceptions.NarwhalsError as error:
             raise DataError(f"the frame cannot be read ({error}); give each column a name of its own") from error
         arrays = {
@@ -122,16 +118,15 @@ def open_frame(frame: Any, columns: Columns) -> Source:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
-    return Source(table=pa.table(arrays), place="row {}".format)
+    return Source(table=pa.table(arrays), locate="row {}".format)
 
 
 def _one_series(values: Any, columns: Columns) -> Any:
     """Values of one dimension as a frame of the target column; anything else as it is."""
     if isinstance(values, pd.Series):
-        times = isinstance(values.index, pd.DatetimeIndex | pd.PeriodIndex)
-        index = values.index if times else None
-        index = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
-        return pd.DataFrame({columns.targets[0]: values.to_numpy()}, index=index)
+        index = values.index.to_timestamp() if isinstance(values.index, pd.PeriodIndex) else values.index
+        dated = isinstance(index, pd.DatetimeIndex)
+        return pd.DataFrame({columns.targets[0]: values.to_numpy()}, index=index if dated else None)
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         return {columns.targets[0]: series.to_arrow()}
@@ -157,8 +152,7 @@ def peek(source: Any) -> tuple[list[str], bool]:
         try:
             schema = nw.from_native(source).collect_schema()
         except TypeError as error:
-            kind = type(source).__name__
-            raise UsageError(f"cannot read a {kind}; give a path, a data frame, or a dict of arrays") from error
+            raise UsageError(_UNREADABLE.format(type(source).__name__)) from error
         names = list(schema.names())
         numeric = bool(names) and schema[names[0]].is_numeric()
     if odd := [name for name in names if not isinstance(name, str)]:
@@ -216,17 +210,13 @@ def mixed(name: str, zones: Iterable[str]) -> DataError:
     return DataError(f"column {name!r} mixes time zones ({found}); convert all its stamps to UTC")
 
 
-def _undecodable(error: Exception) -> DataError:
-    return DataError(f"the input is not UTF-8 text ({error}); save it as UTF-8")
-
-
 def _is_parquet(path: Path) -> bool:
     return path.is_dir() or bool({".parquet", ".pq"} & {suffix.lower() for suffix in path.suffixes})
 
 
 @contextlib.contextmanager
 def _parquet(path: str | Path) -> Iterator[Any]:
-    """The Parquet files of a path, with faults in words."""
+    """A Parquet file, or a folder of them (also partitioned as `column=value`) in order of names; faults in words."""
     import pyarrow.dataset
 
     try:
@@ -253,10 +243,9 @@ def _content(source: str | Path | IO[Any] | io.IOBase) -> memoryview:
     else:
         text = source.read()
         content = memoryview(text.encode() if isinstance(text, str) else text)
-    end = len(content)
-    while end and content[end - 1] in b"\r\n":
-        end -= 1
-    return content[:end]
+    while content and content[-1] in b"\r\n":
+        content = content[:-1]
+    return content
 
 
 def _check_header(names: list[str], rows: bool) -> None:
@@ -274,7 +263,7 @@ def _check_header(names: list[str], rows: bool) -> None:
         raise DataError("the input has a header but no rows; give at least one row of data")
 
 
-def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Place) -> pa.Table:
+def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Locate) -> pa.Table:
     """The columns named in `kinds`. Raises: pa.ArrowInvalid if a cell does not fit its kind; DataError for the rest."""
     import pyarrow.csv
 
@@ -302,7 +291,7 @@ def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dic
             fix = "quote text that holds a separator, or complete the row"
             raise DataError(f"{at}: has {found} cells, the header has {len(names)}; {fix}") from error
         if "UTF8" in str(error):
-            raise _undecodable(error) from error
+            raise DataError(_UNDECODABLE.format(error)) from error
         if pa.float64() in kinds.values():
             raise
         raise DataError(f"the input cannot be read as CSV ({error}); save it again as plain CSV") from error

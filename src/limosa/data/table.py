@@ -131,7 +131,5 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises: UsageError for another suffix or a missing folder, LimosaError if writing fails.
     """
     check_writable(path, TABLES)
-    if path.suffix.lower() == ".csv":
-        write_beside(path, lambda beside: table.to_csv(beside, index=False))
-    else:
-        write_beside(path, lambda beside: table.to_parquet(beside, index=False))
+    write = table.to_csv if path.suffix.lower() == ".csv" else table.to_parquet
+    write_beside(path, lambda beside: write(beside, index=False))

@@ -53,9 +53,7 @@ class TimeAxis:
 
         Raises: UsageError if `freq` is unknown, DataError if it does not fit the stamps.
         """
-        axis = TimeAxis(
-            column=column, calendar=stamp_format.calendar, tz=stamp_format.tz, form=stamp_format.form, step=freq
-        )
+        axis = TimeAxis(column=column, **vars(stamp_format), step=freq)
         if freq is not None:
             assert axis.frequency is not None
             if (axis.frequency.kind == "count") == axis.calendar:
@@ -149,7 +147,7 @@ def read_rows(
     """
     from limosa.data.layout import Columns
     from limosa.data.panel import in_order
-    from limosa.data.parse import StampFormat, read_records
+    from limosa.data.parse import read_records
     from limosa.data.read import open_source, peek
 
     names, numeric = peek(source)
@@ -167,14 +165,12 @@ def read_rows(
     columns = Columns(id=id_col, time=time or Columns.time, targets=channels)
     opened = open_source(source, columns)
     records = read_records(opened, columns, expected=like.stamp_format if like else None)
-    notes = list(records.notes)
-    records = in_order(records, notes)
+    records = in_order(records, notes := list(records.notes))
     for note in notes:
         if "no id column" not in note:
             log.info(note)
     time = records.columns.time if records.columns.time in opened.table.column_names else ""
-    stamp_format = StampFormat(calendar=records.calendar, tz=records.tz, form=records.form)
-    axis = (like or TimeAxis()).of(time, stamp_format, layout.get("freq"))
+    axis = (like or TimeAxis()).of(time, records.stamp_format, layout.get("freq"))
     if like is None and axis.step is None and time:
         axis = dataclasses.replace(axis, step=_inferred(records))
     stamps, values = _side_by_side(records)
@@ -201,10 +197,12 @@ def _inferred(records: Records) -> str | int | None:
     from limosa.data import frequency
 
     inner = np.diff(records.series) == 0
-    found = frequency.infer_loosely(records.stamps, inner, calendar=records.calendar, tz=records.tz)
-    if found is not None:
-        log.info(f"frequency {found.alias} inferred" if records.calendar else f"integer time in steps of {found.alias}")
-    return None if found is None else found.alias
+    calendar = records.stamp_format.calendar
+    found = frequency.infer_loosely(records.stamps, inner, calendar=calendar, tz=records.stamp_format.tz)
+    if found is None:
+        return None
+    log.info(f"frequency {found.alias} inferred" if calendar else f"integer time in steps of {found.alias}")
+    return found.alias
 
 
 def _side_by_side(records: Records) -> tuple[Stamps, NDArray[np.float64]]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from limosa import adapters, models
-from limosa.adapters.head import head_weights
 from limosa.adapters.lora import LoraConfig
 from limosa.core import Window
 from limosa.errors import UsageError
@@ -31,7 +30,7 @@ class Shifted(torch.nn.Module):
 
 
 def test_the_head_is_what_stands_after_the_last_hidden_state():
-    names = head_weights(tiny())
+    names = adapters.build("head", tiny()).names
     assert {name.partition(".")[0] for name in names} == {"norm", "to_steps", "to_quantiles"}
 
 
@@ -55,7 +54,7 @@ def test_a_model_without_weights_or_hidden_states_says_what_to_use():
     with pytest.raises(UsageError, match="no weights to train"):
         adapters.build("lora", Last())
     with pytest.raises(UsageError, match="cannot be reached"):
-        head_weights(Last())
+        adapters.build("head", Shifted())
     with pytest.raises(UsageError, match="no weights that Lora could change"):
         adapters.build("lora", Shifted())
     with pytest.raises(UsageError, match="rank is 0"):

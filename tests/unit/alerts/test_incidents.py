@@ -123,5 +123,5 @@ def test_the_state_does_not_grow():
 
 @pytest.mark.parametrize("options", [{"cooldown": 0}, {"settle": 5}, {"risk": 0.5}])
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(UsageError, match="give"):
+    with pytest.raises(UsageError, match=r"cooldown is 0|settle is 5|risk is 0.5"):
         AlertConfig(**options)

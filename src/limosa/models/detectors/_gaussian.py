@@ -138,22 +138,18 @@ class Conditional(nn.Module):
         return (x.flatten(-2) - self.mean) @ self.weights.mT
 
     def _solve(self, moments: Moments) -> None:
-        rows = _precision(moments, self.ridge)
+        rows, own = _precision(moments, self.ridge)
         self.mean.copy_(moments.mean())
-        self.weights.copy_(rows / _newest(rows, moments).sqrt()[:, None])
+        self.weights.copy_(rows / own.sqrt()[:, None])
 
 
-def _precision(moments: Moments, ridge: float) -> Tensor:
-    """[C, C * W]: the rows of the precision matrix that belong to the newest value of each channel."""
+def _precision(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
+    """The rows [C, C * W] of the precision matrix for the newest value of each channel, and their own entries [C]."""
     C, W = moments.channels, moments.width
     loaded = moments.covariance() + ridge * torch.eye(C * W, dtype=torch.float64)
     newest = torch.eye(C * W, dtype=torch.float64)[W - 1 :: W]
-    return torch.cholesky_solve(newest.mT, torch.linalg.cholesky(loaded)).mT
-
-
-def _newest(rows: Tensor, moments: Moments) -> Tensor:
-    """[C] the entries of `_precision` of each channel with itself, at the newest row."""
-    return rows[:, moments.width - 1 :: moments.width].diagonal()
+    rows = torch.cholesky_solve(newest.mT, torch.linalg.cholesky(loaded)).mT
+    return rows, rows[:, W - 1 :: W].diagonal()
 
 
 def _links(moments: Moments) -> Tensor:
@@ -163,8 +159,7 @@ def _links(moments: Moments) -> Tensor:
     """
     C, W = moments.channels, moments.width
     variance = float(moments.covariance().diagonal().mean())
-    rows = _precision(moments, max(LINK_RIDGE * variance, MIN_VARIANCE))
-    newest = _newest(rows, moments)
+    rows, newest = _precision(moments, max(LINK_RIDGE * variance, MIN_VARIANCE))
     partial = rows.view(C, C, W) / (newest[:, None, None] * newest[None, :, None]).sqrt()
     strength = 1.0 - (1.0 - partial.square().clamp(max=1.0)).prod(-1)
     return (strength * (1.0 - torch.eye(C, dtype=torch.float64))).clamp(min=0.0).sqrt()

@@ -48,7 +48,7 @@ class Sliding(Saved):
     @property
     def window(self) -> int:
         """Rows on which the energies of a row depend: its own and those before."""
-        raise NotImplementedError
+        return int(self.config.window)
 
     @property
     def span(self) -> int:
@@ -68,8 +68,8 @@ class Sliding(Saved):
         raise NotImplementedError
 
     def scores(self, energies: Tensor) -> Scores:
-        """Scores of the last n rows, from energies [B, span - 1 + n, ...]."""
-        raise NotImplementedError
+        """Scores of the last n rows, from energies [B, span - 1 + n, ...]; here the energies and their mean."""
+        return Scores(values=energies, total=energies.mean(-1))
 
     # -- fitting --------------------------------------------------------------------------------------------------
 
@@ -136,8 +136,7 @@ class Sliding(Saved):
         Raises: UsageError if nothing was fitted yet.
         """
         self._check_fitted()
-        shape = (batch, self.context, self.config.channels)
-        nothing = torch.full(shape, torch.nan, device=self.center.device)
+        nothing = self.center.new_full((batch, self.context, self.config.channels), torch.nan, dtype=torch.float32)
         return State(nothing[:, : self.window - 1], self.energies(nothing)[:, 1:])
 
     @torch.no_grad()

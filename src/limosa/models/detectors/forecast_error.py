@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from limosa import models as registry
-from limosa.core import Card, Forecaster, Scores, Training, Window
+from limosa.core import Card, Forecaster, Scores, Training, Window, check_at_least
 from limosa.errors import UsageError
 from limosa.models.detectors._residual_scale import ResidualScale
 from limosa.models.detectors._sliding import Sliding, pieces, windows
@@ -38,10 +38,9 @@ class ForecastConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))  # a list where it was read from JSON
-        if self.past < 1 or self.judged < 1 or not self.scales or min(self.scales) < 1:
-            raise UsageError(
-                f"past is {self.past}, judged {self.judged}, scales {self.scales}; they must be at least 1 row each"
-            )
+        check_at_least(self, 1, "past", "judged")
+        if not self.scales or min(self.scales) < 1:
+            raise UsageError(f"scales are {self.scales}; they must be at least 1 row each")
 
 
 class ForecastResidual(Sliding):
@@ -70,8 +69,7 @@ class ForecastResidual(Sliding):
 
     @cached_property
     def _forecaster(self) -> tuple[Forecaster]:
-        (given,) = self._given
-        return (given or registry.load(self.config.forecaster),)
+        return (self._given[0] or registry.load(self.config.forecaster),)
 
     @property
     def window(self) -> int:

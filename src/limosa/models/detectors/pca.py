@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from limosa.core import Card, Scores, Training
+from limosa.core import Card, Training, check_at_least
 from limosa.errors import UsageError
 from limosa.models.detectors._gaussian import Plane
 from limosa.models.detectors._sliding import Sliding
@@ -28,11 +28,8 @@ class PcaConfig:
     channels: int = 0  # set by fit
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.components < 1 or self.channels < 0:
-            raise UsageError(
-                f"window is {self.window}, components {self.components}, channels {self.channels}; window and "
-                "components must be at least 1"
-            )
+        check_at_least(self, 1, "window", "components")
+        check_at_least(self, 0, "channels")
         if not self.clip > 0.0 or not self.floor > 0.0:
             raise UsageError(f"clip is {self.clip}, floor {self.floor}; they must be above 0")
 
@@ -46,11 +43,6 @@ class Pca(Sliding):
         super().__init__(config)
         self.normal = Plane(config.window, config.channels, config.components)
 
-    @property
-    def window(self) -> int:
-        """Rows of a window."""
-        return self.config.window
-
     def fit(self, rows: Tensor, train: Training) -> None:
         """Learn the leading directions of the windows of `rows` [T, C], in closed form.
 
@@ -63,10 +55,6 @@ class Pca(Sliding):
     def energies(self, past: Tensor) -> Tensor:
         """Mean squared residuals [B, n, C] of the windows of `past` [B, window - 1 + n, C]."""
         return self.normal.residuals(past).square().mean(-1)
-
-    def scores(self, energies: Tensor) -> Scores:
-        """The energies [B, n, C] and their mean over channels."""
-        return Scores(values=energies, total=energies.mean(-1))
 
     def _units(self, values: Tensor) -> Tensor:
         return super()._units(values).clamp(-self.config.clip, self.config.clip)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Scores, Training, Window
+from limosa.core import Card, Scores, Training, Window, check_at_least, check_choice
 from limosa.data.windows import permuted
 from limosa.errors import UsageError
 from limosa.models.detectors._channel_graph import SHARPNESS, ChannelGraph
@@ -62,11 +62,8 @@ class StackVaeGConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))  # a list where it was read from JSON
-        for name in ("window", "hidden", "code", "embedding", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.variant not in ("fused", "paper"):
-            raise UsageError(f"variant is {self.variant!r}; choose one of fused, paper")
+        check_at_least(self, 1, "window", "hidden", "code", "embedding", "neighbours")
+        check_choice(self, "variant", ("fused", "paper"))
         if not 0.0 <= self.mixing <= 1.0 or not self.ridge > 0.0 or not self.scales or min(self.scales) < 1:
             raise UsageError(
                 f"mixing is {self.mixing}, ridge {self.ridge}, scales {self.scales}; they must lie in [0, 1], above 0, "
@@ -98,33 +95,15 @@ class Network(nn.Module):
             c.channels, c.embedding, c.neighbours, directed=c.directed, own_edge=c.variant == "paper"
         )
 
-    def encode(self, x: Tensor, graph: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the codes [.., C, code], neighbours mixed in."""
-        mixed = self._mixed(x, graph)
-        return self.code_mean(mixed), self.code_log_var(mixed)
-
     def _mixed(self, x: Tensor, graph: Tensor) -> Tensor:
         own = self.encoder(x)
         return torch.lerp(own, graph @ own, self.config.mixing)
 
-    def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the windows [.., C, W]."""
-        last = self.decoder(code)
-        return self.mean(last), self.log_var(last)
-
-    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
-        """Windows [.., C, W] as the mean of their codes rebuilds them, codes mixed by `graph` [C, C]."""
-        rebuilt: Tensor = self.mean(self._last(x, graph))
-        return rebuilt
-
     def newest(self, x: Tensor, graph: Tensor) -> Tensor:
-        """The newest row of what `forward` gives, [.., C]; the others are not computed."""
-        return F.linear(self._last(x, graph), self.mean.weight[-1:], self.mean.bias[-1:])[..., 0]
-
-    def _last(self, x: Tensor, graph: Tensor) -> Tensor:
-        """The decoder's last layer [.., C, hidden] of the mean codes."""
-        last: Tensor = self.decoder(self.code_mean(self._mixed(x, graph)))
-        return last
+        """The newest row [.., C] of windows [.., C, W], rebuilt from the mean of codes mixed by `graph` [C, C]."""
+        last = self.decoder(self.code_mean(self._mixed(x, graph)))
+        newest: Tensor = F.linear(last, self.mean.weight[-1:], self.mean.bias[-1:])[..., 0]
+        return newest
 
     def loss(self, batch: Window) -> Tensor:
         """Reconstruction error, divergence of the codes, and error of predicting a channel by its neighbours.
@@ -134,9 +113,11 @@ class Network(nn.Module):
         whole = batch.past.mT  # [B, C, W]
         x, seen = carried(whole), whole.isfinite()
         graph = self.graph()
-        center, log_spread = self.encode(x, graph)
+        mixed = self._mixed(x, graph)
+        center, log_spread = self.code_mean(mixed), self.code_log_var(mixed)
         code = center + torch.randn_like(center) * (0.5 * log_spread).exp()
-        mean, log_var = self.decode(code)
+        last = self.decoder(code)
+        mean, log_var = self.mean(last), self.log_var(last)
         if self.config.variant == "paper":
             error = (mean + torch.randn_like(mean) * (0.5 * log_var).exp() - x).square()
         else:
@@ -145,7 +126,7 @@ class Network(nn.Module):
         divergence = 0.5 * (center.square() + log_spread.exp() - 1.0 - log_spread).sum((1, 2)).mean()
         predicted = (x - graph @ x).square()
         size = x[0].numel()
-        total = size * (_mean(error, seen) + _mean(predicted, seen)) + divergence
+        total: Tensor = size * (_mean(error, seen) + _mean(predicted, seen)) + divergence
         return total if self.config.variant == "paper" else total / size
 
 
@@ -201,11 +182,6 @@ class StackVaeG(Sliding):
         return self.config.variant == "fused"
 
     @property
-    def window(self) -> int:
-        """Rows of a window."""
-        return self.config.window
-
-    @property
     def span(self) -> int:
         """The longest span over which residuals are averaged."""
         return max(self.config.scales) if self._fused else 1
@@ -247,7 +223,7 @@ class StackVaeG(Sliding):
     def scores(self, energies: Tensor) -> Scores:
         """From squared residuals [B, span - 1 + n, experts, C]: totals of both, contributions of the linear."""
         if not self._fused:
-            return Scores(values=energies[:, :, 0], total=energies[:, :, 0].mean(-1))
+            return super().scores(energies[:, :, 0])
         linear, network = self.residual_scale.total(energies).unbind(-1)
         contribution = self.residual_scale.contribution(energies[:, self.span - 1 :])[:, :, 0]
         return Scores(values=contribution, total=torch.lerp(linear, network, NETWORK))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from limosa.core import Card, Scores, Training
+from limosa.core import Card, Training, check_at_least
 from limosa.errors import UsageError
 from limosa.models.detectors._sliding import Sliding
 
@@ -24,10 +24,9 @@ class Z2Config:
     channels: int = 0  # set by fit
 
     def __post_init__(self) -> None:
-        if not self.clip > 0.0 or not self.floor > 0.0 or self.channels < 0:
-            raise UsageError(
-                f"clip is {self.clip}, floor {self.floor}, channels {self.channels}; clip and floor must be above 0"
-            )
+        check_at_least(self, 0, "channels")
+        if not self.clip > 0.0 or not self.floor > 0.0:
+            raise UsageError(f"clip is {self.clip}, floor {self.floor}; they must be above 0")
 
 
 class Z2(Sliding):
@@ -53,10 +52,6 @@ class Z2(Sliding):
     def energies(self, past: Tensor) -> Tensor:
         """Clipped squares [B, L, C]; a value that was not observed counts as the mean."""
         return past.square().clamp(max=self.config.clip).nan_to_num()
-
-    def scores(self, energies: Tensor) -> Scores:
-        """The energies [B, L, C] and their mean over channels."""
-        return Scores(values=energies, total=energies.mean(-1))
 
 
 CARD = Card(
