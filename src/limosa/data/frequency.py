@@ -1,4 +1,4 @@
-"""The grid a series lies on: naming it, inferring it from stamps, and counting along it.
+"""Frequencies: name one, infer it from time stamps, and count steps along it.
 
 Stamps are int64: microseconds since 1970 (UTC, or wall time where no zone is known), or a plain count. Hours and
 shorter steps are counted in UTC; days, weeks, months, quarters, years and business days on the calendar of the zone, so

@@ -1,4 +1,4 @@
-"""The panel: many series side by side on regular grids, the one noun for data at rest.
+"""Panel: holds many series side by side, each on a regular time grid.
 
 Order, duplicates, gaps and the grid are checked here and in `parse`, and nowhere else. Series keep the order in which
 they first appear in the input. Gaps become rows of NaN; what was inferred, sorted or inserted is said in `notes`.

@@ -1,4 +1,4 @@
-"""A table in, checked rows out: which column is what, and what its cells mean.
+"""Parse a table into checked rows: find which column is what, and read its cells.
 
 Faults go to `on_fault`: the usual one raises the first; that of `limosa check` collects them all, and the
 reading goes on without the faulty cell or row.

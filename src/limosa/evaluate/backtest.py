@@ -1,4 +1,4 @@
-"""Backtest: forecast the past at several cutoffs and lay the forecasts beside what came.
+"""Backtest: forecast the past at several cutoffs and set the forecasts beside the actual values.
 
 At each cutoff a forecaster is handed the rows before it and nothing else: the answers are taken out of the window
 before it is passed on. Only covariates that the caller declared as known in advance reach beyond the cutoff.

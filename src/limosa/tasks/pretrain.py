@@ -1,6 +1,6 @@
-"""Pretraining from a recipe: a TOML file that names the model, the diet and the schedule of one run.
+"""Pretrain a model from a recipe: a TOML file of the model, the training data and the schedule of one run.
 
-The diet is synthetic series plus a corpus of real ones. The corpus mixes sampling rates, so its time is a row count.
+The data is synthetic series plus a corpus of real ones. The corpus mixes sampling rates, so its time is a row count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score a table of `backtest` against what came."""
+"""Score the forecasts of a backtest table against the actual values."""
 
 from __future__ import annotations
 
