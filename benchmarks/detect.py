@@ -45,12 +45,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import detection_measures as measures
 import graphs
 from common import ONE_THREAD, ROOT, Options, command_line, data_folder, finish
 from limosa.alerts.incidents import AlertConfig
 from limosa.core import Scores, Training, Window
 from limosa.data.wide import Rows
-from limosa.evaluate import detection
 from limosa.models.detectors._fitted import FittedDetector
 from limosa.models.detectors._sliding import Sliding, windows
 from limosa.models.detectors.stackvae_g import PAPER, NormalWindows
@@ -179,7 +179,7 @@ def cell(method: str, name: str, seed: int, steps: int) -> dict[str, float]:
     """All figures of one method on one machine."""
     data = machine(name)
     if method == "random":
-        return judged(data, detection.random_scores(len(data.label), seed))
+        return judged(data, measures.random_scores(len(data.label), seed))
     if method in PYOD:
         given = {"train": data.train, "test": data.test, "method": method, "seed": seed}
         found = from_peers("scores", given)
@@ -192,7 +192,7 @@ def cell(method: str, name: str, seed: int, steps: int) -> dict[str, float]:
     total, contribution = known.score(data.test)
     figures = {"fit_seconds": took, "us_per_row": 1e6 * (time.process_time() - begun) / len(total)}
     figures |= judged(data, total) | alarmed(known, total, contribution, data)
-    cause = detection.root_cause(contribution, data.ranges, data.causes)
+    cause = measures.root_cause(contribution, data.ranges, data.causes)
     figures |= {"hit100": cause.hit100, "hit150": cause.hit150, "ndcg5": cause.ndcg5}
     figures["parameters"] = sum(p.numel() for p in known.detector.parameters())
     figures["stored_numbers"] = sum(t.numel() for t in known.detector.state_dict().values())
@@ -203,13 +203,13 @@ def cell(method: str, name: str, seed: int, steps: int) -> dict[str, float]:
 
 def judged(data: Machine, total: Floats) -> dict[str, float]:
     """What needs no threshold."""
-    pr, roc = detection.vus(total, data.label)
+    pr, roc = measures.vus(total, data.label)
     return {
         "vus_pr": pr,
         "vus_roc": roc,
-        "auc_pr": detection.average_precision(total, data.label),
-        "auc_roc": detection.roc_area(total, data.label),
-        "best_f1": detection.best_f1(total, data.label),
+        "auc_pr": measures.average_precision(total, data.label),
+        "auc_roc": measures.roc_area(total, data.label),
+        "best_f1": measures.best_f1(total, data.label),
     }
 
 
@@ -223,9 +223,9 @@ def alarmed(known: FittedDetector, total: Floats, contribution: Floats, data: Ma
     """How good the alarms are."""
     alarm = alarms_of(known, total, contribution)
     return {
-        "composite_f1": detection.composite_f1(alarm, data.label),
-        "range_f1": detection.range_f1(alarm, data.label),
-        "affiliation_f1": detection.affiliation_f1(alarm, data.label),
+        "composite_f1": measures.composite_f1(alarm, data.label),
+        "range_f1": measures.range_f1(alarm, data.label),
+        "affiliation_f1": measures.affiliation_f1(alarm, data.label),
         "false_alarms_test": float(alarm[~data.label].mean()) / RISK,
     }
 
@@ -327,10 +327,10 @@ def volumes() -> dict[str, float]:
     """Our volumes beside TSB-AD's, on random scores and on those of z2, in one run."""
     data = machine(ASD[0])
     total, _ = fitted("z2", data.train, 0, 1).score(data.test)
-    score = np.stack([detection.random_scores(len(data.label), 0), total])
+    score = np.stack([measures.random_scores(len(data.label), 0), total])
     theirs = from_peers("volumes", {"score": score, "label": data.label})
     begun = time.process_time()
-    ours = np.array([detection.vus(one, data.label) for one in score])
+    ours = np.array([measures.vus(one, data.label) for one in score])
     seconds = time.process_time() - begun
     return {
         "vus_speedup_vs_tsb_ad": float(theirs["seconds"]) / seconds,
@@ -366,7 +366,7 @@ def cells(chosen: Options, asked_for: Namespace, seeds: list[int]) -> Cells:
 def _version(method: str) -> str:
     """The code that a cell depends on, so that a cell of older code is made again."""
     source = ROOT / "src" / "limosa"
-    files = [source / "evaluate" / "detection.py", *(source / "alerts").glob("*.py")]
+    files = [ROOT / "benchmarks" / "detection_measures.py", *(source / "alerts").glob("*.py")]
     file = {"paper": "stackvae_g", LIMOSA: DEFAULT_DETECTOR}.get(method, method)
     if method not in ("random", *PYOD):
         folder = source / "models" / "detectors"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from limosa.evaluate import detection
+import detection_measures as measures
 
 
 def runs(flags):
@@ -108,7 +108,7 @@ def test_the_volumes_are_those_of_their_definition(ties):
     score, label = drawn(0, ties=ties)
     for buffer in (1, 9):
         np.testing.assert_allclose(
-            detection.vus(score, label, buffer=buffer), slow_vus(score, label, buffer), rtol=1e-10
+            measures.vus(score, label, buffer=buffer), slow_vus(score, label, buffer), rtol=1e-10
         )
 
 
@@ -116,7 +116,7 @@ def test_the_volumes_are_those_of_their_definition(ties):
 def test_range_f1_is_that_of_its_definition(seed):
     score, label = drawn(seed)
     for level in (0.5, 0.9, 1.2):
-        found = detection.range_f1(score > level, label)
+        found = measures.range_f1(score > level, label)
         np.testing.assert_allclose(found, slow_range_f1(score > level, label), rtol=1e-12)
 
 
@@ -124,4 +124,4 @@ def test_affiliation_f1_is_that_of_its_definition():
     score, label = drawn(3, rows=200)
     for level in (0.9, 1.3):
         wanted = slow_affiliation_f1(score > level, label, fine=40)
-        np.testing.assert_allclose(detection.affiliation_f1(score > level, label), wanted, atol=2e-3)
+        np.testing.assert_allclose(measures.affiliation_f1(score > level, label), wanted, atol=2e-3)
