@@ -10,13 +10,12 @@ Importing this file does not import torch.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
-from limosa.errors import UsageError
+from limosa.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -315,8 +314,7 @@ def configured(config: type[T], options: Mapping[str, Any], of: str) -> T:
     known = [field.name for field in fields(config)]  # type: ignore[arg-type]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
+            hint = f"; {near}" if (near := did_you_mean(name, known)) else "."
             raise UsageError(f"{of} has no such option: {name}{hint} There are: {', '.join(known)}")
     try:
         return config(**options)

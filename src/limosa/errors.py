@@ -9,6 +9,9 @@ LimosaError            1  something failed that was not the caller's doing
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class LimosaError(Exception):
     """Something failed; the message says what was found and what to do."""
@@ -38,3 +41,9 @@ class Interrupted(LimosaError):
     """Stopped by the user; what was finished is kept and the message says how to go on."""
 
     exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question for the nearest of the `known` words; empty where none is as near as `cutoff`, from 0 to 1."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]}?" if near else ""

@@ -9,7 +9,6 @@ the same record. A parameter without an `Option` exists in Python only. Importin
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import json
@@ -20,7 +19,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
-from limosa.errors import UsageError
+from limosa.errors import UsageError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 MISSING: Any = inspect.Parameter.empty
@@ -98,8 +97,8 @@ def _number(name: str, value: Any, *, whole: bool, least: float | None) -> Any:
 def _choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value), [str(one) for one in choices], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(map(str, choices))}"
+    known = list(map(str, choices))
+    hint = did_you_mean(str(value), known) or f"choose one of {', '.join(known)}"
     raise UsageError(f"{name} is {value!r}; {hint}")
 
 
@@ -151,8 +150,7 @@ def accepted(parameters: Mapping[str, Parameter], given: Mapping[str, Any], of: 
     values: dict[str, Any] = {}
     for word, value in given.items():
         if word not in names:
-            near = difflib.get_close_matches(word, names, n=1)
-            hint = f"did you mean {names[near[0]]}?" if near else f"there are: {', '.join(parameters)}"
+            hint = did_you_mean(word, names) or f"there are: {', '.join(parameters)}"
             raise UsageError(f"{of} has no option {word}; {hint}")
         if (name := names[word]) in values:
             raise UsageError(f"{name} is given twice, also as {word}; give it once")

@@ -6,13 +6,12 @@ Listing names imports no adapter; a card is imported when it is asked for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from typing import Any
 
 from limosa.core import AdapterCard, Forecaster, configured
-from limosa.errors import UsageError
+from limosa.errors import UsageError, did_you_mean
 
 AUTO = "auto"  # in place of a name: every adapter whose card allows it is fitted, and the best is kept
 
@@ -29,9 +28,8 @@ def card(name: str) -> AdapterCard:
     """
     if name not in names():
         known = [*names(), AUTO]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"no adapter is named {name!r}; {hint}there are: {', '.join(known)}")
+        hint = did_you_mean(name, known, 0.4) or f"there are: {', '.join(known)}"
+        raise UsageError(f"no adapter is named {name!r}; {hint}")
     found = importlib.import_module(f"{__name__}.{name}").CARD
     assert isinstance(found, AdapterCard), f"{name} must export CARD: AdapterCard"
     return found

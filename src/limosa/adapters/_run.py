@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from limosa.adapters._validation import Errors
 from limosa.core import Forecaster, OnProgress, Window
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
-from limosa.training.loop import Progress
+from limosa.training.loop import reporting
 from limosa.training.randomness import own_randomness
 
 CHRONOS = "chronos:"  # before the folder of one
@@ -91,9 +91,8 @@ def adapt(
     outcomes = []
     for one, options in configs.items():
         checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
-        outcomes.append(
-            fitted(data, one, options, replace(run, folder=checkpoints, on_progress=_steps(on_progress, one)))
-        )
+        own = replace(run, folder=checkpoints, on_progress=reporting(on_progress, f"{one}, "))
+        outcomes.append(fitted(data, one, options, own))
     best = _best(before, outcomes) if method == adapters.AUTO else outcomes[0]
     table = [_row("frozen", before, before.until(), seconds=0.0, latency=0.0)]
     for outcome in outcomes:
@@ -234,9 +233,3 @@ def _report(data: AdaptationData, best: Outcome, before: Errors) -> dict[str, An
         **({"mixing_weights": adapter.alpha.tolist()} if isinstance(adapter, Corrected) else {}),
         **best.fitted.report,
     }
-
-
-def _steps(on_progress: OnProgress | None, method: str) -> Callable[[Progress], None] | None:
-    if on_progress is None:
-        return None
-    return lambda at: on_progress(at.step, at.steps, f"{method}, loss {at.loss:.4f}")

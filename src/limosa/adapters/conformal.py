@@ -74,7 +74,6 @@ def calibrate(
     *,
     horizon: int,
     windows: int = 1,
-    step: int | None = None,
     context: int | None = None,
     batch_size: int = 256,
 ) -> Conformal:
@@ -87,14 +86,13 @@ def calibrate(
     Args:
         panel: the history only: what is to be forecast must come after it.
         horizon: H, steps to calibrate.
-        windows: cutoffs per series.
-        step: steps between cutoffs; None: `horizon`.
+        windows: cutoffs per series, `horizon` steps apart.
         context: steps the forecaster sees; None: its own.
 
     Raises: DataError if no series is long enough or nothing is observed, UsageError if the base has no intervals.
     """
-    step, context = horizon if step is None else step, context or forecaster.context
-    found = origins(panel, horizon=horizon, windows=windows, step=step, context=context, batch_size=batch_size)
+    context = context or forecaster.context
+    found = origins(panel, horizon=horizon, windows=windows, step=horizon, context=context, batch_size=batch_size)
     device = device_of(forecaster)
     pairs = ((forecaster.forecast(one.window.to(device)), one.actual.to(device)) for one in found)
     return _calibrated(forecaster, pairs, horizon)

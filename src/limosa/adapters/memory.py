@@ -143,12 +143,6 @@ class Memory(Corrected):
         made: Forecast = self.base.forecast(replace(batch, future=None))
         return made
 
-    def on(self, base: Forecaster) -> Memory:
-        """The same adapter on another forecaster."""
-        other = Memory(self.config, base)
-        other.load_state_dict(self.state_dict())
-        return other.eval()
-
 
 def _distance(corrected: Forecast, teacher: Tensor, unit: Tensor, weight: Tensor) -> Tensor:
     """Mean Huber distance of the corrected quantiles from the teacher's [B, LEVELS, H, C], at the levels of both.

@@ -22,7 +22,7 @@ from limosa import tasks
 from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
 from limosa.errors import Interrupted, LimosaError, UsageError
-from limosa.options import MISSING, VERBS, Option, Parameter, Verb, kinds_of
+from limosa.options import MISSING, VERBS, Call, Option, Parameter, Verb, kinds_of
 from limosa.tasks._options import OutputFile
 from limosa.training.distributed import ranks
 
@@ -175,8 +175,8 @@ def _value(one: Parameter, text: Any) -> Any:
 # ---- one command line ----
 
 
-class CommandLine:
-    """A command line that was read: what it gives, how the verb is run, and where results go."""
+class CommandLine(Call):
+    """A command line that was read; what its methods do is said in `Call`."""
 
     def __init__(self, verb: Verb, given: dict[str, Any], arguments: list[str]) -> None:
         self.verb, self.arguments = verb, arguments
@@ -187,15 +187,12 @@ class CommandLine:
         _log_to_stderr(logging.WARNING if self.quiet else logging.INFO)
 
     def take(self, *names: str) -> dict[str, Any]:
-        """Those of `names` that were given."""
         return {name: self.given[name] for name in names if name in self.given}
 
     def share_threads(self, processes: int) -> None:
-        """Start no more threads in each of several processes than this machine has room for."""
         fit_threads(processes)
 
     def run(self, function: Callable[..., Any] | None = None, **changes: Any) -> Any:
-        """Call the verb with what was given and the `changes`, or another function with these; progress is shown."""
         fit_threads()
         if not self.verb.unit:
             return self.verb.call(**self.given, **changes)
@@ -205,7 +202,6 @@ class CommandLine:
             return self.verb.call(**(self.given | changes), on_progress=on_progress)
 
     def show(self, result: Any) -> None:
-        """Write a result into `output`, or print it."""
         if self.output is not None:
             self.write(_frame(result), self.output)
         if self.as_json and self.verb.record is not None:
@@ -216,7 +212,6 @@ class CommandLine:
             self.print(_frame(result))
 
     def print(self, table: pd.DataFrame) -> None:
-        """Print a table as CSV, or as JSON where that was asked for."""
         if self.as_json:
             rows = table.astype(dict.fromkeys(table.select_dtypes(["datetime", "datetimetz"]), str)).astype(object)
             click.echo(json.dumps(rows.where(table.notna(), None).to_dict("records")))
@@ -224,7 +219,6 @@ class CommandLine:
             table.to_csv(sys.stdout, index=False)
 
     def write(self, table: pd.DataFrame, path: Path) -> None:
-        """Write a table into a file and say so."""
         from limosa.data.table import write_table
 
         write_table(table, path)

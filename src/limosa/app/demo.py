@@ -16,13 +16,13 @@ EXAMPLE = Path(__file__).parent / "example" / "bikes.csv"
 HORIZON = 168  # hours, one week
 
 
-def demo(folder: Path, model: str = DEFAULT_MODEL) -> None:
+def demo(folder: Path) -> None:
     """Write `demo.csv` and `demo.png` into `folder`, saying each step on standard output."""
     _say(f"Reading {EXAMPLE.name}: bicycles rented per hour in Washington, D.C., two months of 2012.")
     panel = read(EXAMPLE)
-    _say(f"Holding back the last week, {HORIZON} hours, and forecasting it with naive and {model} ...")
+    _say(f"Holding back the last week, {HORIZON} hours, and forecasting it with naive and {DEFAULT_MODEL} ...")
     folder.mkdir(parents=True, exist_ok=True)
-    table = backtest(panel, HORIZON, model=("naive", model), plot=folder / "demo.png")
+    table = backtest(panel, HORIZON, model=("naive", DEFAULT_MODEL), plot=folder / "demo.png")
     _say("Scores on the week held back, lower is better:")
     _say(score(panel, table).round(3).to_string(index=False))
     write_table(table, folder / "demo.csv")

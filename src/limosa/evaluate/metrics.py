@@ -44,11 +44,10 @@ def evaluate(
     *,
     season: int | None = None,
     metrics: Sequence[str] = METRICS,
-    by: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Scores of every model: columns `[*by, metric, <model>, ...]`, one row per metric and group.
+    """Scores of every model: columns `metric, <model>, ...`, one row per metric.
 
-    `wql` is the weighted quantile loss: twice the quantile losses summed over the whole group, over its summed absolute
+    `wql` is the weighted quantile loss: twice the quantile losses summed over all rows, over the summed absolute
     values, averaged over quantiles: those of the `_ql` columns, or those of the levels and the median. `scaled_crps` is
     the mean over series of the same. `coverage` gives one row per level, such as `coverage-80`.
 
@@ -57,23 +56,19 @@ def evaluate(
         panel: what was backtested; its values up to each cutoff scale MASE and RMSSE.
         season: steps of the seasonal differences that scale MASE and RMSSE; None: `season_of(panel.freq)`.
         metrics: of ALL_METRICS.
-        by: columns to keep apart: the id, `target`, `cutoff`. None of them: one row per metric.
 
-    Raises: UsageError if a metric or column is unknown, DataError if no actual value is there to compare with.
+    Raises: UsageError if a metric or column is not there, DataError if no actual value is there to compare with.
     """
     unknown = [metric for metric in metrics if metric not in ALL_METRICS]
     if unknown:
         raise UsageError(f"there is no metric {', '.join(unknown)}; choose from: {', '.join(ALL_METRICS)}")
     names = panel.columns
-    missing = [name for name in (names.id, CUTOFF, actual_column(panel), *by) if name not in frame.columns]
+    missing = [name for name in (names.id, CUTOFF, actual_column(panel)) if name not in frame.columns]
     if missing:
         raise UsageError(f"the frame has no column {', '.join(missing)}; its columns: {', '.join(frame.columns)}")
     numbered = _numbered(frame, panel)
     models = model_columns(numbered.columns, [*_KEYS, "y"])
-    scores = _scores(numbered, models, panel, season or season_of(panel.freq), metrics)
-    row, target = np.divmod(scores.pop("series").to_numpy(), len(names.targets))
-    keys = {names.id: panel.ids[row], TARGET: np.asarray(names.targets, dtype=object)[target]}
-    return _average(scores.assign(**keys), [*by, "metric"], list(models))
+    return _average(_scores(numbered, models, panel, season or season_of(panel.freq), metrics), list(models))
 
 
 def season_of(freq: str | int) -> int:
@@ -153,10 +148,9 @@ def _coverages(frame: pd.DataFrame, models: Mapping[str, ModelColumns]) -> dict[
     return {f"coverage-{p:g}": losses.coverage(frame, having[p], f"{p:g}", **_NAMES) for p in levels}  # type: ignore[arg-type]
 
 
-def _average(scores: pd.DataFrame, by: list[str], models: list[str]) -> pd.DataFrame:
-    """Weighted means over what is not in `by`, of the scores that could be made; metrics in the order they came."""
+def _average(scores: pd.DataFrame, models: list[str]) -> pd.DataFrame:
+    """Weighted means over series and cutoffs, of the scores that could be made; metrics in the order they came."""
     values = scores[models].where(np.isfinite(scores[models]))
     weight = values.notna().mul(scores["weight"].astype(float), axis=0)
-    keys = [scores[name] for name in by]
-    total = (values * weight).groupby(keys, sort=False).sum()
-    return (total / weight.groupby(keys, sort=False).sum()).reset_index()
+    total = (values * weight).groupby(scores["metric"], sort=False).sum()
+    return (total / weight.groupby(scores["metric"], sort=False).sum()).reset_index()

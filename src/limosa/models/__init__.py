@@ -6,14 +6,13 @@ loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is imp
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Any
 
 from limosa.core import Backbone, Card, Detector, Forecaster, ForeignCard, Learner, Streaming, configured
-from limosa.errors import ModelNotFound, UsageError
+from limosa.errors import ModelNotFound, UsageError, did_you_mean
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 FOREIGN = f"{__name__}.foreign."
@@ -148,6 +147,5 @@ def checked(model: Any, can: type | None, name: str) -> Any:
 
 def _not_found(name: str) -> ModelNotFound:
     known = [*embedded(), *names()]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    hint = did_you_mean(name, known, 0.4) or f"there are: {', '.join(known)}"
     return ModelNotFound(f"no model named {name!r} and no folder of that name with a config.json; {hint}")

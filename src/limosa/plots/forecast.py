@@ -5,7 +5,6 @@ Drawn with matplotlib's objects on their own canvas, not through pyplot: no wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +40,10 @@ def fan_chart(
     *,
     name: str,
     path: str | Path,
-    series: Sequence[Any] | None = None,
-    history: int | None = None,
 ) -> None:
-    """Draw the forecasts of one model, a chart per series and target, and write the picture.
+    """Draw the forecasts of one model, a chart for each of the first six series and targets, and write the picture.
+
+    The history shown is twice as long as what was forecast, and at least 96 rows.
 
     Args:
         panel: gives the history: the rows before the first forecast step.
@@ -52,10 +51,8 @@ def fan_chart(
             `cutoff` gets its own fan.
         name: of the model's column.
         path: of the picture, `.png` or `.svg`; whole or not there.
-        series: ids to draw; None: the first six charts.
-        history: rows of history to show; None: twice the steps forecast, at least 96.
 
-    Raises: UsageError if the suffix, the model or a series is unknown; DataError if there is nothing to draw;
+    Raises: UsageError if the suffix or the model is unknown; DataError if there is nothing to draw;
     LimosaError if the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -67,14 +64,14 @@ def fan_chart(
     known = [names.id, names.time, CUTOFF, TARGET, actual_column(panel)]
     if name not in model_columns(table.columns, known):
         raise UsageError(f"the table has no model {name!r}; its columns: {', '.join(table.columns)}")
-    charts = _charts(panel, table, series)
+    charts = _charts(panel, table)
     columns = 1 if len(charts) < 3 else 2
     rows = -(-len(charts) // columns)
     size = (10.0, 4.4) if len(charts) == 1 else (7.0 * columns, 3.2 * rows + 0.5)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1), facecolor="white")
     grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for axes, (title, past, fans) in zip(grid, charts, strict=False):
-        _draw(axes, past, fans, name=name, actual=actual_column(panel), time=names.time, history=history)
+        _draw(axes, past, fans, name=name, actual=actual_column(panel), time=names.time)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     for axes in grid[len(charts) :]:
         axes.set_axis_off()
@@ -92,16 +89,9 @@ def save_picture(figure: Figure, path: Path) -> None:
         write_beside(path, lambda beside: figure.savefig(beside, format=kind, dpi=160, metadata=metadata))
 
 
-def _charts(
-    panel: Panel, table: pd.DataFrame, series: Sequence[Any] | None
-) -> list[tuple[str, pd.Series, pd.DataFrame]]:
+def _charts(panel: Panel, table: pd.DataFrame) -> list[tuple[str, pd.Series, pd.DataFrame]]:
     """Title, history and rows of the table of each chart."""
     names = panel.columns
-    if series is not None:
-        missing = [one for one in series if not (table[names.id] == one).any()]
-        if missing:
-            raise UsageError(f"the table has no series {', '.join(map(repr, missing))}")
-        table = table[table[names.id].isin(list(series))]
     if table.empty:
         raise DataError("the table has no rows to draw")
     several = TARGET in table
@@ -116,14 +106,12 @@ def _charts(
     return charts
 
 
-def _draw(
-    axes: Axes, past: pd.Series, fans: pd.DataFrame, *, name: str, actual: str, time: str, history: int | None
-) -> None:
+def _draw(axes: Axes, past: pd.Series, fans: pd.DataFrame, *, name: str, actual: str, time: str) -> None:
     """One chart. Every fan begins at the last value before it, if that was observed."""
     came = fans.set_index(time)[actual] if actual in fans else pd.Series(dtype=float)
     came = came[~came.index.duplicated()]
     together = pd.concat([past, came]) if len(came) else past
-    past = past.iloc[-(history or max(2 * fans[time].nunique(), 96)) :]
+    past = past.iloc[-max(2 * fans[time].nunique(), 96) :]
     _line(axes, past, color=INK, linewidth=1.2, label="history", zorder=4)
     if came.notna().any():
         _line(axes, came, color=ORANGE, linewidth=1.4, label="actual", zorder=6)

@@ -167,13 +167,15 @@ def resumable(out: Path) -> Iterator[None]:
 
 def logging_steps(out: Path, on_progress: OnProgress | None) -> Callable[[Progress], None]:
     """Report training steps through `on_progress`; rank 0 writes a line of JSON into `out` every few steps, too."""
-    writes, began = ranks.current_rank().rank == 0, time.monotonic()
+    from limosa.training.loop import reporting
+
+    writes, began, report = ranks.current_rank().rank == 0, time.monotonic(), reporting(on_progress)
 
     def log_step(at: Progress) -> None:
         if writes and (at.step == at.steps or at.step % max(1, at.steps // LINES) == 0):
             _add_line(out / STEPS, dataclasses.asdict(at) | {"seconds": round(time.monotonic() - began, 3)})
-        if on_progress is not None:
-            on_progress(at.step, at.steps, f"loss {at.loss:.4f}")
+        if report is not None:
+            report(at)
 
     return log_step
 

@@ -61,12 +61,9 @@ def adapt(
 ) -> Adapted:
     """Adapt a frozen model to a table and print what it brought; forecast with `-m FOLDER`.
 
-    `base` is a name or folder, also `fracast` or `chronos:FOLDER` where those packages are installed. The last fifth of
-    the rows, in time, is for validation: it chooses weights and how much of a correction is used. `horizon` is how many
-    steps are adapted, `context` how many of the last ones the frozen model sees (its own numbers if None), `windows`
-    how many pairs of a window and a channel are learnt from. `method` names an adapter (`limosa.adapters.names()`);
-    with "auto" every one that may improve the median is tried, and the best is kept that is not worse than the frozen
-    model. With `teacher` a memory learns from similar pasts beside the answers. With `resume` a stopped run goes on.
+    The last fifth of the rows, in time, is for validation: it chooses weights and how much of a correction is used.
+    `horizon` and `context` are the frozen model's own if None. With the method "auto" every adapter that may improve
+    the median is tried (`limosa.adapters.names()`), and the best is kept that is not worse than the frozen model.
 
     Raises: UsageError, also for a teacher of another method; DataError, ModelNotFound; Interrupted on Ctrl-C, saying
     how to go on.

@@ -248,10 +248,9 @@ def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Tra
     """How detectors that have parameters are trained."""
 
     def run(learner: Learner, batches: Batches) -> object:
-        from limosa.training.loop import fit
+        from limosa.training.loop import fit, reporting
 
-        report = None if on_progress is None else (lambda at: on_progress(at.step, at.steps, f"loss {at.loss:.4f}"))
-        return fit(learner, batches, _runs.config(steps=steps, seed=seed), on_progress=report)
+        return fit(learner, batches, _runs.config(steps=steps, seed=seed), on_progress=reporting(on_progress))
 
     return run
 

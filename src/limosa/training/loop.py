@@ -17,7 +17,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from limosa.core import Batch, Batches, Learner, check_at_least, check_choice
+from limosa.core import Batch, Batches, Learner, OnProgress, check_at_least, check_choice
 from limosa.errors import DataError, LimosaError, UsageError
 from limosa.training import checkpoint, optim
 from limosa.training.distributed import ranks
@@ -78,6 +78,11 @@ class Progress:
     validation: float | None  # last validation loss
     seconds_left: float  # at the present speed
     waited: float  # fraction of the time so far that was spent waiting for batches
+
+
+def reporting(on_progress: OnProgress | None, what: str = "") -> Callable[[Progress], None] | None:
+    """What reports steps through `on_progress`, noting `what` is trained and the loss; None where nobody listens."""
+    return None if on_progress is None else lambda at: on_progress(at.step, at.steps, f"{what}loss {at.loss:.4f}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,8 @@ def test_steps_beyond_those_it_learnt_stay_as_they_are():
 
 @pytest.mark.parametrize("levels", [(0.5,), (0.25, 0.75), (0.01, 0.2, 0.5, 0.8, 0.99)])
 def test_it_works_for_any_levels_and_on_another_forecaster(levels):
-    memory = loud().on(Last(levels))
+    memory = Memory(TINY, Last(levels))
+    memory.load_state_dict(loud().state_dict())
     made = memory.forecast(window())
     assert made.levels == levels
     assert bool((made.values.diff(dim=1) >= 0).all())

@@ -62,22 +62,19 @@ def test_the_picture_holds_each_series_and_one_legend(tmp_path: Path) -> None:
         assert drawn.count(f"<!-- {label} -->") == 1, label
 
 
-def test_only_the_asked_series_are_drawn_and_at_most_six(tmp_path: Path) -> None:
+def test_at_most_six_series_are_drawn(tmp_path: Path) -> None:
     of = panel(8)
     fan_chart(of, table(of), name="m", path=tmp_path / "six.svg")
-    fan_chart(of, table(of), name="m", path=tmp_path / "one.svg", series=["s7"])
     assert [f"<!-- s{i} -->" in text(tmp_path / "six.svg") for i in range(8)] == [True] * 6 + [False] * 2
-    assert [f"<!-- s{i} -->" in text(tmp_path / "one.svg") for i in range(8)] == [False] * 7 + [True]
 
 
-def test_actual_values_the_cutoff_of_a_backtest_and_history_change_the_picture(tmp_path: Path) -> None:
+def test_actual_values_and_the_cutoff_of_a_backtest_change_the_picture(tmp_path: Path) -> None:
     of = panel(1)
     two = pd.concat([table(of, cutoff=1), table(of, cutoff=2).assign(ds=lambda f: f["ds"] + pd.Timedelta("10h"))])
     tables = {"plain": table(of), "actual": table(of, y=1.0), "cutoffs": two}
     for name, one in tables.items():
         fan_chart(of, one, name="m", path=tmp_path / f"{name}.png")
-    fan_chart(of, table(of), name="m", path=tmp_path / "short.png", history=5)
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 4
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
 
 
 def test_dates_are_shown_on_the_clock_of_their_zone(tmp_path: Path) -> None:
@@ -116,8 +113,6 @@ def test_what_cannot_be_drawn_says_why_and_leaves_nothing(tmp_path: Path) -> Non
         fan_chart(of, table(of), name="m", path=tmp_path / "a.pdf")
     with pytest.raises(UsageError, match="no model 'n'"):
         fan_chart(of, table(of), name="n", path=tmp_path / "a.png")
-    with pytest.raises(UsageError, match="no series 'x'"):
-        fan_chart(of, table(of), name="m", path=tmp_path / "a.png", series=["x"])
     with pytest.raises(LimosaError):
         fan_chart(of, table(of), name="m", path=tmp_path / "missing" / "a.png")
     assert list(tmp_path.iterdir()) == []
