@@ -33,13 +33,13 @@ def test_the_channels_that_contribute_most_are_drawn_and_the_score(tmp_path):
     assert picture.count('id="axes_') == MAX_CHANNELS + 1
     few = drawn(tmp_path / "b.svg", channels=2, times=np.arange(200), score=np.zeros(200)).decode()
     assert few.count('id="axes_') == 3
-    steep = drawn(tmp_path / "c.svg", score=np.geomspace(1e-3, 1e3, 200)).decode()
-    assert steep.count('id="axes_') == MAX_CHANNELS + 1
+    steep = drawn(tmp_path / "c.svg", channels=1, score=np.geomspace(1e-3, 1e3, 200)).decode()
+    assert steep.count('id="axes_') == 2
 
 
 def test_the_same_incidents_give_the_same_picture(tmp_path):
-    assert drawn(tmp_path / "a.svg") == drawn(tmp_path / "b.svg")
-    assert drawn(tmp_path / "a.png")[:4] == b"\x89PNG"
+    assert drawn(tmp_path / "a.svg", channels=1) == drawn(tmp_path / "b.svg", channels=1)
+    assert drawn(tmp_path / "a.png", channels=1)[:4] == b"\x89PNG"
 
 
 def test_a_graph_is_drawn_with_as_many_lines_as_links(tmp_path):

@@ -247,10 +247,15 @@ def test_a_refit_goes_on_for_as_many_steps_as_led_to_the_best_weights_and_sees_t
     assert lines[-1]["step"] == 20 + more
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The model of a run that nothing stops."""
+    return limosa.train(process(400), tmp_path_factory.mktemp("whole"), **SIZES, patience=0)
+
+
 @pytest.mark.parametrize("at", [13, 22, 26])
-def test_a_run_that_is_stopped_before_or_in_its_refit_goes_on_to_the_same_bits(tmp_path, at):
+def test_a_run_that_is_stopped_before_or_in_its_refit_goes_on_to_the_same_bits(tmp_path, at, whole):
     panel, sizes = process(400), SIZES | {"patience": 0}
-    whole = limosa.train(panel, tmp_path / "whole", **sizes)
 
     def stop(done, total, note=""):
         if done == at:

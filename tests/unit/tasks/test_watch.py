@@ -258,8 +258,10 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("model", ["z2", "pca"])
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [*(("z2", kind) for kind in TABLES), *(("pca", kind) for kind in ("minutes", "off the grid"))],  # a window of rows
+)
 def test_a_stream_with_gaps_gives_the_incidents_and_scores_of_the_table(kind, model, tmp_path, capsys, monkeypatch):
     training, rows = table(900, 0), with_gaps(table(900, 1))
     training, rows = (
