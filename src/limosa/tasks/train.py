@@ -205,18 +205,14 @@ def train(
 ) -> Any:
     """Train a model on a table, or train a pretrained one further, and save it: forecast with `-m FOLDER`.
 
-    `model` is the name of a model file, built anew with `options`, `horizon` and `context`, or the name or folder of a
-    pretrained model, trained further. Windows of the newest rows, 64 or more where a fifth of the rows allows, are held
-    back and choose the best weights; `patience` is how many times they may disappoint before training stops, 0 for
-    never. With `refit` training then goes on from the best weights for as many steps as led to them, on all rows, which
-    costs at most as much again. With `resume` a run goes on from its last checkpoint in `out`, also that of another
-    number of processes, and so it does when a launcher starts it anew. Rank 0 leaves `steps.jsonl`, and of co2
-    `rounds.jsonl`, in `out`; `plot` draws them.
+    A model file is built anew with `options`, `horizon` and `context`. Windows of the newest rows, 64 or more where a
+    fifth of the rows allows, are held back and choose the best weights; the `refit` costs at most as much again. With
+    `resume` a run goes on from its last checkpoint in `out`, also that of another number of processes, and so it does
+    when a launcher starts it anew. Rank 0 leaves `steps.jsonl`, and of co2 `rounds.jsonl`, in `out`; `plot` draws them.
 
-    A step takes `batch_size` windows `accumulate` times in every process; with `learning_rate_batch`, the number of
-    windows that `learning_rate` is meant for, the rate grows in proportion to what a step takes in all. Processes that
-    `torchrun` started train one model together by `strategy`, with its `strategy_options`; rank 0 saves it. `device` is
-    where: `auto` is a GPU where each process of this machine has one. The model is returned on the CPU.
+    A step takes `batch_size` windows `accumulate` times in every process; with `learning_rate_batch` the rate grows in
+    proportion to what a step takes in all. Processes that `torchrun` started train one model together by `strategy`;
+    rank 0 saves it. The model is returned on the CPU.
 
     Raises: UsageError, DataError, ModelNotFound; Interrupted on Ctrl-C, saying how to go on.
     """

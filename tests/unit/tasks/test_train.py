@@ -199,7 +199,7 @@ def squared_error(model, panel):
 
 def test_one_series_is_validated_on_many_windows_so_that_weights_that_have_learnt_are_kept(tmp_path, caplog):
     panel = process(600)
-    before = limosa.train(panel, tmp_path / "before", **SIZES | {"learning_rate": 1e-9}, refit=False)
+    before = limosa.train(panel, tmp_path / "before", **SIZES | {"learning_rate": 1e-9, "steps": 1}, refit=False)
     with caplog.at_level(logging.INFO, "limosa"):
         kept = limosa.train(panel, tmp_path / "kept", **SIZES, refit=False)
         last = limosa.train(panel, tmp_path / "last", **SIZES)
