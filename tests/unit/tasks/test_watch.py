@@ -44,6 +44,12 @@ def now():
     return frame
 
 
+@pytest.fixture(scope="module")
+def wanted(folder, now):
+    """The news of the stream as it is."""
+    return list(watch_lines(text(now), limosa.watch(folder)))
+
+
 def ends(incidents):
     """What closed, or is open still."""
     return {
@@ -70,29 +76,26 @@ def test_a_stream_gives_the_incidents_of_the_table_as_soon_as_they_begin(folder,
     ]
 
 
-def test_a_restart_goes_on_and_rows_sent_again_change_nothing(folder, now, tmp_path, caplog):
+def test_a_restart_goes_on_and_rows_sent_again_change_nothing(folder, now, tmp_path, caplog, wanted):
     lines = text(now)
-    whole = list(watch_lines(lines, limosa.watch(folder)))
     first = list(watch_lines(lines[:105], limosa.watch(folder, state=tmp_path)))
     with caplog.at_level("INFO", logger="limosa"):
         second = list(watch_lines(lines[:1] + lines[95:], limosa.watch(folder, state=tmp_path)))
-    assert first + second == whole
+    assert first + second == wanted
     assert "going on after 104 rows" in caplog.text
     assert "is not later than the row before" in caplog.text
 
 
-def test_a_stream_without_a_header_has_the_columns_of_training(folder, now):
-    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+def test_a_stream_without_a_header_has_the_columns_of_training(folder, now, wanted):
     assert list(watch_lines(text(now, header=False), limosa.watch(folder))) == wanted
 
 
-def test_columns_are_found_by_their_names(folder, now):
-    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+def test_columns_are_found_by_their_names(folder, now, wanted):
     other = now[["c", "time", "b", "a"]].assign(host="web-1")
     assert list(watch_lines(text(other), limosa.watch(folder))) == wanted
 
 
-def test_a_stop_between_the_two_files_of_a_state_counts_no_row_twice(folder, now, tmp_path, caplog):
+def test_a_stop_between_the_two_files_of_a_state_counts_no_row_twice(folder, now, tmp_path, caplog, wanted):
     lines = text(now)
     list(watch_lines(lines[:81], limosa.watch(folder, state=tmp_path)))
     older = (tmp_path / "watch.json").read_text()
@@ -102,18 +105,17 @@ def test_a_stop_between_the_two_files_of_a_state_counts_no_row_twice(folder, now
         again = limosa.watch(folder, state=tmp_path)
     assert "the detector's last rows are forgotten" in caplog.text
     assert again.stream.rows == 80
-    wanted = list(watch_lines(lines, limosa.watch(folder)))
     assert ends(watch_lines(lines[:1] + lines[81:], again)) == ends(wanted)
 
 
-def test_a_stream_may_be_written_as_tables_may(folder, now):
-    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+def test_a_stream_may_be_written_as_tables_may(folder, now, wanted):
     lines = ("\ufeff" + now.to_csv(index=False, sep=";")).splitlines(keepends=True)
     assert list(watch_lines(lines, limosa.watch(folder))) == wanted
 
 
-def test_the_time_of_training_goes_before_other_columns_of_time_and_a_warning_says_that_it_lacks(folder, now, caplog):
-    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+def test_the_time_of_training_goes_before_other_columns_of_time_and_a_warning_says_that_it_lacks(
+    folder, now, caplog, wanted
+):
     now = now.assign(date="2024-05-01")[["date", "time", "a", "b", "c"]]
     assert list(watch_lines(text(now), limosa.watch(folder))) == wanted
     assert not caplog.text
@@ -139,9 +141,8 @@ def test_nanoseconds_keep_all_their_digits(folder, now):
         ("2024-05-01 02:00:00,1,2," + 200_000 * "3" + "\n", "no line of CSV"),
     ],
 )
-def test_a_bad_line_is_left_out_with_a_warning_and_the_stream_goes_on(line, said, folder, now, caplog):
+def test_a_bad_line_is_left_out_with_a_warning_and_the_stream_goes_on(line, said, folder, now, caplog, wanted):
     lines = text(now)
-    wanted = list(watch_lines(lines, limosa.watch(folder)))
     with caplog.at_level("WARNING", logger="limosa"):
         found = list(watch_lines([*lines[:51], line, "\n", *lines[51:]], limosa.watch(folder)))
     assert found == wanted
@@ -180,13 +181,13 @@ def test_the_command_prints_a_line_of_json_for_each_news(folder, now, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stream.safetensors", "watch.json"]
 
 
-def test_a_broken_byte_costs_its_line_and_not_the_stream(folder, now, capsys, monkeypatch):
+def test_a_broken_byte_costs_its_line_and_not_the_stream(folder, now, capsys, monkeypatch, wanted):
     lines = [line.encode() for line in text(now)]
     stream = b"".join([*lines[:51], b"2024-05-01 02:00:00,1,\xff,3\n", *lines[51:]])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream), encoding="utf-8"))
     assert main(["detect", "-", "-m", str(folder)]) == 0
     out, error = capsys.readouterr()
-    assert len(out.splitlines()) == len(list(watch_lines(text(now), limosa.watch(folder))))
+    assert len(out.splitlines()) == len(wanted)
     assert "line 52 is left out" in error
 
 
@@ -202,10 +203,10 @@ def test_incidents_come_through_a_pipe_before_the_stream_ends(folder, now):
         assert running.wait() == 0
 
 
-def test_rows_may_be_handed_over_one_by_one(folder, now):
+def test_rows_may_be_handed_over_one_by_one(folder, now, wanted):
     streaming = limosa.watch(folder)
     news = [one for row in now.itertuples(index=False) for one in streaming.update(row[0], row[1:])]
-    assert news == list(watch_lines(text(now), limosa.watch(folder)))
+    assert news == wanted
     with pytest.raises(DataError, match="2 channels"):
         streaming.update("2025-01-01", [1.0, 2.0])
     with pytest.raises(DataError, match="not later than the row before"):
@@ -331,8 +332,7 @@ def test_a_gap_of_years_takes_no_longer_than_one_of_days(folder):
     assert streaming.stream.rows == 2 + streaming.longest_gap
 
 
-def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without_asking(folder, now):
-    wanted = list(watch_lines(text(now), limosa.watch(folder)))
+def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without_asking(folder, now, wanted):
     renamed = now.rename(columns={"time": "@timestamp"})
     assert list(watch_lines(text(renamed), limosa.watch(folder))) == wanted
     moved = renamed[["a", "@timestamp", "b", "c"]]
