@@ -342,10 +342,10 @@ def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without
 
 
 def test_dates_that_may_be_day_or_month_first_are_read_as_in_training_or_refused(folder, now, caplog):
-    assert list(watch_lines(text(now.assign(time="05/06/2024")), limosa.watch(folder))) == []
+    assert list(watch_lines(text(now.head(20).assign(time="05/06/2024")), limosa.watch(folder))) == []
     assert "day or month first" in caplog.text
-    days = pd.date_range("2021-01-20", periods=900, freq="D")
-    training, rows = (table(900, 0).assign(time=days.strftime("%d/%m/%Y")), table(9, 1))
+    days = pd.date_range("2021-01-20", periods=300, freq="D")
+    training, rows = (table(300, 0).assign(time=days.strftime("%d/%m/%Y")), table(9, 1))
     fitted = limosa.detect(training, train=training, model="z2").detector
     rows = rows.assign(time=[f"0{day}/06/2024" for day in range(1, 10)]).assign(a=50.0)
     assert limosa.detect(rows, model=fitted).incidents[0].start == pd.Timestamp("2024-06-01")
