@@ -12,6 +12,7 @@ How this differs from the published code:
 * `start="frozen"`: the way up begins at zero and the gate at one, so that an unfitted adapter is the frozen model. With
   `start="paper"` the gate begins at zero: the newest hidden state is dropped, and the adapter has to rebuild it.
 * Of the published variants, the way down is a linear layer and a layer norm (BERT), the way up a linear layer (T5).
+* The bias of the relevance begins at one rather than near zero, where most tokens would begin with no relevant state.
 * States of another length than the newest, as of an Informer that halves its sequence, are averaged over steps to it.
 """
 
@@ -26,9 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limosa.adapters._cache import CachedWindow
 from limosa.adapters._data import AdaptationData
+from limosa.adapters._features import EarlyBatches, EarlyWindow, cache_features
 from limosa.adapters._fitting import FitRun, Fitted
-from limosa.adapters._frozen import Adapter, trial_window
+from limosa.adapters._frozen import Adapter, device_of, trial_window
 from limosa.adapters._loss import pinball_in_units
 from limosa.adapters._tuning import answered_at_once, called_with
 from limosa.adapters.head import head_weights
@@ -50,9 +53,11 @@ class SherlConfig:
     redundancy: bool = True  # states that say the same share their weight
     head: bool = True  # learn a change of the weights after the last hidden state as well
     dropout: float = 0.0  # of the merged state on its way up
+    cache_mb: int = 2048  # of disk for the states of the training windows; where they need more, none are cached
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "late", "width")
+        check_at_least(self, 0, "cache_mb")
         check_choice(self, "start", get_args(Start))
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
@@ -67,6 +72,7 @@ class Merge(nn.Module):
         self.down = nn.ModuleList(nn.Linear(width, config.width) for width in widths)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in widths)
         self.relevance = nn.Linear(config.width, 1)
+        nn.init.ones_(self.relevance.bias)  # where no state is relevant nothing is learnt: begin with nearly all alike
         self.up = nn.Linear(config.width, widths[-1])
         self.gate = nn.Parameter(torch.zeros(()))
         if config.start == "frozen":
@@ -191,7 +197,7 @@ class Sherl(Adapter):
             loss: Tensor = self._called(self.view, "loss", batch)
             return loss
         short = answered_at_once(batch, self.horizon)
-        early = self.early(short)
+        early = batch.early.states() if isinstance(batch, EarlyWindow) else self.early(short)
         state = self.changed(early)
         for block in self.base.blocks[-self.config.late :]:
             state = block(state)
@@ -207,9 +213,18 @@ def with_blocks(base: Any, blocks: Callable[[], Sequence[Callable[[Any], Any]]])
 
 
 def fit(base: Forecaster, data: AdaptationData, config: SherlConfig, run: FitRun) -> Fitted:
-    """Train the merge on the training windows."""
-    adapter = run.build(Sherl, config, base)
-    report = run.train(adapter, data, data.training, learning_rate=LEARNING_RATE)
+    """Train the merge on the training windows, whose early routes are cached where a folder is given."""
+    adapter, batches, validation = run.build(Sherl, config, base), data.training, data.some_validation()
+
+    def early(window: CachedWindow) -> list[Any]:
+        return adapter.early(answered_at_once(window.to(device_of(base)), adapter.horizon))
+
+    if run.folder is not None:
+        folder = run.folder.with_name(f"{run.folder.name}-features")
+        batches = cache_features(early, batches, folder, most=config.cache_mb * 2**20)
+    if isinstance(batches, EarlyBatches):
+        validation = [batches.early.layout.window(window, early(window)) for window in validation]
+    report = run.train(adapter, data, batches, learning_rate=LEARNING_RATE, validation=validation)
     return Fitted(adapter=adapter, errors=data.errors(lambda at: adapter.forecast(at.request)), report=report)
 
 
