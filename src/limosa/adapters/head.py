@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limosa.adapters._frozen import trial_window
+from limosa.adapters._frozen import trial_batch
 from limosa.adapters._tuning import ChangedWeights, NoOptions, tune
 from limosa.core import AdapterCard, Backbone, Forecast, encode
 from limosa.errors import UsageError
@@ -24,7 +24,7 @@ class Head(ChangedWeights):
         """Names of the weights between the last hidden state and the forecast."""
         if not isinstance(base, Backbone):
             raise UsageError(f"the hidden states of {type(base).__name__} cannot be reached; use --method full or lora")
-        return head_weights(base, trial_window(base))
+        return head_weights(base, trial_batch(base))
 
 
 def head_weights(base: Any, batch: Any) -> list[str]:

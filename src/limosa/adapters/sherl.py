@@ -31,7 +31,7 @@ from limosa.adapters._cache import CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._features import EarlyBatches, EarlyWindow, cache_features
 from limosa.adapters._fitting import FitRun, Fitted
-from limosa.adapters._frozen import Adapter, device_of, trial_window
+from limosa.adapters._frozen import Adapter, device_of, trial_batch
 from limosa.adapters._loss import pinball_in_units
 from limosa.adapters._tuning import answered_at_once, called_with
 from limosa.adapters.head import head_weights
@@ -117,14 +117,12 @@ def _as_long(state: Tensor, tokens: int) -> Tensor:
 class Sherl(Adapter):
     """A frozen backbone whose last blocks go on from a merged state. Satisfies Learner, on a forecaster Forecaster.
 
-    `example` is a batch from which the widths of the hidden states are taken; a forecaster needs none.
-
     Raises: UsageError if the base's hidden states cannot be reached, or it has too few blocks.
     """
 
     config: SherlConfig
 
-    def __init__(self, config: SherlConfig, base: Any, example: Any = None) -> None:
+    def __init__(self, config: SherlConfig, base: Any) -> None:
         if not isinstance(base, Backbone) or not isinstance(base, nn.Module):
             name = type(base).__name__
             raise UsageError(f"the hidden states of {name} cannot be reached; use --method memory or retrieval")
@@ -134,7 +132,7 @@ class Sherl(Adapter):
                 "early route; use --method lora or head"
             )
         super().__init__(config, base.eval().requires_grad_(False))
-        trial = trial_window(base) if example is None else example
+        trial = trial_batch(base)
         with torch.no_grad():
             states = encode(base, trial)
         own = dict(base.named_parameters())
