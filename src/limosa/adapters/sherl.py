@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.adapters._cache import CachedWindow
+from limosa.adapters._cache import CachedBatches, CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._features import EarlyBatches, EarlyWindow, cache_features
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Adapter, device_of, trial_batch
 from limosa.adapters._loss import pinball_in_units
-from limosa.adapters._tuning import answered_at_once, called_with
+from limosa.adapters._tuning import ROWS, answered_at_once, called_with
 from limosa.adapters.head import head_weights
 from limosa.core import AdapterCard, Backbone, Forecast, Forecaster, Window, check_at_least, check_choice, encode
 from limosa.errors import UsageError
@@ -179,12 +179,14 @@ class Sherl(Adapter):
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The forecast of the changed backbone, of any horizon that the base answers."""
-        made: Forecast = self._called(self.view, "forecast", window)
+        made: Forecast = called_with(self.view, self.names, self.change, "forecast", window)
         return made
 
-    def _called(self, model: Any, method: str, *inputs: Any) -> Any:
-        """What a method makes with the changed head."""
-        return called_with(model, self.names, self.change, method, *inputs)
+    def late(self, state: Any, batch: Any) -> Any:
+        """The output from the changed state: the last blocks, then the head with its change."""
+        for block in self.base.blocks[-self.config.late :]:
+            state = block(state)
+        return called_with(self.base, self.names, self.change, "head", state, batch)
 
     def loss(self, batch: Any) -> Tensor:
         """Of a forecaster: pinball loss of the steps answered at once. Of others: their own, with changed blocks.
@@ -192,14 +194,11 @@ class Sherl(Adapter):
         Raises: UsageError if a window has no answers.
         """
         if not isinstance(batch, Window):
-            loss: Tensor = self._called(self.view, "loss", batch)
+            loss: Tensor = called_with(self.view, self.names, self.change, "loss", batch)
             return loss
         short = answered_at_once(batch, self.horizon)
         early = batch.early.states() if isinstance(batch, EarlyWindow) else self.early(short)
-        state = self.changed(early)
-        for block in self.base.blocks[-self.config.late :]:
-            state = block(state)
-        return pinball_in_units(self._called(self.base, "head", state, short), batch)
+        return pinball_in_units(self.late(self.changed(early), short), batch)
 
 
 def with_blocks(base: Any, blocks: Callable[[], Sequence[Callable[[Any], Any]]]) -> Any:
@@ -212,7 +211,8 @@ def with_blocks(base: Any, blocks: Callable[[], Sequence[Callable[[Any], Any]]])
 
 def fit(base: Forecaster, data: AdaptationData, config: SherlConfig, run: FitRun) -> Fitted:
     """Train the merge on the training windows, whose early routes are cached where a folder is given."""
-    adapter, batches, validation = run.build(Sherl, config, base), data.training, data.some_validation()
+    adapter, validation = run.build(Sherl, config, base), data.some_validation()
+    batches: CachedBatches = replace(data.training, rows=ROWS)
 
     def early(window: CachedWindow) -> list[Any]:
         return adapter.early(answered_at_once(window.to(device_of(base)), adapter.horizon))
