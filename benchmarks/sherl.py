@@ -72,6 +72,7 @@ from limosa.adapters._validation import ErrorSums
 from limosa.core import Window
 from limosa.data.panel import Panel
 from limosa.data.windows import enumerate_windows
+from limosa.nn.kept import KeptBytes
 from limosa.tasks.load import load
 from limosa.training.randomness import own_randomness
 from long_horizon import read
@@ -124,40 +125,6 @@ def memory(which: Namespace, quick: bool) -> list[Row]:
     return rows
 
 
-class KeptBytes:
-    """Bytes that autograd keeps, each storage once, weights left out; and the most of them at a time."""
-
-    def __init__(self, weights: set[int]) -> None:
-        self.weights, self.now, self.most = weights, 0, 0
-        self.count: dict[int, int] = {}
-
-    def pack(self, tensor: Tensor) -> Any:
-        """Count a tensor that is saved."""
-        return _Held(self, tensor)
-
-    def unpack(self, held: Any) -> Tensor:
-        """The tensor back."""
-        kept: Tensor = held.tensor
-        return kept
-
-
-class _Held:
-    def __init__(self, book: KeptBytes, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self.book, self.tensor, self.place, self.size = book, tensor, storage.data_ptr(), storage.nbytes()
-        if self.place not in book.weights:
-            book.count[self.place] = book.count.get(self.place, 0) + 1
-            if book.count[self.place] == 1:
-                book.now += self.size
-                book.most = max(book.most, book.now)
-
-    def __del__(self) -> None:
-        if self.place not in self.book.weights:
-            self.book.count[self.place] -= 1
-            if not self.book.count[self.place]:
-                self.book.now -= self.size
-
-
 def one_step(depth: int, method: str, device: str, quick: bool) -> Row:
     """Memory and time of a step of one method."""
     torch.manual_seed(0)
@@ -173,9 +140,8 @@ def one_step(depth: int, method: str, device: str, quick: bool) -> Row:
     trained = [p for p in learner.parameters() if p.requires_grad]
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).step()  # imports what the first step needs
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    weights = {p.untyped_storage().data_ptr() for p in (*learner.parameters(), *base.parameters())}
-    level, book, seconds = _resident(device), KeptBytes(weights), []
-    with torch.autograd.graph.saved_tensors_hooks(book.pack, book.unpack):
+    level, seconds = _resident(device), []
+    with KeptBytes([*learner.parameters(), *base.parameters()]) as kept:
         learner.loss(batch, **extra).backward()
     optimizer.zero_grad()
     for _ in range(3):
@@ -192,7 +158,7 @@ def one_step(depth: int, method: str, device: str, quick: bool) -> Row:
         "depth": depth,
         "method": method,
         "device": device,
-        "kept_mb": round(book.most / 2**20, 3),
+        "kept_mb": round(kept.most / 2**20, 3),
         "gradients_and_moments_mb": round(12 * count / 2**20, 2),
         "trained": count,
         "peak_mb": round((_peak(device) - level) / 2**20, 1),

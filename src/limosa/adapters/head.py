@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from limosa.adapters._frozen import trial_batch
-from limosa.adapters._tuning import ChangedWeights, NoOptions, tune
+from limosa.adapters._tuning import ROWS, ChangedWeights, NoOptions, tune
 from limosa.core import AdapterCard, Backbone, Forecast, encode
 from limosa.errors import UsageError
 
@@ -54,4 +54,5 @@ CARD = AdapterCard(
     needs="a model whose hidden states can be reached",
     source="limosa",
     summary="a change of the weights after the last hidden state",
+    rows=ROWS,
 )

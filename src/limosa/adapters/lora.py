@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.adapters._tuning import ChangedWeights, tune
+from limosa.adapters._tuning import ROWS, ChangedWeights, tune
 from limosa.core import AdapterCard, Window, check_at_least
 from limosa.errors import UsageError
 from limosa.nn.lora import A, B, linears, low_rank, modules_of, read_peft, write_peft
@@ -94,4 +94,5 @@ CARD = AdapterCard(
     needs="a model with linear layers",
     source="Hu et al. 2021, arXiv 2106.09685",
     summary="a low-rank change of every linear layer",
+    rows=ROWS,
 )

@@ -234,4 +234,5 @@ CARD = AdapterCard(
     needs="a model of two or more blocks whose hidden states can be reached",
     source="Diao et al. 2024, arXiv 2407.07523",
     summary="what the last frozen blocks go on from, merged from all hidden states",
+    rows=ROWS,
 )
