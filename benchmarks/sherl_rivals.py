@@ -184,8 +184,9 @@ class Merged(nn.Module):
 
     def output(self, batch: Any, early: Any = None) -> Any:
         """What the head makes, from the states of the early route where they are given."""
-        s = self.sherl
-        return s.late(s.changed(s.early(batch) if early is None else early), batch)
+        if early is None:
+            return self.sherl.output(batch)
+        return self.sherl.late(self.sherl.changed(early), batch)
 
     def loss(self, batch: Any, early: Any = None) -> Tensor:
         """The loss of the output."""

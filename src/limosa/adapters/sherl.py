@@ -188,6 +188,10 @@ class Sherl(Adapter):
             state = block(state)
         return called_with(self.base, self.names, self.change, "head", state, batch)
 
+    def output(self, batch: Any) -> Any:
+        """What the changed backbone makes of a batch, such as the scores of classes."""
+        return self.late(self.changed(self.early(batch)), batch)
+
     def loss(self, batch: Any) -> Tensor:
         """Of a forecaster: pinball loss of the steps answered at once. Of others: their own, with changed blocks.
 

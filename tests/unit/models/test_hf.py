@@ -9,7 +9,6 @@ import torch
 
 import limosa
 from limosa import adapters
-from limosa.adapters import _saving
 from limosa.core import Backbone, Learner, encode, resume
 from limosa.errors import LimosaError, ModelNotFound, UsageError
 from limosa.models.foreign.hf import HuggingFace, InputBatch
@@ -111,10 +110,12 @@ def test_a_causal_decoder_stays_causal():
 def test_a_saved_adapter_comes_back_on_its_host(shape, tmp_path):
     model, given = host(shape), batch(shape)
     adapter = noisy(adapters.build("sherl", model, width=16))
-    _saving.save(adapter, tmp_path, base="mine", more={})
-    again = _saving.load(tmp_path, model)
+    adapters.save(adapter, tmp_path, base="mine")
+    again = adapters.load(tmp_path, model)
     with torch.no_grad():
         assert torch.equal(again.loss(given), adapter.loss(given))
+        scores = again.output(given)
+        torch.testing.assert_close(torch.nn.functional.cross_entropy(scores, given.label), adapter.loss(given))
 
 
 def test_a_folder_of_the_library_is_loaded_by_name_and_says_what_it_can_do(tmp_path):
