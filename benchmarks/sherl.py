@@ -36,7 +36,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,7 +48,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import sherl_tasks
 from common import (
     ONE_THREAD,
     ROOT,
@@ -108,18 +107,25 @@ Row = dict[str, Any]
 
 def memory(which: Namespace, quick: bool) -> list[Row]:
     """A row for each depth and method, each measured in a process of its own."""
-    rows = []
-    for depth in (2, 4) if quick else (8, 24):
-        for method in (*METHODS, "sherl 1 cached"):
-            if method == "sherl 2" and depth == 2:
-                continue
-            command = [sys.executable, __file__, "--one-step", f"{depth}:{method}", "--device", which.device]
-            environment = {**os.environ, **ONE_THREAD, "MALLOC_ARENA_MAX": "1"}
-            done = subprocess.run(
-                [*command, *["--quick"] * quick], capture_output=True, text=True, check=True, env=environment
-            )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(rows[-1], flush=True)
+    wanted = [
+        (depth, method)
+        for depth in ((2, 4) if quick else (8, 24))
+        for method in (*METHODS, "sherl 1 cached")
+        if not (method == "sherl 2" and depth == 2)
+    ]
+
+    def measured(one: tuple[int, str]) -> Row:
+        command = [sys.executable, __file__, "--one-step", f"{one[0]}:{one[1]}", "--device", which.device]
+        environment = {**os.environ, **ONE_THREAD, "MALLOC_ARENA_MAX": "1"}
+        done = subprocess.run(
+            [*command, *["--quick"] * quick], capture_output=True, text=True, check=True, env=environment
+        )
+        row: Row = json.loads(done.stdout.splitlines()[-1])
+        print(row, flush=True)
+        return row
+
+    with ThreadPoolExecutor(which.jobs if which.device == "cpu" else 1) as pool:
+        rows = list(pool.map(measured, wanted))
     for row in rows:
         full = next(other for other in rows if other["depth"] == row["depth"] and other["method"] == "full")
         row["share_of_full"] = round(row["kept_mb"] / full["kept_mb"], 4)
@@ -322,6 +328,8 @@ def cell(label: str, settings: dict[str, Any]) -> dict[str, float]:
     elif part == "dev":
         score = dev_cell(data, method, seed, size)
     else:
+        import sherl_tasks
+
         score = sherl_tasks.cell(part, method, seed, size, KEPT, Path(settings["fashion"]))
     keep(path, settings, score)
     return score
@@ -331,6 +339,8 @@ def prepared(settings: dict[str, Any], device: str) -> None:
     """What all cells of a data set share, made once: the frozen model's predictions, or a pretrained host."""
     torch.set_num_threads(1)
     if settings["part"] in ("text", "image"):
+        import sherl_tasks  # which needs transformers, as the other parts do not
+
         sherl_tasks.pretrain(settings["part"], settings["size"], device, KEPT, Path(settings["fashion"]))
     else:
         (series_data if settings["part"] == "series" else dev_data)(settings["data"], settings["size"])
@@ -344,6 +354,8 @@ def cells(part: str, which: Namespace, quick: bool) -> list[tuple[str, dict[str,
         sets = (list(SETS) if part == "series" else list(DEV))[: 1 if quick else None]
         methods = ("frozen", *SHIPPED, *OTHERS) if part == "series" else DEV_METHODS
     else:
+        import sherl_tasks
+
         size, sets, methods = sherl_tasks.size(quick), [part], sherl_tasks.METHODS
     rows = []
     for data in sets:

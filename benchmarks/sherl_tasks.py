@@ -144,7 +144,8 @@ def cell(part: str, method: str, seed: int, sizes: dict[str, int], kept: Path, f
     best: tuple[float, float, float] = (-1.0, 0.0, 0.0)
     for rate in RATES:
         with own_randomness(seed):
-            host = HuggingFace(AutoModel.from_pretrained(folder, local_files_only=True), classes=classes).eval()
+            model = AutoModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
+            host = HuggingFace(model, classes=classes).eval()
             learner: Any = rival(method.split(",")[0], host, _cross_entropy, new_head=True, **options)
         _learn(learner, train, sizes["steps"], rate, seed)
         score = accuracy(learner, validation)
