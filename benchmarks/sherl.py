@@ -31,12 +31,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from argparse import Namespace
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,7 +59,7 @@ from common import (
     saved_before,
 )
 from fashion import add_folder
-from limosa import adapters, models
+from limosa import adapters
 from limosa.adapters import sherl
 from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun
@@ -72,11 +69,11 @@ from limosa.adapters._validation import ErrorSums
 from limosa.core import Window
 from limosa.data.panel import Panel
 from limosa.data.windows import enumerate_windows
-from limosa.nn.kept import KeptBytes
 from limosa.tasks.load import load
 from limosa.training.randomness import own_randomness
 from long_horizon import read
-from sherl_rivals import METHODS, Tuned, rival
+from sherl_memory import memory, one_step
+from sherl_rivals import rival
 
 KEPT = ROOT / "runs" / "sherl"
 PARTS = ("memory", "series", "dev", "text", "image")
@@ -100,92 +97,6 @@ DEV_SETTINGS: dict[str, dict[str, Any]] = {
 DEV_METHODS = ("frozen", "lora", "lora, same loss", "head", *DEV_SETTINGS)
 HORIZON, CONTEXT = 96, 512
 Row = dict[str, Any]
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-def memory(which: Namespace, quick: bool) -> list[Row]:
-    """A row for each depth and method, each measured in a process of its own."""
-    wanted = [
-        (depth, method)
-        for depth in ((2, 4) if quick else (8, 24))
-        for method in (*METHODS, "sherl 1 cached")
-        if not (method == "sherl 2" and depth == 2)
-    ]
-
-    def measured(one: tuple[int, str]) -> Row:
-        command = [sys.executable, __file__, "--one-step", f"{one[0]}:{one[1]}", "--device", which.device]
-        environment = {**os.environ, **ONE_THREAD, "MALLOC_ARENA_MAX": "1"}
-        done = subprocess.run(
-            [*command, *["--quick"] * quick], capture_output=True, text=True, check=True, env=environment
-        )
-        row: Row = json.loads(done.stdout.splitlines()[-1])
-        print(row, flush=True)
-        return row
-
-    with ThreadPoolExecutor(which.jobs if which.device == "cpu" else 1) as pool:
-        rows = list(pool.map(measured, wanted))
-    for row in rows:
-        full = next(other for other in rows if other["depth"] == row["depth"] and other["method"] == "full")
-        row["share_of_full"] = round(row["kept_mb"] / full["kept_mb"], 4)
-    return rows
-
-
-def one_step(depth: int, method: str, device: str, quick: bool) -> Row:
-    """Memory and time of a step of one method."""
-    torch.manual_seed(0)
-    width, rows = (64, 2) if quick else (512, 8)
-    sizes = {"width": width, "heads": 8, "feedforward": 8 * width // 3, "patch": 16, "layers": depth}
-    base = models.build("patched", context=1536, horizon=512, longest_lag=512, **sizes).to(device)
-    past, future = torch.randn(rows, 1536, 1), torch.randn(rows, 512, 1)
-    batch = Window(past=past, future=future, horizon=512).to(device)
-    learner: Any = rival(method.removesuffix(" cached"), base, pinball_in_units).to(device).train()
-    extra = {"early": learner.sherl.early(batch)} if method.endswith("cached") else {}
-    if isinstance(learner, Tuned):
-        base = learner.base  # a copy: the first is no longer needed
-    trained = [p for p in learner.parameters() if p.requires_grad]
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).step()  # imports what the first step needs
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    level, seconds = _resident(device), []
-    with KeptBytes([*learner.parameters(), *base.parameters()]) as kept:
-        learner.loss(batch, **extra).backward()
-    optimizer.zero_grad()
-    for _ in range(3):
-        start = time.process_time() if device == "cpu" else time.perf_counter()
-        learner.loss(batch, **extra).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        seconds.append((time.process_time() if device == "cpu" else time.perf_counter()) - start)
-    count = sum(p.numel() for p in trained)
-    return {
-        "part": "memory",
-        "depth": depth,
-        "method": method,
-        "device": device,
-        "kept_mb": round(kept.most / 2**20, 3),
-        "gradients_and_moments_mb": round(12 * count / 2**20, 2),
-        "trained": count,
-        "peak_mb": round((_peak(device) - level) / 2**20, 1),
-        "seconds": round(median(seconds), 4),
-    }
-
-
-def _resident(device: str) -> float:
-    """Bytes in memory now; on a GPU those allocated, from which its peak is counted."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        return float(torch.cuda.memory_allocated())
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return float(pages * resource.getpagesize())
-
-
-def _peak(device: str) -> float:
-    if device != "cpu":
-        return float(torch.cuda.max_memory_allocated())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 # -- series ------------------------------------------------------------------------------------------------------------
@@ -463,7 +374,7 @@ def main() -> None:
         depth, _, method = which.one_step.partition(":")
         print(json.dumps(one_step(int(depth), method, which.device, chosen.quick)))
         return
-    table = memory(which, chosen.quick) if "memory" in which.only else []
+    table = memory(which.device, which.jobs, chosen.quick) if "memory" in which.only else []
     table += over_seeds(run_cells([part for part in which.only if part != "memory"], which, chosen.quick))
     metrics_before, rows_before = saved_before() if which.add else ({}, [])
     rows = {place(row): row for row in [*rows_before, *table]}
