@@ -293,6 +293,7 @@ class AdapterCard:
     source: str  # the paper or "limosa"
     summary: str  # one line: what is learnt
     automatic: bool = True  # whether `--method auto` tries it
+    rows: int | None = None  # windows times channels of a training step; None: as many as asked for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from limosa.core import AdapterCard, Forecaster, configured
@@ -42,3 +43,23 @@ def build(name: str, base: Forecaster, **options: Any) -> Any:
     """
     found = card(name)
     return found.build(configured(found.config, options, name), base)
+
+
+def save(adapter: Any, folder: str | Path, *, base: str) -> None:
+    """Write an adapter's folder, which holds nothing of the frozen model; `base` is that one's name or folder.
+
+    Raises: LimosaError if the folder cannot be written.
+    """
+    from limosa.adapters import _saving
+
+    _saving.save(adapter, folder, base=base, more={})
+
+
+def load(folder: str | Path, base: Any) -> Any:
+    """The adapter of a folder on its frozen model, which is given; `limosa.load(folder)` finds a forecaster by itself.
+
+    Raises: DataError if `base` is another model than the one it was made for, or the files do not fit.
+    """
+    from limosa.adapters import _saving
+
+    return _saving.load(folder, base)

@@ -48,34 +48,46 @@ class CachedWindow(Window):
         return Window(past=self.past, horizon=self.horizon, stamps=self.stamps, known=self.known, static=self.static)
 
 
-class PredictionCache:
-    """Predictions [N, Q, H, C] in half precision, in scales of each window's context; in a file if there is a path.
+class ArrayFile:
+    """An array that is filled from the front: in memory, or in a file if there is a path.
 
-    A file is filled from the front; `done` says how far it is, also after the run was stopped.
+    `done` says how far it is, also after the run was stopped.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], path: Path | None) -> None:
-        self.shape, self.path, self.done = shape, path, 0
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic], path: Path | None) -> None:
+        self.path, self.done = path, 0
         if path is None:
-            self.values = np.zeros(shape, np.float16)
+            self.values = np.zeros(shape, dtype)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         mark = path.with_suffix(".json")
         if path.exists() and mark.exists() and np.load(path, mmap_mode="r").shape == shape:
             self.done = int(json.loads(mark.read_text())["done"])
         mode = "r+" if self.done else "w+"
-        self.values = np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=shape)
+        self.values = np.lib.format.open_memmap(path, mode, dtype=dtype, shape=shape)
 
-    def append(self, values: Tensor, own: Scaled) -> None:
-        """Store the predictions `values` [n, Q, H, C] for the next n windows, whose contexts are scaled like `own`."""
+    def fill(self, values: np.ndarray) -> None:
+        """Store the next entries."""
         end = self.done + len(values)
-        unit = torch.where(own.scale > 0, own.scale, 1.0)
-        small = ((values - own.center[:, None]) / unit[:, None]).clamp(-6e4, 6e4)
-        self.values[self.done : end] = small.half().numpy()
+        self.values[self.done : end] = values
         self.done = end
         if self.path is not None:
             self.values.flush()  # type: ignore[attr-defined]
             write_beside(self.path.with_suffix(".json"), lambda part: part.write_text(json.dumps({"done": end})))
+
+
+class PredictionCache(ArrayFile):
+    """Predictions [N, Q, H, C] in half precision, in scales of each window's context."""
+
+    def __init__(self, shape: tuple[int, int, int, int], path: Path | None) -> None:
+        super().__init__(shape, np.float16, path)
+        self.shape = shape
+
+    def append(self, values: Tensor, own: Scaled) -> None:
+        """Store the predictions `values` [n, Q, H, C] for the next n windows, whose contexts are scaled like `own`."""
+        unit = torch.where(own.scale > 0, own.scale, 1.0)
+        small = ((values - own.center[:, None]) / unit[:, None]).clamp(-6e4, 6e4)
+        self.fill(small.half().numpy())
 
     def get(self, index: np.ndarray | slice, own: Scaled) -> Tensor:
         """The predictions for some windows in data units, of the type of `own`."""

@@ -76,6 +76,15 @@ def mixed(forecast: Forecast, correction: Tensor, weights: Tensor) -> Forecast:
     return replace(forecast, values=torch.cat([values, later], dim=2) if later.shape[2] else values)
 
 
+def trial_batch(base: Any) -> Any:
+    """A batch that a backbone can read, to look at what it makes of it: a window of one wave, or the base's own."""
+    if not isinstance(base, Forecaster):
+        return base.trial()
+    channels = int(getattr(getattr(base, "config", None), "channels", 1))  # that a model reads jointly
+    steps = torch.arange(min(base.context, 256), dtype=torch.float32, device=device_of(base))
+    return Window(past=(steps / 7.0).sin()[None, :, None].repeat(1, 1, channels), horizon=1)
+
+
 def device_of(model: object) -> torch.device:
     """Where the weights of a model are; the CPU for one without."""
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ import torch
 from limosa import adapters
 from limosa import models as registry
 from limosa.adapters import _saving
+from limosa.adapters._budget import Budget, Cost, estimate
 from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._validation import Errors
+from limosa.adapters.memory import Memory, MemoryConfig
 from limosa.core import Forecaster, OnProgress, Window
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
@@ -31,6 +33,7 @@ from limosa.training.randomness import own_randomness
 
 CHRONOS = "chronos:"  # before the folder of one
 COMPARED = ("mse", "mae", "crps")
+FROZEN = "frozen"  # in the table, and what is kept where no method helps
 
 log = logging.getLogger("limosa")
 
@@ -69,11 +72,13 @@ def adapt(
     config: AdaptationConfig,
     run: FitRun,
     teacher: bool,
+    budget: Budget,
     on_progress: OnProgress | None,
 ) -> Adapted:
     """Fit one adapter, or with "auto" each that the frozen forecaster allows, and save the best in `out`.
 
     Checkpoints go to a folder in `out`, whatever that of `run` is. `teacher` is for adapters whose config has it.
+    `budget` is what "auto" may take: of what would take more, the table says so.
 
     Raises: UsageError if `out` holds what must not be overwritten, or the frozen forecaster does not allow the method;
     DataError if there is nothing to learn from or to validate on.
@@ -88,16 +93,27 @@ def adapt(
         raise DataError(
             "no window to be judged by has both a past and answers; give rows with fewer gaps, or more of them"
         )
-    outcomes = []
-    for one, options in configs.items():
-        checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
+    outcomes: list[Outcome] = []
+    refused: dict[str, str] = {}
+    costs = estimates(data, configs, run.steps) if budget != Budget() else dict.fromkeys(configs, Cost())
+    for one in sorted(configs, key=lambda name: costs[name].seconds):
+        spent = sum(outcome.seconds for outcome in outcomes)
+        if refusal := budget.refusal(costs[one], spent):
+            refused[one] = refusal
+            continue
+        checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(configs[one], 'teacher', False)}"
         own = replace(run, folder=checkpoints, on_progress=reporting(on_progress, f"{one}, "))
-        outcomes.append(fitted(data, one, options, own))
+        outcomes.append(fitted(data, one, configs[one], own))
     best = _best(before, outcomes) if method == adapters.AUTO else outcomes[0]
-    table = [_row("frozen", before, before.until(), seconds=0.0, latency=0.0)]
+    if best is None:
+        log.info("keep the frozen model: no method helps without harm; its forecasts stay as they are")
+        best = _unchanged(data, run, before)
+    table = [_row(FROZEN, before, before.until(), seconds=0.0, latency=0.0)]
     for outcome in outcomes:
         latency = added_latency(outcome.fitted.adapter, frozen, data)
         table.append(_row(outcome.method, before, outcome.errors, seconds=outcome.seconds, latency=latency))
+    if method == adapters.AUTO:
+        table = _decided(table, before, best, refused)
     report = _report(data, best, before)
     known_as = name if folder is None else CHRONOS * name.startswith(CHRONOS) + str(folder)
     _saving.save(best.fitted.adapter, out, base=known_as, more=report)
@@ -181,19 +197,46 @@ def slower(model: Forecaster, frozen: Forecaster, window: Window, rounds: int = 
     return statistics.median(after) / max(statistics.median(before), 1e-9) - 1.0  # a coarse clock may read zero
 
 
-def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome:
-    """The lowest squared error among those not worse than the frozen forecaster in any measure; else none is used.
+def estimates(data: AdaptationData, configs: Mapping[str, Any], steps: int) -> dict[str, Cost]:
+    """What each method would take, by name."""
+    made = {}
+    for name, options in configs.items():
+        card = adapters.card(name)
+        with own_randomness(0):
+            adapter = card.build(options, data.base).to(device_of(data.base))
+        made[name] = estimate(adapter, data, rows=card.rows or data.config.batch_size, steps=steps)
+    return made
 
-    Then the first correction, whose weights are set to 0, stands for the frozen forecaster.
-    """
+
+def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The lowest squared error among those below the frozen forecaster's and not worse in any measure, if any is."""
     frozen = before.until()
-    harmless = [one for one in outcomes if all(one.errors[name] <= frozen[name] for name in COMPARED)]
-    if harmless:
-        return min(harmless, key=lambda one: one.errors["mse"])
-    log.info("no method helps without harm; the frozen forecasts stay")
-    unused = next(one for one in outcomes if isinstance(one.fitted.adapter, Corrected))
-    unused.fitted.adapter.alpha.zero_()
-    return replace(unused, fitted=replace(unused.fitted, errors=before))
+    helping = [one for one in outcomes if not _harm(one.errors, frozen) and one.errors["mse"] < frozen["mse"]]
+    return min(helping, key=lambda one: one.errors["mse"], default=None)
+
+
+def _unchanged(data: AdaptationData, run: FitRun, before: Errors) -> Outcome:
+    """The frozen forecaster as an adapter: a memory that corrects nothing."""
+    adapter = run.build(Memory, MemoryConfig(horizon=data.config.horizon), data.base)
+    adapter.alpha.zero_()
+    return Outcome(method=FROZEN, fitted=Fitted(adapter=adapter.eval(), errors=before), seconds=0.0)
+
+
+def _harm(errors: Mapping[str, float], frozen: Mapping[str, float]) -> list[str]:
+    """The measures in which a method is worse than the frozen forecaster."""
+    return [name for name in COMPARED if errors[name] > frozen[name]]
+
+
+def _decided(
+    table: Sequence[Mapping[str, Any]], before: Errors, best: Outcome, refused: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The table with a column that says what became of each method, and rows of those that were not fitted."""
+    frozen, rows = before.until(), []
+    for row in table:
+        harm = _harm(row, {name: round(frozen[name], 5) for name in COMPARED})
+        word = "kept" if row["method"] == best.method else f"worse in {', '.join(harm)}" if harm else ""
+        rows.append({**row, "decision": word})
+    return rows + [{**dict.fromkeys(rows[0]), "method": name, "decision": word} for name, word in refused.items()]
 
 
 def _row(method: str, before: Errors, errors: dict[str, float], *, seconds: float, latency: float) -> dict[str, Any]:

@@ -32,8 +32,15 @@ class _Call(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, method: str, window: Window) -> Any:
-        return getattr(self.model, method)(window)
+    def forward(self, method: str, *inputs: Any) -> Any:
+        return getattr(self.model, method)(*inputs)
+
+
+def called_with(model: nn.Module, names: Iterable[str], changes: Iterable[Tensor], method: str, *inputs: Any) -> Any:
+    """What a method of `model` makes of `inputs` with changes added to the weights of `names`."""
+    own = dict(model.named_parameters())
+    changed = {f"model.{name}": own[name] + change for name, change in zip(names, changes, strict=True)}
+    return functional_call(_Call(model), changed, (method, *inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,7 @@ class NoOptions:
 class ChangedWeights(Adapter):
     """A frozen model called with `names` of its weights changed. Satisfies Forecaster and Learner.
 
-    Here each weight has a change of its own size; `changes` of a subclass may make it of fewer numbers.
+    Here each weight has a change of its own size; a subclass may make it of fewer numbers.
 
     Raises: UsageError if the base has no weights to train, or none of `names`.
     """
@@ -53,7 +60,6 @@ class ChangedWeights(Adapter):
         if not isinstance(base, nn.Module) or not isinstance(base, Learner):
             raise UsageError(f"{type(base).__name__} has no weights to train; use --method memory or retrieval")
         super().__init__(config, base.eval().requires_grad_(False))
-        self._call = (_Call(base),)  # a tuple hides it from nn.Module
         self.names = list(self.chosen(base))
         if not self.names:
             name = type(self).__name__
@@ -69,10 +75,6 @@ class ChangedWeights(Adapter):
         """New parameters of the change of one weight, which is zero."""
         return [nn.Parameter(torch.zeros_like(weight))]
 
-    def changes(self) -> list[Tensor]:
-        """The change of each weight, in the order of `names`."""
-        return list(self.change)
-
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The forecast with changed weights."""
@@ -84,25 +86,30 @@ class ChangedWeights(Adapter):
 
         Raises: UsageError if the batch has no answers.
         """
-        if batch.future is None:
-            raise UsageError("training needs answers; give windows with a future")
-        known = min(batch.horizon, self.horizon)
-        end = batch.past.shape[1] + known
-        plain = batch.request if isinstance(batch, CachedWindow) else batch
-        short = replace(
-            plain,
-            horizon=known,
-            future=batch.future[:, :known],
-            stamps=None if plain.stamps is None else plain.stamps[:, :end],
-            known=None if plain.known is None else plain.known[:, :end],
-        )
-        loss: Tensor = self._with_changes("loss", short)
+        loss: Tensor = self._with_changes("loss", answered_at_once(batch, self.horizon))
         return loss
 
     def _with_changes(self, method: str, window: Window) -> Any:
-        own = dict(self.base.named_parameters())
-        pairs = zip(self.names, self.changes(), strict=True)
-        return functional_call(self._call[0], {f"model.{n}": own[n] + change for n, change in pairs}, (method, window))
+        return called_with(self.base, self.names, self.change, method, window)
+
+
+def answered_at_once(batch: Window, horizon: int) -> Window:
+    """`batch` with the first `horizon` of its answers, and without a frozen forecast.
+
+    Raises: UsageError if it has no answers.
+    """
+    if batch.future is None:
+        raise UsageError("training needs answers; give windows with a future")
+    known = min(batch.horizon, horizon)
+    end = batch.past.shape[1] + known
+    plain = batch.request if isinstance(batch, CachedWindow) else batch
+    return replace(
+        plain,
+        horizon=known,
+        future=batch.future[:, :known],
+        stamps=None if plain.stamps is None else plain.stamps[:, :end],
+        known=None if plain.known is None else plain.known[:, :end],
+    )
 
 
 def tune(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from limosa.adapters._tuning import ChangedWeights, NoOptions, tune
+from limosa.adapters._tuning import ROWS, ChangedWeights, NoOptions, tune
 from limosa.core import AdapterCard
 
 
@@ -20,4 +20,5 @@ CARD = AdapterCard(
     needs="a model with weights",
     source="limosa",
     summary="a change of every weight",
+    rows=ROWS,
 )

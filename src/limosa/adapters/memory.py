@@ -27,14 +27,13 @@ from limosa.adapters._cache import CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected
+from limosa.adapters._loss import FARTHEST, pinball_in_units
 from limosa.adapters._teacher import LEVELS, leaks, teach
 from limosa.core import AdapterCard, Forecast, Forecaster, Window, check_at_least
 from limosa.errors import UsageError
-from limosa.nn.losses import pinball
 from limosa.nn.scaling import scaled
 
 OUTPUTS = 4  # per step: shift, gain of the median's distance from the mean, log factors of the spread below and above
-FARTHEST = 20.0  # scales of the context from its center; answers farther out count as if they were there
 LARGEST = 3.0  # log factor of the spread
 LEARNING_RATE = 1e-3
 
@@ -114,28 +113,18 @@ class Memory(Corrected):
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the corrected forecast, and its distance from the teacher's where there is one. A scalar.
 
-        Errors count in the unit of a cached window, as in validation; counted in scales of each context, quiet ones
-        would weigh as much as those whose errors are seen. A cached window brings the frozen forecast; for a plain
-        one, counted in scales of its context, it is made.
+        A cached window brings the frozen forecast; for a plain one it is made.
 
         Raises: UsageError if the batch has no answers.
         """
-        if batch.future is None:
-            raise UsageError("training needs answers; give windows with a future")
         cached = batch if isinstance(batch, CachedWindow) else None
         base_forecast = self._base_forecast(batch) if cached is None else cached.base_forecast
         correction = self.correction(batch.past, base_forecast)  # [B, Q, H, C]
-        own, known = scaled(batch.past[:, -self.config.context :]), correction.shape[2]
-        unit = own.scale if cached is None else cached.unit[:, None]  # [B, 1, C]
-        unit = torch.where(unit > 0, unit, 1.0)
-        corrected = replace(base_forecast, values=base_forecast.values[:, :, :known] + correction)
-        alive = own.observed.any(1, keepdim=True) & (own.scale > 0)  # [B, 1, C]
-        away = (batch.future[:, :known] - own.center).clamp(-FARTHEST * own.scale, FARTHEST * own.scale)
-        target = torch.where(alive, away / unit, torch.nan).float()
-        quantiles = ((corrected.values - own.center[:, None]) / unit[:, None]).nan_to_num().float()
-        loss = pinball(quantiles.movedim(1, -1), target, corrected.levels)
+        corrected = replace(base_forecast, values=base_forecast.values[:, :, : correction.shape[2]] + correction)
+        loss = pinball_in_units(corrected, batch, scaled(batch.past[:, -self.config.context :]))
         if cached is None or cached.teacher is None or cached.teacher_weight is None:
             return loss
+        unit = torch.where(cached.unit > 0, cached.unit, 1.0)[:, None]  # [B, 1, C]
         return loss + _distance(corrected, cached.teacher, unit, cached.teacher_weight)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -55,6 +56,22 @@ def models(name: str, value: Any) -> Any:
     return tuple(one_model(name, one) for one in (value if isinstance(value, list | tuple) else (value,)))
 
 
+def amount(units: Mapping[str, float], example: str) -> Any:
+    """What accepts a number with one of `units`, as a number of the smallest; no unit is the smallest."""
+
+    def accept(name: str, value: Any) -> float | None:
+        if value is None:
+            return None
+        text = re.fullmatch(r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+        try:
+            return float(text[1]) * units[text[2]] if text else units["?"]
+        except (KeyError, ValueError):
+            known = ", ".join(filter(None, units))
+            raise UsageError(f"{name} is {value!r}; give a number and a unit ({known}), such as {example}") from None
+
+    return accept
+
+
 def writable(suffixes: tuple[str, ...]) -> Any:
     """What accepts the path of a file that can be written, and refuses it before any work."""
 
@@ -66,6 +83,22 @@ def writable(suffixes: tuple[str, ...]) -> Any:
     return accept
 
 
+MaxMemory = Annotated[
+    str | None,
+    Option(
+        "Memory that fitting may take beside the model and the data, for auto.",
+        "SIZE",
+        accept=amount({"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}, "500MB"),
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    Option(
+        "Processor time that fitting may take, for auto.",
+        "TIME",
+        accept=amount({"": 1, "s": 1, "m": 60, "h": 3600}, "10m"),
+    ),
+]
 Table = Annotated[
     Any, Option("CSV or Parquet file, folder of Parquet files, or - for CSV on stdin.", "FILE", also=("df",))
 ]

@@ -12,7 +12,7 @@ from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, UsageError
 from limosa.options import Option, verb
-from limosa.tasks._options import DEFAULT_MODEL, Context, OutputFolder, Table, one_model
+from limosa.tasks._options import DEFAULT_MODEL, Context, MaxMemory, MaxTime, OutputFolder, Table, one_model
 from limosa.tasks._shared import in_columns, read
 from limosa.tasks.load import load
 
@@ -54,6 +54,8 @@ def adapt(
     steps: Annotated[int, Option("Optimizer steps.", "NUMBER", least=1)] = 600,
     batch_size: Annotated[int, Option("Windows times channels at once.", "NUMBER")] = 256,
     teacher: Annotated[bool, Option("A memory learns from similar pasts too, not from the answers alone.")] = False,
+    max_memory: MaxMemory = None,
+    max_time: MaxTime = None,
     seed: Annotated[int, Option("Same seed, same adapter.", "NUMBER")] = 0,
     resume: Annotated[bool, Option("Go on with the run in the folder.")] = False,
     on_progress: OnProgress | None = None,
@@ -63,16 +65,21 @@ def adapt(
 
     The last fifth of the rows, in time, is for validation: it chooses weights and how much of a correction is used.
     `horizon` and `context` are the frozen model's own if None. With the method "auto" every adapter that may improve
-    the median is tried (`limosa.adapters.names()`), and the best is kept that is not worse than the frozen model.
+    the median is tried (`limosa.adapters.names()`), and the best is kept that is not worse than the frozen model, which
+    else stays as it is; `max_memory` ("500MB", or bytes) and `max_time` ("10m", or seconds) leave out what would take
+    more, by an estimate from a step on a few windows.
 
-    Raises: UsageError, also for a teacher of another method; DataError, ModelNotFound; Interrupted on Ctrl-C, saying
-    how to go on.
+    Raises: UsageError, also for a teacher or a budget of another method; DataError, ModelNotFound; Interrupted on
+    Ctrl-C, saying how to go on.
     """
     if method != adapters.AUTO:
         options = {field.name for field in dataclasses.fields(adapters.card(method).config)}
         if teacher and "teacher" not in options:
             raise UsageError(f"the method {method} learns from no teacher; use memory or auto, or leave it out")
+        if max_memory is not None or max_time is not None:
+            raise UsageError(f"a budget is for choosing among methods, not for {method} alone; use --method auto")
     from limosa.adapters import _run as adapting
+    from limosa.adapters._budget import Budget
     from limosa.adapters._data import AdaptationConfig
     from limosa.adapters._fitting import FitRun
 
@@ -103,6 +110,7 @@ def adapt(
             config=config,
             run=FitRun(steps=steps, seed=seed, resume=resume),
             teacher=teacher,
+            budget=Budget(memory=max_memory, seconds=max_time),  # type: ignore[arg-type]  # numbers, once accepted
             on_progress=on_progress,
         )
     except KeyboardInterrupt:

@@ -156,7 +156,7 @@ def test_check_reports_as_text_and_json_and_exits_with_3_when_a_finding_is_an_er
 def test_models_lists_each_with_its_source_size_and_licence(small, capsys):
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {DEFAULT_MODEL, *registry.names(), "fracast", "chronos:FOLDER"}
+    assert set(rows) == {DEFAULT_MODEL, *registry.names(), "fracast", "chronos:FOLDER", "hf:FOLDER"}
     assert rows["naive"]["parameters"] == 0
     assert rows["naive"]["ready"]
     assert not rows["patched"]["ready"]

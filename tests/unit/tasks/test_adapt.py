@@ -17,6 +17,7 @@ from limosa.adapters._validation import Errors
 from limosa.app.cli import main
 from limosa.errors import DataError, Interrupted, ModelNotFound, UsageError
 
+OPTIONS = {"method": "auto", "horizon": 8, "context": 32, "windows": 60, "steps": 3, "batch_size": 32}
 SMALL = ["-h", "8", "--context", "32", "--windows", "60", "--steps", "3", "--batch-size", "32"]
 
 
@@ -74,9 +75,57 @@ def test_a_teacher_is_asked_for_and_reported(place, capsys):
 def test_auto_tries_every_method_and_keeps_one_that_does_no_harm(place):
     done = limosa.adapt("a.csv", "best", method="auto", horizon=8, context=32, windows=60, steps=3, batch_size=32)
     tried = {row["method"]: row for row in done.table}
-    assert set(tried) == {"frozen", "memory", "full", "head", "lora", "retrieval"}
+    assert set(tried) == {"frozen", "memory", "full", "head", "lora", "retrieval", "sherl"}
+    assert [row["method"] for row in done.table if row["decision"] == "kept"] == [done.method]
     assert all(tried[done.method][f"{name}_change"] <= 0 for name in ("mse", "mae", "crps"))
     assert torch.equal(limosa.load("best").forecast(_window()).values, done.model.forecast(_window()).values)
+
+
+def test_auto_leaves_out_what_would_take_more_than_its_budget(place, capsys):
+    budget = ["--method", "auto", "--max-memory", "40kB", "--max-time", "1h", "--json", "-q"]
+    assert main(["adapt", "a.csv", "-o", "small", *budget, *SMALL]) == 0
+    rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)["table"]}
+    assert set(rows) == {"frozen", "memory", "full", "head", "lora", "retrieval", "sherl"}
+    assert rows["full"]["decision"].startswith("needs about")
+    assert rows["full"]["mse"] is None
+    assert rows["retrieval"]["mse"] is not None
+    done = limosa.adapt("a.csv", "quick", **OPTIONS, max_time=1e-6)
+    decisions = {row["method"]: row["decision"] for row in done.table}
+    assert all(decisions[name].endswith(" s") for name in ("memory", "sherl", "lora"))
+    with pytest.raises(UsageError, match="a budget is for choosing among methods"):
+        limosa.adapt("a.csv", "x", max_time="10m")
+    with pytest.raises(UsageError, match="max_memory is '5 apples'; give a number and a unit"):
+        limosa.adapt("a.csv", "x", method="auto", max_memory="5 apples")
+
+
+def test_a_larger_model_is_estimated_to_take_more():
+    from limosa import adapters
+    from limosa.adapters._budget import estimate
+    from limosa.adapters._data import AdaptationConfig, prepare
+    from unit.adapters.conftest import panel_of, seasons
+
+    made = {}
+    for width in (32, 64):
+        base = registry.build("patched", **{**vars(registry.card("patched").tiny), "width": width}).eval()
+        sizes = AdaptationConfig(context=96, horizon=16, windows=60, validation_windows=40)
+        data = prepare(base, panel_of(seasons(300)), sizes)
+        for name in ("full", "sherl"):
+            adapter = adapters.build(name, base)
+            made[name, width] = [estimate(adapter, data, rows=rows, steps=10).memory for rows in (64, 128)]
+    assert made["full", 64][0] > 1.5 * made["full", 32][0]
+    assert made["full", 32][1] > 1.5 * made["full", 32][0] > made["sherl", 32][0]
+
+
+def test_where_nothing_helps_the_frozen_model_is_kept_and_said_so(place, caplog):
+    dice = np.random.default_rng(3)
+    frame = pd.DataFrame({"ds": pd.date_range("2024", periods=240, freq="h"), "y": dice.standard_normal(240).cumsum()})
+    with caplog.at_level("INFO", logger="limosa"):
+        done = limosa.adapt(frame, "walk", base="naive", **OPTIONS)
+    assert done.method == "frozen"
+    assert done.table[0]["decision"] == "kept"
+    assert "keep the frozen model" in caplog.text
+    kept, frozen = (limosa.forecast(frame, 8, model=name, level=[80]) for name in ("walk", "naive"))
+    assert (kept["walk"] == frozen["naive"]).all()
 
 
 def _window():
@@ -121,16 +170,14 @@ def test_a_stopped_run_goes_on_and_is_not_overwritten(place, monkeypatch, capsys
 def test_where_every_method_harms_the_frozen_model_is_kept(place):
     from limosa.adapters import _run as adapting
 
-    done = limosa.adapt("a.csv", "mine", horizon=8, context=32, windows=60, steps=3, batch_size=32)
     before = Errors(mse=np.ones(8), mae=np.ones(8), crps=np.ones(8), coverage80=np.ones(8))
-    worse = dataclasses.replace(before, mae=2.0 * np.ones(8))
-    done.model.alpha.fill_(1.0)
-    fitted = Fitted(adapter=done.model, errors=worse)
-    tried = [adapting.Outcome(method=name, fitted=fitted, seconds=0.0) for name in ("lora", "memory")]
-    best = adapting._best(before, [dataclasses.replace(tried[0], fitted=Fitted(adapter=None, errors=worse)), tried[1]])
-    assert best.method == "memory"
-    assert best.fitted.errors is before
-    assert not best.fitted.adapter.alpha.any()
+    worse, better = (dataclasses.replace(before, mse=0.5 * np.ones(8), mae=mae * np.ones(8)) for mae in (2.0, 0.9))
+    tried = [
+        adapting.Outcome(method=name, fitted=Fitted(adapter=None, errors=errors), seconds=0.0)
+        for name, errors in (("lora", worse), ("memory", before), ("head", better))
+    ]
+    assert adapting._best(before, tried[:2]) is None
+    assert adapting._best(before, tried) is tried[2]
 
 
 def test_bands_alone_can_be_calibrated_and_saved(place, capsys):
