@@ -44,7 +44,7 @@ class NoOptions:
 class ChangedWeights(Adapter):
     """A frozen model called with `names` of its weights changed. Satisfies Forecaster and Learner.
 
-    Here each weight has a change of its own size; `changes` of a subclass may make it of fewer numbers.
+    Here each weight has a change of its own size; a subclass may make it of fewer numbers.
 
     Raises: UsageError if the base has no weights to train, or none of `names`.
     """
@@ -68,10 +68,6 @@ class ChangedWeights(Adapter):
     def parameters_of(self, weight: Tensor) -> list[nn.Parameter]:
         """New parameters of the change of one weight, which is zero."""
         return [nn.Parameter(torch.zeros_like(weight))]
-
-    def changes(self) -> list[Tensor]:
-        """The change of each weight, in the order of `names`."""
-        return list(self.change)
 
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
@@ -101,7 +97,7 @@ class ChangedWeights(Adapter):
 
     def _with_changes(self, method: str, window: Window) -> Any:
         own = dict(self.base.named_parameters())
-        pairs = zip(self.names, self.changes(), strict=True)
+        pairs = zip(self.names, self.change, strict=True)
         return functional_call(self._call[0], {f"model.{n}": own[n] + change for n, change in pairs}, (method, window))
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from limosa import adapters, models
-from limosa.adapters.lora import LoraConfig
+from limosa.adapters.lora import Lora, LoraConfig
 from limosa.core import Window
 from limosa.errors import UsageError
+from limosa.nn.lora import initial, low_rank, write_peft
 from unit.adapters.conftest import Last
 
 
@@ -72,3 +73,25 @@ def test_a_change_reaches_a_model_that_keeps_what_it_made_of_its_weights():
             made.append(tuned.forecast(window).values)
     assert torch.equal(made[0], made[2])
     assert not torch.equal(made[0], made[1])
+
+
+def test_a_low_rank_change_goes_to_peft_and_comes_back(tmp_path):
+    lora, window = adapters.build("lora", tiny(), rank=2), Window(past=torch.randn(2, 32, 1), horizon=4)
+    for change in lora.change:
+        torch.nn.init.normal_(change, std=0.1)
+    lora.to_peft(tmp_path, base="mine")
+    again = Lora.from_peft(tiny(), tmp_path)
+    assert not torch.equal(lora.forecast(window).values, lora.base.forecast(window).values)
+    torch.testing.assert_close(again.forecast(window).values, lora.forecast(window).values)
+
+
+def test_an_adapter_of_peft_for_some_layers_leaves_the_others_alone(tmp_path):
+    base = tiny()
+    few = {key: value + 0.1 for key, value in initial(base, ["layers.0.qkv", "layers.1.out"], 3).items()}
+    write_peft(tmp_path, few, alpha=3)
+    lora, window = Lora.from_peft(base, tmp_path), Window(past=torch.randn(2, 32, 1), horizon=4)
+    with low_rank(base, few):
+        expected = base.forecast(window).values
+    torch.testing.assert_close(lora.forecast(window).values, expected)
+    with pytest.raises(UsageError, match=r"no linear layer 'layers\.0\.qkv'"):
+        Lora.from_peft(tiny("aaren"), tmp_path)
