@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from limosa.adapters._cache import CachedBatches
+from limosa.adapters._cache import CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._frozen import device_of
 from limosa.adapters._validation import Errors
-from limosa.core import Forecaster
+from limosa.core import Batches, Forecaster
 from limosa.training.loop import Progress, TrainConfig, fit
 from limosa.training.randomness import own_randomness
 
@@ -45,9 +45,18 @@ class FitRun:
             return kind(config, base).to(device_of(base))
 
     def train(
-        self, adapter: Any, data: AdaptationData, batches: CachedBatches, *, learning_rate: float
+        self,
+        adapter: Any,
+        data: AdaptationData,
+        batches: Batches,
+        *,
+        learning_rate: float,
+        validation: Sequence[CachedWindow] | None = None,
     ) -> dict[str, Any]:
-        """Train an adapter in place, keep the weights that validate best, and report their step."""
+        """Train an adapter in place, keep the weights that validate best, and report their step.
+
+        `validation` are the batches that say so; None takes a few of the data's.
+        """
         config = TrainConfig(
             steps=self.steps,
             learning_rate=learning_rate,
@@ -63,7 +72,7 @@ class FitRun:
             adapter,
             batches,
             config,
-            validation=data.some_validation(),
+            validation=data.some_validation() if validation is None else validation,
             folder=self.folder,
             resume=self.resume,
             on_progress=self.on_progress,

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._validation import Errors
-from limosa.core import Forecaster, OnProgress, Window
+from limosa.core import Forecaster, OnProgress, Window, configured
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
 from limosa.training.loop import Progress
@@ -70,6 +70,7 @@ def adapt(
     run: FitRun,
     teacher: bool,
     on_progress: OnProgress | None,
+    options: Mapping[str, Any] | None = None,
 ) -> Adapted:
     """Fit one adapter, or with "auto" each that the frozen forecaster allows, and save the best in `out`.
 
@@ -80,7 +81,7 @@ def adapt(
     """
     cache, folder = out / "cache", folder_of(name)
     _check_free(out, cache, folder, run.resume)
-    configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher)
+    configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher, options=options)
     predicting = on_progress and partial(on_progress, note="the frozen model predicts")
     data = prepare(frozen, panel, config, folder=cache, on_done=predicting)
     before = data.errors(lambda at: at.base_forecast)
@@ -89,11 +90,9 @@ def adapt(
             "no window to be judged by has both a past and answers; give rows with fewer gaps, or more of them"
         )
     outcomes = []
-    for one, options in configs.items():
-        checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(options, 'teacher', False)}"
-        outcomes.append(
-            fitted(data, one, options, replace(run, folder=checkpoints, on_progress=_steps(on_progress, one)))
-        )
+    for one, own in configs.items():
+        checkpoints = cache / f"{one}-{data.key}{'-taught' * getattr(own, 'teacher', False)}"
+        outcomes.append(fitted(data, one, own, replace(run, folder=checkpoints, on_progress=_steps(on_progress, one))))
     best = _best(before, outcomes) if method == adapters.AUTO else outcomes[0]
     table = [_row("frozen", before, before.until(), seconds=0.0, latency=0.0)]
     for outcome in outcomes:
@@ -127,7 +126,13 @@ def _check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None
 
 
 def possible(
-    frozen: Forecaster, method: str, sizes: AdaptationConfig, *, channels: int, teacher: bool = False
+    frozen: Forecaster,
+    method: str,
+    sizes: AdaptationConfig,
+    *,
+    channels: int,
+    teacher: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config of `method`, or for "auto" of every adapter that the frozen forecaster allows, by name.
 
@@ -144,15 +149,16 @@ def possible(
         if "context" in known:
             given["context"] = min(known["context"], sizes.context)
         try:
-            options = card.config(**{option: value for option, value in given.items() if option in known})
+            chosen = {option: value for option, value in given.items() if option in known} | dict(options or {})
+            config: Any = configured(card.config, chosen, name)
             with own_randomness(0):
-                card.build(options, frozen)
+                card.build(config, frozen)
         except UsageError as error:  # a model without weights has nothing to tune
             if not automatic:
                 raise
             log.info(f"{name} is left out: {error}")
         else:
-            configs[name] = options
+            configs[name] = config
     return configs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
@@ -11,7 +12,7 @@ from limosa import adapters
 from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, UsageError
-from limosa.options import Option, verb
+from limosa.options import Option, pairs, verb
 from limosa.tasks._options import DEFAULT_MODEL, Context, OutputFolder, Table, one_model
 from limosa.tasks._shared import in_columns, read
 from limosa.tasks.load import load
@@ -54,6 +55,10 @@ def adapt(
     steps: Annotated[int, Option("Optimizer steps.", "NUMBER", least=1)] = 600,
     batch_size: Annotated[int, Option("Windows times channels at once.", "NUMBER")] = 256,
     teacher: Annotated[bool, Option("A memory learns from similar pasts too, not from the answers alone.")] = False,
+    options: Annotated[
+        Mapping[str, Any] | None,
+        Option("Option of the method; may be repeated.", "NAME=VALUE", name="--option", many=True, read=pairs),
+    ] = None,
     seed: Annotated[int, Option("Same seed, same adapter.", "NUMBER")] = 0,
     resume: Annotated[bool, Option("Go on with the run in the folder.")] = False,
     on_progress: OnProgress | None = None,
@@ -66,15 +71,18 @@ def adapt(
     steps are adapted, `context` how many of the last ones the frozen model sees (its own numbers if None), `windows`
     how many pairs of a window and a channel are learnt from. `method` names an adapter (`limosa.adapters.names()`);
     with "auto" every one that may improve the median is tried, and the best is kept that is not worse than the frozen
-    model. With `teacher` a memory learns from similar pasts beside the answers. With `resume` a stopped run goes on.
+    model. With `teacher` a memory learns from similar pasts beside the answers. `options` are those of the method's
+    config, such as `season` of perk. With `resume` a stopped run goes on.
 
-    Raises: UsageError, also for a teacher of another method; DataError, ModelNotFound; Interrupted on Ctrl-C, saying
-    how to go on.
+    Raises: UsageError, also for a teacher or options of another method; DataError, ModelNotFound; Interrupted on
+    Ctrl-C, saying how to go on.
     """
     if method != adapters.AUTO:
-        options = {field.name for field in dataclasses.fields(adapters.card(method).config)}
-        if teacher and "teacher" not in options:
+        own = {field.name for field in dataclasses.fields(adapters.card(method).config)}
+        if teacher and "teacher" not in own:
             raise UsageError(f"the method {method} learns from no teacher; use memory or auto, or leave it out")
+    elif options:
+        raise UsageError("options belong to one method; name it instead of auto, or leave them out")
     from limosa.adapters import _run as adapting
     from limosa.adapters._data import AdaptationConfig
     from limosa.adapters._fitting import FitRun
@@ -106,6 +114,7 @@ def adapt(
             config=config,
             run=FitRun(steps=steps, seed=seed, resume=resume),
             teacher=teacher,
+            options=options,
             on_progress=on_progress,
         )
     except KeyboardInterrupt:
