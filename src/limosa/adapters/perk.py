@@ -28,8 +28,8 @@ from limosa.adapters._cache import CachedBatches, CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._encoded import encode_panel
 from limosa.adapters._fitting import FitRun, Fitted
-from limosa.adapters._frozen import Corrected, mixed
-from limosa.adapters._history import History, Unit, latest, phase_count, phases
+from limosa.adapters._frozen import Corrected, device_of, mixed
+from limosa.adapters._history import HOUR, History, Unit, latest, phase_count, phases
 from limosa.core import AdapterCard, Backbone, Forecast, Forecaster, Window, check_at_least, encode, resume
 from limosa.errors import DataError, UsageError
 from limosa.nn.channels import join_channels, split_channels
@@ -75,7 +75,7 @@ class PerkConfig:
 
 
 class Perk(Corrected):
-    """A frozen forecaster that encodes a history before it forecasts. Satisfies Forecaster and Learner.
+    """A frozen forecaster that encodes a history before it forecasts. Satisfies Forecaster, Learner and Streaming.
 
     Tasks are series times channels, or series for a model that reads its channels jointly.
 
@@ -159,6 +159,44 @@ class Perk(Corrected):
         made = self._changed(self._state(rows), rows, factors, unit).values
         joined = join_channels(made, len(window)).values if self.channels == 1 else made
         return (joined - frozen.values[:, :, : joined.shape[2]])[:, :, : self.ahead]
+
+    def start(self, batch: int) -> dict[str, Any]:
+        """The state of `batch` streams before their first row: the newest rows, and the memory so far."""
+        T = batch * (self.config.channels if self.channels == 1 else 1)
+        rows, C = max(int(self.base.context), self.window + self.ahead), self.config.channels
+        device = device_of(self.base)
+        return {
+            "past": torch.full((batch, rows, C), torch.nan, dtype=torch.float64, device=device),
+            "stamps": HOUR * torch.arange(-rows, 0, device=device).repeat(batch, 1),
+            "seen": torch.zeros((), dtype=torch.int64),
+            "unit": Unit(*torch.zeros(2, T, 1, self.channels, dtype=torch.float64, device=device)),
+            "factors": {name: value.detach().clone() for name, value in self.inner.begin(T).items()},
+        }
+
+    def step(
+        self, state: dict[str, Any], value: Tensor, *, stamp: Tensor | None = None
+    ) -> tuple[dict[str, Any], Forecast]:
+        """The state after a row [B, C], NaN where nothing was observed, and the forecast of what follows it.
+
+        The memory learns from a window when the last of its answers has been observed, and from each once. `stamp` [B]
+        are int64 microseconds; rows count as hours if None.
+        """
+        seen = state["seen"] + 1
+        next_stamp = state["stamps"][:, -1] + HOUR if stamp is None else stamp
+        past = torch.cat([state["past"][:, 1:], value.to(state["past"])[:, None]], dim=1)
+        stamps = torch.cat([state["stamps"][:, 1:], next_stamp[:, None]], dim=1)
+        memory = state["factors"], Unit(*state["unit"])
+        matured, whole = int(seen) - self.window, self.window + self.ahead
+        if matured >= self.ahead and matured % self.ahead == 0:
+            window = Window(past=past[:, -whole:], horizon=1, stamps=stamps[:, -whole:])
+            if matured == self.ahead:  # the first
+                memory = memory[0], Unit.of(split_channels(window, self.channels).past)
+            memory = self.encode(window, memory)
+        gap = (stamps[:, -1] - stamps[:, -2])[:, None] * torch.arange(1, self.ahead + 1, device=stamps.device)
+        asked = Window(past=past, horizon=self.ahead, stamps=torch.cat([stamps, stamps[:, -1:] + gap], dim=1))
+        made = self.base.forecast(asked) if matured < self.ahead else self.answer(asked, *memory)
+        factors, unit = memory
+        return {"past": past, "stamps": stamps, "seen": seen, "unit": unit, "factors": factors}, made
 
     def loss(self, batch: Window) -> Tensor:
         """Pinball loss of the answers after the past is encoded, in units of each history. A scalar.

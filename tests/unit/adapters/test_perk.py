@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import limosa
 from limosa import models
 from limosa.adapters import _saving
 from limosa.adapters._data import AdaptationConfig, prepare
@@ -306,3 +307,47 @@ def test_meta_training_makes_memories_that_help():
     hidden = replace(held, past=held.past.index_fill(1, torch.arange(40), torch.nan))
     assert after < 0.8 * before
     assert after < 0.9 * float(model.loss(hidden).detach())
+
+
+def streamed(model, rows):
+    """The states and forecasts of one stream after each of some rows."""
+    stream, made = limosa.stream(model), []
+    for row in rows:
+        forecast = stream.update(row)
+        made.append((stream.state, forecast.values))
+    return made
+
+
+def test_a_stream_learns_from_a_window_only_when_all_of_its_answers_were_observed():
+    model, rows = a_perk(channels=2), seasons(60, 2)
+    states = [state["factors"] for state, _ in streamed(model, rows)]
+    moved = [i + 1 for i in range(1, 60) if not equal(states[i], states[i - 1])]
+    assert moved == [32, 40, 48, 56]  # rows seen: a context of 24, then a horizon of 8 at a time
+    newest = rows.copy()
+    newest[48:] += 100.0
+    other = [state["factors"] for state, _ in streamed(model, newest)]
+    assert equal(states[54], other[54])
+    assert not equal(states[55], other[55])
+
+
+def test_a_stream_ends_with_the_memory_of_as_many_updates_and_goes_on_from_a_saved_state(tmp_path):
+    model, rows = a_perk(), seasons(48, 1)
+    made = streamed(model, rows)
+    window = Window(past=torch.from_numpy(rows[:32])[None], horizon=8, stamps=(HOUR * torch.arange(32))[None])
+    memory = model.encode(window)
+    assert equal(made[31][0]["factors"], memory[0])
+    for end in (40, 48):
+        stamps = (HOUR * torch.arange(end - 32, end))[None]
+        memory = model.encode(
+            Window(past=torch.from_numpy(rows[end - 32 : end])[None], horizon=8, stamps=stamps), memory
+        )
+    assert equal(made[47][0]["factors"], memory[0])
+    stream = limosa.stream(model)
+    for row in rows[:45]:
+        stream.update(row)
+    stream.save(tmp_path)
+    again = type(stream).load(tmp_path, model)
+    assert again.state_bytes == limosa.stream(model).state_bytes
+    for row in rows[45:]:
+        last = again.update(row)
+    assert torch.equal(last.values, made[-1][1])
