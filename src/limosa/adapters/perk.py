@@ -39,7 +39,7 @@ from limosa.nn.losses import pinball
 
 LEARNING_RATE = 3e-3
 CHUNK = 64  # windows that are encoded at once
-REMEMBERED = 512  # windows whose hidden states are kept from one inner step to the next
+REMEMBERED = 1024  # windows whose hidden states are kept from one inner step to the next: about 150 MB
 NEWEST = 4  # last values that the shift sees
 OWN = "shift."  # before the names of the factors that are not the forecaster's
 
