@@ -67,7 +67,7 @@ def neuralforecast() -> tuple[nn.Module, Loss]:
 def transformers() -> tuple[nn.Module, Loss]:
     """`transformers.InformerForPrediction` with one lag, four time features and its Student-t head."""
     import torch
-    from transformers import InformerConfig, InformerForPrediction  # type: ignore[import-not-found]
+    from transformers import InformerConfig, InformerForPrediction
 
     size = {"d_model": 512, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048}
     heads = {"encoder_attention_heads": 8, "decoder_attention_heads": 8, "sampling_factor": 5}

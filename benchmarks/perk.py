@@ -79,7 +79,7 @@ def t2(seed: int, quick: bool, device: str, rank: int) -> Scores:
 
 
 def t3(seed: int, quick: bool, device: str, question: str) -> Scores:
-    model = text.student(question, seed, 2 if quick else 800, device)
+    model = text.student(question, seed, 2 if quick else 500, device)
     dice = torch.Generator().manual_seed(99 + seed)
     made = {}
     for count in (8, 16, 32, 64) if not quick else (8,):
@@ -119,8 +119,8 @@ def real(seed: int, quick: bool, device: str) -> Scores:
     table = table[table.groupby("unique_id").cumcount() < rows]
     until = rows * 3 // 4
     early = table[table.groupby("unique_id").cumcount() < until]
-    sizes: dict[str, Any] = {"windows": 64, "steps": 2} if quick else {"windows": 1024, "steps": 400}
-    options = {"tasks": 6, "context": 512, "history": 1024 if quick else 4096}
+    sizes: dict[str, Any] = {"windows": 64, "steps": 2} if quick else {"windows": 1024, "steps": 300}
+    options = {"tasks": 4, "context": 512, "history": 1024 if quick else 4096}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         limosa.adapt(early, folder / "adapter", method="perk", horizon=horizon, options=options, seed=seed, **sizes)
@@ -241,12 +241,12 @@ def main() -> None:
         choices=("cpu", "cuda"),
         help="of t3, cost and what is trained in context; the rest is too small for a GPU",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; 0 only tells of cells that were run before")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     chosen, parts = common_options(given), set(filter(None, given.only.split(",")))
     table: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(given.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(max(1, given.jobs), get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {}
         for part, function, seed, more in works(given.seeds, chosen.quick):
             cell = " ".join([function.__name__, *(f"{name}={value}" for name, value in more.items())])
@@ -257,6 +257,8 @@ def main() -> None:
                 continue
             if path.exists() and not chosen.quick:
                 table.append(row | recalled(path))
+                continue
+            if not given.jobs:
                 continue
             job = pool.submit(run, function, seed, more, chosen.quick, given.device)
             running[job] = (row, path, settings)

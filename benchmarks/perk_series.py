@@ -230,7 +230,7 @@ def seasonal(window: Window, period: int) -> Tensor:
 
 def compared(family: Family, seed: int, quick: bool) -> dict[str, float]:
     """Squared errors over that of the expectation given all that can be known, at several lengths of history."""
-    steps = 20 if quick else 600
+    steps = 20 if quick else 450
     base = frozen(family, CONTEXT, seed, min(400, steps))
     wide = frozen(family, 16 * CONTEXT, seed, min(600, steps))
     adapter, plain = meta_trained(base, family, seed, steps), plain_lora(base, family, seed)
