@@ -22,13 +22,15 @@ CALENDAR = ((24, 3), (168, 3))  # hours of a season, and its harmonics
 class Unit(NamedTuple):
     """Level and size of whole histories: what errors and shifts are counted in."""
 
-    center: Tensor  # [R, 1, C] data units
+    center: Tensor  # [R, 1, C] data units, NaN where nothing was observed
     scale: Tensor  # [R, 1, C] data units, 0 for a constant history
 
     @classmethod
     def of(cls, past: Tensor) -> Unit:
         """Those of histories [R, L, C]."""
-        return cls(*center_and_scale(past, past.isfinite()))
+        seen = past.isfinite()
+        center, scale = center_and_scale(past, seen)
+        return cls(torch.where(seen.any(1, keepdim=True), center, torch.nan), scale)
 
     @property
     def divisor(self) -> Tensor:

@@ -127,7 +127,7 @@ class Perk(Corrected):
         if not self.alpha[: window.horizon].any():
             made: Forecast = self.base.forecast(latest(window, int(self.base.context), window.horizon))
             return made
-        return self.answer(window, *self.encode(window))
+        return self.answer(window, *self.encode(latest(window, self.context, window.horizon)))
 
     def encode(self, window: Window, begin: tuple[Factors, Unit] | None = None) -> tuple[Factors, Unit]:
         """The memory of the past [B, L, C] of each series: factors [T, ...] of T tasks, and the past's unit.
@@ -146,8 +146,16 @@ class Perk(Corrected):
 
     @torch.no_grad()
     def answer(self, window: Window, factors: Factors, unit: Unit) -> Forecast:
-        """The forecast with a memory: of the past only what the forecaster itself sees is read."""
+        """The forecast with a memory: of the past only what the forecaster itself sees is read.
+
+        Where nothing was observed of that, the mean of the history stands for the last value.
+        """
         window = latest(window, int(self.base.context), window.horizon)
+        B, L, C = window.past.shape
+        unseen = (
+            window.past.isnan().all(1, keepdim=True) & (torch.arange(L, device=window.past.device) == L - 1)[:, None]
+        )
+        window = replace(window, past=torch.where(unseen, unit.center.view(B, 1, C).to(window.past), window.past))
         frozen: Forecast = self.base.forecast(window)
         return mixed(frozen, self.recalled(window, frozen, factors, unit), self.alpha)
 
@@ -305,7 +313,7 @@ class Shift(nn.Module):
         once = torch.cat([torch.ones_like(newest[:, :1]), newest, phase[:, 0]], dim=-1)
         fading = torch.exp(-lead[:, None] / self.log_decay.exp())  # [h, 2]
         fading = (fading[..., None] * once[:, None, None]).flatten(2)  # [R, h, 2 * once]
-        ahead = torch.stack([lead.log1p() / 4.0, (lead / h)], dim=-1).expand(R, -1, -1)
+        ahead = torch.stack([lead.log1p() / 4.0, lead / self.config.horizon], dim=-1).expand(R, -1, -1)
         level = ((median - unit.center) / unit.divisor).nan_to_num().clamp(-10.0, 10.0).float()
         return torch.cat([phase[:, 1:], fading, ahead, level, *self.covariates(rows, h)], dim=-1)
 
