@@ -49,20 +49,20 @@ Scores = dict[str, float]
 
 
 def t1(seed: int, quick: bool, device: str) -> Scores:
-    cell = text.Cell(seed=seed, device="cpu", steps=120 if quick else 500, tests=16 if quick else 128)
+    cell = text.Cell(seed=seed, device="cpu", steps=30 if quick else 500, tests=16 if quick else 128)
     model = cell.reader()
     made = {f"recall_{n}": cell.test(model.recall, text.MARKED, n) for n in LENGTHS}
     return made | {f"knn_{n}": cell.test(text.nearest, text.MARKED, n) for n in LENGTHS}
 
 
 def ablation(seed: int, quick: bool, device: str, name: str) -> Scores:
-    cell = text.Cell(seed=seed, device="cpu", steps=60 if quick else 500, inner=ABLATIONS[name])
+    cell = text.Cell(seed=seed, device="cpu", steps=20 if quick else 500, inner=ABLATIONS[name])
     model = cell.reader()
     return {f"recall_{n}": cell.test(model.recall, text.MARKED, n) for n in LENGTHS}
 
 
 def in_context(seed: int, quick: bool, device: str, segments: int) -> Scores:
-    cell = text.Cell(seed=seed, device=device, steps=100 if quick else 3000, tests=16 if quick else 128)
+    cell = text.Cell(seed=seed, device=device, steps=20 if quick else 3000, tests=16 if quick else 128)
     model, steps = cell.in_context(segments)
 
     def recall(batch: text.Tensors) -> float:
@@ -73,13 +73,13 @@ def in_context(seed: int, quick: bool, device: str, segments: int) -> Scores:
 
 
 def t2(seed: int, quick: bool, device: str, rank: int) -> Scores:
-    cell = text.Cell(seed=seed, device="cpu", steps=60 if quick else 500, rank=rank, most=text.KEYS)
+    cell = text.Cell(seed=seed, device="cpu", steps=20 if quick else 500, rank=rank, most=text.KEYS)
     model = cell.reader()
     return {f"facts_{n}": cell.test(model.recall, n, n) for n in (8, 16, 32, 48, 62)}
 
 
 def t3(seed: int, quick: bool, device: str, question: str) -> Scores:
-    model = text.student(question, seed, 2 if quick else 500, device)
+    model = text.student(question, seed, 1 if quick else 500, device)
     dice = torch.Generator().manual_seed(99 + seed)
     made = {}
     for count in (8, 16, 32, 64) if not quick else (8,):
@@ -115,11 +115,11 @@ def real(seed: int, quick: bool, device: str) -> Scores:
         stamps = pd.date_range("2017-01-01", periods=len(half_hours), freq="30min")
         parts.append(pd.DataFrame({"unique_id": zone, "ds": stamps, "y": half_hours}))
     table = pd.concat(parts, ignore_index=True)
-    rows, horizon = 4000 if quick else len(parts[0]), 48
+    rows, horizon = 2500 if quick else len(parts[0]), 48
     table = table[table.groupby("unique_id").cumcount() < rows]
     until = rows * 3 // 4
     early = table[table.groupby("unique_id").cumcount() < until]
-    sizes: dict[str, Any] = {"windows": 64, "steps": 2} if quick else {"windows": 1024, "steps": 300}
+    sizes: dict[str, Any] = {"windows": 16, "steps": 1} if quick else {"windows": 1024, "steps": 300}
     options = {"tasks": 4, "context": 512, "history": 1024 if quick else 4096}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -133,7 +133,7 @@ def real(seed: int, quick: bool, device: str) -> Scores:
         panel = limosa.Panel.read(table)
         adapter = limosa.load(folder / "adapter")
         recalling = memory.on(adapter)
-        for end in range(until, rows - horizon + 1, 480 if quick else 24):
+        for end in range(until, rows - horizon + 1, 240 if quick else 24):
             window = panel.window(np.arange(3), np.full(3, end), context=2048, horizon=horizon)
             with torch.inference_mode():
                 made = {"frozen": adapter.base.forecast(window).at(0.5)}

@@ -43,5 +43,6 @@ def peak_mb(rows):
 
 @pytest.mark.slow
 def test_a_million_rows_are_encoded_in_bounded_memory():
+    # The table and its index by rows take 150 MB; the windows' hidden states, all at once, would take gigabytes.
     short, long = peak_mb(20_000), peak_mb(1_000_000)
-    assert long < short + 150.0, f"{short:.0f} MB for 20,000 rows, {long:.0f} MB for a million"
+    assert long < short + 250.0, f"{short:.0f} MB for 20,000 rows, {long:.0f} MB for a million"

@@ -7,6 +7,7 @@ one ends where the history ends, so what is learnt from a past never holds a lat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -79,10 +80,14 @@ class History:
 
     def begun(self, first: int, last: int) -> Tensor:
         """[R, n] 1 for segments that lie within their history, 0 for those that begin before its first value."""
+        begin = self.past.past.shape[1] - self.context - self.horizon - self.stride * self.age(first, last)  # [n]
+        return (begin >= self.opening[:, None]).float()
+
+    @cached_property
+    def opening(self) -> Tensor:
+        """[R] the first step at which each history was observed, L if it never was."""
         seen = self.past.past.isfinite().any(-1)  # [R, L]
-        opening = torch.where(seen.any(1), seen.int().argmax(1), seen.shape[1])  # [R]
-        begin = seen.shape[1] - self.context - self.horizon - self.stride * self.age(first, last)  # [n]
-        return (begin >= opening[:, None]).float()
+        return torch.where(seen.any(1), seen.int().argmax(1), seen.shape[1])
 
     def age(self, first: int, last: int) -> Tensor:
         """[n] how many segments came after each of these, 0 for the newest."""

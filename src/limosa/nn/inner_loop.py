@@ -117,9 +117,12 @@ class InnerLoop(nn.Module):
         factors = begin or self.begin(tasks)
         for step in range(self.config.steps if parts else 0):
             factors = {name: value.detach().requires_grad_() for name, value in factors.items()}
-            made = [self._gradients(factors, losses, graph=False) for losses in parts]
-            gradients = [torch.stack(one).sum(0) for one in zip(*(gradients for gradients, _ in made), strict=True)]
-            factors = self._moved(factors, gradients, torch.stack([count for _, count in made]).sum(0), step)
+            gradients, count = self._gradients(factors, parts[0], graph=False)
+            for losses in parts[1:]:
+                more, added = self._gradients(factors, losses, graph=False)
+                gradients = [sum_ + one for sum_, one in zip(gradients, more, strict=True)]
+                count = count.detach() + added.detach()
+            factors = self._moved(factors, gradients, count, step)
         return {name: value.detach() for name, value in factors.items()}
 
     def _gradients(self, factors: Factors, losses: Losses, *, graph: bool) -> tuple[list[Tensor], Tensor]:
@@ -129,8 +132,8 @@ class InnerLoop(nn.Module):
             weights = self.weights(segments)
             total = (weights * segments.losses).sum()
             gradients = torch.autograd.grad(total, list(factors.values()), create_graph=graph)
-        count = segments.present if self.config.reduction == "mean" else weights
-        return list(gradients), count.sum(1)
+        count = (segments.present if self.config.reduction == "mean" else weights).sum(1)
+        return list(gradients), count
 
     def _moved(self, factors: Factors, gradients: Iterable[Tensor], count: Tensor, step: int) -> Factors:
         divisor = torch.full_like(count, self.config.divisor)
