@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,10 +59,7 @@ class Decoder(nn.Module):
 
         `allowed` [B or 1, 1, N, N] says which tokens a token sees instead, True where visible.
         """
-        N = embedded.shape[1]
-        turn = rotary(N, self.config.width // self.config.heads, embedded, base=self.config.rotary_base)
-        if allowed is None:
-            allowed = torch.ones(N, N, dtype=torch.bool, device=embedded.device).tril()[None, None]
+        turn = rotary(embedded.shape[1], self.config.width // self.config.heads, embedded, base=self.config.rotary_base)
         x = embedded
         for layer in self.layers:
             x = layer(x, turn, allowed)
@@ -86,8 +82,8 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.width, config.epsilon)
         self.mlp = DecoderFeedForward(config)
 
-    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor) -> Tensor:
-        """`x` [B, N, D] -> [B, N, D]; `turn` from `rotary`, `allowed` as in `attend`."""
+    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """`x` [B, N, D] -> [B, N, D]; `turn` from `rotary`, `allowed` as in `hidden`."""
         x = x + self.self_attn(self.input_layernorm(x), turn, allowed)
         added: Tensor = self.mlp(self.post_attention_layernorm(x))
         return x + added
@@ -105,13 +101,15 @@ class DecoderAttention(nn.Module):
         self.v_proj = nn.Linear(config.width, shared, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor | None) -> Tensor:
         """`x` [B, N, D] -> [B, N, D]."""
         B, N, D = x.shape
         q = self.q_proj(x).view(B, N, self.heads, -1).transpose(1, 2)  # [B, heads, N, d]
         k, v = (of(x).view(B, N, self.key_heads, -1).transpose(1, 2) for of in (self.k_proj, self.v_proj))
         k, v = (t.repeat_interleave(self.heads // self.key_heads, 1) for t in (rotate(k, turn), v))
-        mixed = attend(rotate(q, turn), k, v, allowed)
+        q = rotate(q, turn)
+        causal = allowed is None  # then no mask [N, N] is made
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True) if causal else attend(q, k, v, allowed)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, N, D))
         return out
 
