@@ -10,6 +10,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limosa.adapters._encoded import Memory as Memory
     from limosa.alerts.incidents import AlertConfig as AlertConfig
     from limosa.core import Forecast as Forecast
     from limosa.core import Forecaster as Forecaster
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from limosa.tasks.backtest import backtest as backtest
     from limosa.tasks.check import check as check
     from limosa.tasks.detect import detect as detect
+    from limosa.tasks.encode import encode as encode
     from limosa.tasks.forecast import forecast as forecast
     from limosa.tasks.load import load as load
     from limosa.tasks.models import list_models as list_models
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "limosa.adapters._encoded": ("Memory",),
     "limosa.alerts.incidents": ("AlertConfig",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
@@ -42,7 +45,20 @@ _HOMES = {
     "limosa.tasks.models": ("list_models",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_VERBS = ("adapt", "backtest", "check", "detect", "forecast", "load", "plot", "score", "stream", "train", "watch")
+_VERBS = (
+    "adapt",
+    "backtest",
+    "check",
+    "detect",
+    "encode",
+    "forecast",
+    "load",
+    "plot",
+    "score",
+    "stream",
+    "train",
+    "watch",
+)
 
 __all__ = sorted([*_HOME, *_VERBS])
 

@@ -34,6 +34,7 @@ class CachedWindow(Window):
     base_values: Tensor  # [B, Q, H, C] data units
     levels: tuple[float, ...]  # Q, of the frozen forecaster
     unit: Tensor  # [B, C] deviation of each series and channel in the training part, in which errors count; data units
+    series: Tensor  # [B] int64, index into the panel
     teacher: Tensor | None = None  # [B, teacher levels, H, C] data units, NaN where the teacher has no neighbours
     teacher_weight: Tensor | None = None  # [B, C] in [0, 1]: gate times confidence
 
@@ -170,7 +171,13 @@ class CachedBatches:
         window = self.panel.window(chosen.series, chosen.cutoff, answers=True, dtype=torch.float32, **sizes)
         own = scaled(window.past)
         unit = torch.from_numpy(self.deviation[chosen.series]).to(own.scale.dtype)
-        made = CachedWindow(**vars(window), base_values=self.cache.get(index, own), levels=self.levels, unit=unit)
+        made = CachedWindow(
+            **vars(window),
+            base_values=self.cache.get(index, own),
+            levels=self.levels,
+            unit=unit,
+            series=torch.from_numpy(chosen.series),
+        )
         if self.teacher is None or self.teacher_weight is None:
             return made
         weight = self.teacher_weight[torch.from_numpy(index)]

@@ -96,13 +96,13 @@ class AdaptationData:
         """Errors of a forecast on the validation windows."""
         return self.error_sums(forecast).errors()
 
-    def choose_weights(self, adapter: Corrected) -> Errors:
-        """Set the weights `alpha` of a correction, so that it does no harm on validation windows, and measure it."""
-        sums = self.error_sums(
-            lambda window: window.base_forecast,
-            lambda window: adapter.correction(window.past, window.base_forecast),
-            WEIGHTS,
-        )
+    def choose_weights(self, adapter: Corrected, correction: Callable[[CachedWindow], Tensor] | None = None) -> Errors:
+        """Set the weights `alpha` of a correction, so that it does no harm on validation windows, and measure it.
+
+        `correction` gives that of a window; None takes the adapter's of the window's past.
+        """
+        made = correction or (lambda window: adapter.correction(window.past, window.base_forecast))
+        sums = self.error_sums(lambda window: window.base_forecast, made, WEIGHTS)
         chosen = choose(sums)
         adapter.alpha.copy_(torch.tensor(WEIGHTS)[torch.from_numpy(chosen)])
         return sums.errors(chosen)

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from limosa.adapters._cache import CachedBatches, CachedWindow
+from limosa.adapters._cache import CachedWindow
 from limosa.adapters._data import AdaptationData
 from limosa.adapters._frozen import device_of
 from limosa.adapters._validation import Errors
-from limosa.core import Forecaster
+from limosa.core import Batches, Forecaster
 from limosa.training.loop import Progress, TrainConfig, fit
 from limosa.training.randomness import own_randomness
 
@@ -48,14 +48,14 @@ class FitRun:
         self,
         adapter: Any,
         data: AdaptationData,
-        batches: CachedBatches,
+        batches: Batches,
         *,
         learning_rate: float,
         validation: Sequence[CachedWindow] | None = None,
     ) -> dict[str, Any]:
         """Train an adapter in place, keep the weights that validate best, and report their step.
 
-        `validation` is a few of the data's validation windows if None.
+        `validation` are the batches that say so; None takes a few of the data's.
         """
         config = TrainConfig(
             steps=self.steps,

@@ -25,7 +25,7 @@ from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._validation import Errors
 from limosa.adapters.memory import Memory, MemoryConfig
-from limosa.core import Forecaster, OnProgress, Window
+from limosa.core import Forecaster, OnProgress, Window, configured
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
 from limosa.training.loop import reporting
@@ -74,6 +74,7 @@ def adapt(
     teacher: bool,
     budget: Budget,
     on_progress: OnProgress | None,
+    options: Mapping[str, Any] | None = None,
 ) -> Adapted:
     """Fit one adapter, or with "auto" each that the frozen forecaster allows, and save the best in `out`.
 
@@ -85,7 +86,7 @@ def adapt(
     """
     cache, folder = out / "cache", folder_of(name)
     _check_free(out, cache, folder, run.resume)
-    configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher)
+    configs = possible(frozen, method, config, channels=panel.values.shape[1], teacher=teacher, options=options)
     predicting = on_progress and partial(on_progress, note="the frozen model predicts")
     data = prepare(frozen, panel, config, folder=cache, on_done=predicting)
     before = data.errors(lambda at: at.base_forecast)
@@ -142,7 +143,13 @@ def _check_free(out: Path, cache: Path, base: Path | None, resume: bool) -> None
 
 
 def possible(
-    frozen: Forecaster, method: str, sizes: AdaptationConfig, *, channels: int, teacher: bool = False
+    frozen: Forecaster,
+    method: str,
+    sizes: AdaptationConfig,
+    *,
+    channels: int,
+    teacher: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config of `method`, or for "auto" of every adapter that the frozen forecaster allows, by name.
 
@@ -159,15 +166,16 @@ def possible(
         if "context" in known:
             given["context"] = min(known["context"], sizes.context)
         try:
-            options = card.config(**{option: value for option, value in given.items() if option in known})
+            chosen = {option: value for option, value in given.items() if option in known} | dict(options or {})
+            config: Any = configured(card.config, chosen, name)
             with own_randomness(0):
-                card.build(options, frozen)
+                card.build(config, frozen)
         except UsageError as error:  # a model without weights has nothing to tune
             if not automatic:
                 raise
             log.info(f"{name} is left out: {error}")
         else:
-            configs[name] = options
+            configs[name] = config
     return configs
 
 

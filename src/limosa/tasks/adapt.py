@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
@@ -11,7 +12,7 @@ from limosa import adapters
 from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Layout
 from limosa.errors import DataError, Interrupted, UsageError
-from limosa.options import Option, verb
+from limosa.options import Option, pairs, verb
 from limosa.tasks._options import DEFAULT_MODEL, Context, MaxMemory, MaxTime, OutputFolder, Table, one_model
 from limosa.tasks._shared import in_columns, read
 from limosa.tasks.load import load
@@ -56,6 +57,10 @@ def adapt(
     teacher: Annotated[bool, Option("A memory learns from similar pasts too, not from the answers alone.")] = False,
     max_memory: MaxMemory = None,
     max_time: MaxTime = None,
+    options: Annotated[
+        Mapping[str, Any] | None,
+        Option("Option of the method; may be repeated.", "NAME=VALUE", name="--option", many=True, read=pairs),
+    ] = None,
     seed: Annotated[int, Option("Same seed, same adapter.", "NUMBER")] = 0,
     resume: Annotated[bool, Option("Go on with the run in the folder.")] = False,
     on_progress: OnProgress | None = None,
@@ -67,17 +72,20 @@ def adapt(
     `horizon` and `context` are the frozen model's own if None. With the method "auto" every adapter that may improve
     the median is tried (`limosa.adapters.names()`), and the best is kept that is not worse than the frozen model, which
     else stays as it is; `max_memory` ("500MB", or bytes) and `max_time` ("10m", or seconds) leave out what would take
-    more, by an estimate from a step on a few windows.
+    more, by an estimate from a step on a few windows. `options` are those of the method's config, such as `season` of
+    perk.
 
-    Raises: UsageError, also for a teacher or a budget of another method; DataError, ModelNotFound; Interrupted on
-    Ctrl-C, saying how to go on.
+    Raises: UsageError, also for a teacher, options or a budget of another method; DataError, ModelNotFound; Interrupted
+    on Ctrl-C, saying how to go on.
     """
     if method != adapters.AUTO:
-        options = {field.name for field in dataclasses.fields(adapters.card(method).config)}
-        if teacher and "teacher" not in options:
+        own = {field.name for field in dataclasses.fields(adapters.card(method).config)}
+        if teacher and "teacher" not in own:
             raise UsageError(f"the method {method} learns from no teacher; use memory or auto, or leave it out")
         if max_memory is not None or max_time is not None:
             raise UsageError(f"a budget is for choosing among methods, not for {method} alone; use --method auto")
+    elif options:
+        raise UsageError("options belong to one method; name it instead of auto, or leave them out")
     from limosa.adapters import _run as adapting
     from limosa.adapters._budget import Budget
     from limosa.adapters._data import AdaptationConfig
@@ -111,6 +119,7 @@ def adapt(
             run=FitRun(steps=steps, seed=seed, resume=resume),
             teacher=teacher,
             budget=Budget(memory=max_memory, seconds=max_time),  # type: ignore[arg-type]  # numbers, once accepted
+            options=options,
             on_progress=on_progress,
         )
     except KeyboardInterrupt:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from limosa.core import OnProgress
 from limosa.data.layout import Layout
-from limosa.errors import DataError
+from limosa.errors import DataError, UsageError
 from limosa.options import Option, verb
 from limosa.tasks import _options as options
 from limosa.tasks._shared import as_caller_type, read
-from limosa.tasks.load import named_forecaster
+from limosa.tasks.load import named_forecaster, recalling
 from limosa.tasks.plot import draw
 
 if TYPE_CHECKING:
+    from limosa.adapters._encoded import Memory
     from limosa.data.panel import Panel
 
 log = logging.getLogger("limosa")
@@ -34,6 +36,7 @@ def forecast(
     quantiles: options.Quantiles = (),
     future: Annotated[Any, Option("The known covariates of the steps to come, CSV or Parquet.", "FILE")] = None,
     context: options.Context = None,
+    memory: Annotated[Any, Option("What `encode` made of the series' histories, for its adapter.", "FOLDER")] = None,
     calibrate: Annotated[
         int, Option("Correct the bands on this many held-back windows per series.", "WINDOWS", least=0)
     ] = 0,
@@ -47,7 +50,8 @@ def forecast(
     """Forecast the steps that follow each series of a table, with bands that say how sure it is.
 
     `source` and `future` are paths, frames of any kind, dicts of arrays or Panels; a Series, a list or an array of one
-    dimension is one series. Bands are corrected conformally by `calibrate`.
+    dimension is one series. Bands are corrected conformally by `calibrate`. With `memory`, of `limosa.encode` or its
+    folder, of each series only the rows that the frozen model itself sees are read.
 
     Returns a long table, ordered by series and time, with columns id, time, `<model>`, `<model>-lo-80`,
     `<model>-hi-80`, ..., `<model>_ql0.1`, ...: a pandas frame for files, else the caller's kind of frame.
@@ -64,6 +68,9 @@ def forecast(
     from limosa.data.table import forecast_table
 
     name, forecaster = named_forecaster(model, device, precision)
+    remembered = None if memory is None else _read_memory(memory).of(panel.ids)
+    if remembered is not None and calibrate:
+        raise UsageError("bands of forecasts with a memory cannot be calibrated on rows it has encoded; leave out one")
     if calibrate:
         from limosa.adapters import conformal
 
@@ -80,7 +87,10 @@ def forecast(
         window = panel.latest(steps, horizon, series=series, future=known)
         empty = window.past.isnan().all(1)  # [B, C]
         with torch.inference_mode():
-            answer = forecaster.forecast(window)
+            own = forecaster
+            if remembered is not None:
+                own = recalling(forecaster, remembered.of(panel.ids[series]))
+            answer = own.forecast(window)
             answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
         unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
@@ -92,6 +102,12 @@ def forecast(
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source)
+
+
+def _read_memory(memory: Any) -> Memory:
+    from limosa.adapters._encoded import Memory
+
+    return Memory.load(memory) if isinstance(memory, str | Path) else memory
 
 
 def _read_future(future: Any, panel: Panel) -> Panel:

@@ -17,6 +17,8 @@ from limosa.tasks._options import Device, Precision
 if TYPE_CHECKING:
     import torch
 
+    from limosa.adapters._encoded import Memory
+
 KEPT = 8  # loaded models that are remembered
 
 Stamp = tuple[tuple[str, int, int], ...]  # path, nanoseconds of the last change, bytes of each file
@@ -104,6 +106,20 @@ def named_forecaster(
     place = next(weights, torch.empty(0)).device
     plain = place.type == "cpu" and precision == "fp32"
     return name, found if plain else OnDevice(found, place, precision)
+
+
+def recalling(forecaster: Forecaster, memory: Memory) -> Forecaster:
+    """The forecaster with a memory, row i of a window being series i of it; computes where `forecaster` does.
+
+    Raises: UsageError if it makes no memories, DataError if another adapter made this one.
+    """
+    from limosa.adapters.perk import Perk
+
+    inner = forecaster.model if isinstance(forecaster, OnDevice) else forecaster
+    if not isinstance(inner, Perk):
+        raise UsageError("a memory is read by the adapter that made it; give its folder as model (-m)")
+    found = memory.on(inner)
+    return OnDevice(found, forecaster.device, forecaster.precision) if isinstance(forecaster, OnDevice) else found
 
 
 def fitted_detector(model: str | Path | FittedDetector, device: Device = "cpu") -> FittedDetector:
