@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
+
+from limosa.errors import DataWarning, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,14 +15,20 @@ if TYPE_CHECKING:
     from limosa.data.layout import Layout
     from limosa.data.panel import Panel
 
+CUTOFF = "cutoff"  # the column of the last stamp that a backtest had seen
+TARGET = "target"  # the column that tells several targets of a result apart
+
 log = logging.getLogger("limosa")
 
 
 def read(source: Any, **layout: Unpack[Layout]) -> Panel:
     """`source` as a Panel: a CSV or Parquet file, a folder of Parquet files, "-", a frame, arrays, a Panel.
 
-    What had to be inferred or repaired is logged. Raises: DataError naming series, row and fix.
+    What had to be inferred or repaired is logged; what may be otherwise is a DataWarning. Raises: DataError naming
+    series, row and fix.
     """
+    import warnings
+
     from limosa.data.panel import Panel
 
     if isinstance(source, Panel):
@@ -27,20 +36,73 @@ def read(source: Any, **layout: Unpack[Layout]) -> Panel:
     panel = Panel.read(source, **layout)
     for note in panel.notes:
         log.info(note)
+    for guess in panel.guesses:
+        warnings.warn(guess, DataWarning, stacklevel=4)
     return panel
 
 
-def as_caller_type(table: pd.DataFrame, source: Any) -> Any:
-    """`table` as the kind of frame `source` is; pandas for files, lists and panels, a dict of arrays for a dict."""
-    import narwhals as nw
+def check_names(panel: Panel, outputs: Sequence[str]) -> None:
+    """Make sure, before anything runs, that no column of a result is called like a column of the table.
 
+    Raises: UsageError naming it.
+    """
+    columns = panel.columns
+    own = (*columns.id_parts, columns.time)
+    for name in outputs:
+        if name in own or any(re.fullmatch(re.escape(name) + r"(-(lo|hi)-[\d.]+|_ql[\d.]+)", one) for one in own):
+            raise UsageError(f"the result has a column {name!r}, and so has the table; rename that of the table")
+
+
+def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:
+    """`table` as the kind of frame `source` is; pandas for files, lists and panels, a dict of arrays for a dict.
+
+    Columns of ids and time come back in the caller's type.
+    """
+    import narwhals as nw
+    import pandas as pd
+
+    given, columns = panel.given, panel.columns
+    codes = None if given is None else pd.Index(given.ids).get_indexer(pd.Index(table[columns.id]))
+    keys = {} if given is None else {name: key[codes] for name, key in given.keys.items()}
     if isinstance(source, Mapping):
-        return {column: table[column].to_numpy() for column in table.columns}
+        arrays = {column: table[column].to_numpy() for column in table.columns if column != columns.id}
+        if given is not None and given.time is not None and given.time.dtype.kind == "M":
+            arrays |= {name: arrays[name].astype(given.time.dtype) for name in _times(table, panel)}
+        return (keys or {columns.id: table[columns.id].to_numpy()}) | arrays
     frame = nw.from_native(source, pass_through=True, allow_series=True)
-    if frame is source or frame.implementation.is_pandas():
+    files = frame is source
+    if files or frame.implementation.is_pandas():
+        if keys:
+            own = {name: key.to_native().reset_index(drop=True) for name, key in keys.items()}
+            table = pd.DataFrame(own | {name: table[name] for name in table.columns if name != columns.id})
+        if not files and given is not None and given.time is not None:
+            for name in _times(table, panel):
+                table[name] = _like(table[name], given.time.to_native())
         return table
     eager = nw.from_arrow(nw.from_native(table).to_arrow(), backend=frame.implementation)
+    if keys:
+        others = {name: eager[name] for name in eager.columns if name != columns.id}
+        eager = nw.from_dict(keys | others, backend=frame.implementation)
+    if given is not None and given.time is not None and given.time.dtype.is_temporal() == panel.calendar:
+        eager = eager.with_columns(nw.col(*_times(table, panel)).cast(given.time.dtype))
     return eager.to_native()
+
+
+def _times(table: pd.DataFrame, panel: Panel) -> list[str]:
+    """The columns of a result that hold stamps."""
+    return [name for name in (panel.columns.time, "cutoff") if name in table.columns]
+
+
+def _like(times: pd.Series, given: pd.Series) -> Any:
+    """Times or counts of pandas in the type of the caller's column; as they are where they are none of that."""
+    import pandas as pd
+
+    kind, calendar = given.dtype, times.dtype.kind == "M"
+    if isinstance(kind, pd.ArrowDtype | pd.PeriodDtype) or (calendar and kind.kind == "M"):
+        return times.astype(kind)
+    if not calendar and pd.api.types.is_numeric_dtype(kind):
+        return times.astype(kind)
+    return times
 
 
 def as_pandas(table: Any) -> pd.DataFrame:
@@ -52,6 +114,22 @@ def as_pandas(table: Any) -> pd.DataFrame:
         return pd.DataFrame(table)
     frame: pd.DataFrame = nw.from_native(table, eager_only=True).to_pandas()
     return frame
+
+
+def with_id(table: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """A result that was given to a caller with the ids that the panel has."""
+    import numpy as np
+    import pandas as pd
+
+    given, columns = panel.given, panel.columns
+    if given is None or (columns.id in table.columns and table[columns.id].dtype == pd.Series(panel.ids).dtype):
+        return table
+    keys = {name: key if isinstance(key, np.ndarray) else key.to_native() for name, key in given.keys.items()}
+    known = pd.DataFrame({name: np.asarray(key).astype(str) for name, key in keys.items()})
+    own = pd.DataFrame({name: table[name].astype(str) for name in keys})
+    at = pd.MultiIndex.from_frame(known).get_indexer(pd.MultiIndex.from_frame(own))
+    ids = given.ids[at] if (at >= 0).all() else table.iloc[:, 0]
+    return table.drop(columns=list(keys)).assign(**{columns.id: ids})
 
 
 def parameter_count(model: Any) -> int:
