@@ -124,7 +124,7 @@ def read_numbers(numbers: np.ndarray, expected: StampFormat | None = None) -> St
 
     A count where one is `expected`. NaN and other parts of a whole that are no time become NAT.
     """
-    whole = numbers if numbers.dtype.kind in "iu" else None
+    whole = numbers.astype(np.int64) if numbers.dtype.kind in "iu" else None
     if whole is None:
         bad = ~np.isfinite(numbers)
         whole = np.where(bad, 0, numbers).astype(np.int64)
@@ -133,7 +133,7 @@ def read_numbers(numbers: np.ndarray, expected: StampFormat | None = None) -> St
                 return _no_times(numbers)
             values = np.rint(numbers * 1e6).astype(np.int64)
             return Stamps(values=values, format=StampFormat(calendar=True, form="epoch s"))
-    count = Stamps(values=whole.astype(np.int64), format=StampFormat(calendar=False))
+    count = Stamps(values=whole, format=StampFormat(calendar=False))
     if not len(whole) or (expected and not expected.calendar):
         return count
     if expected and expected.form.startswith("epoch"):

@@ -82,7 +82,7 @@ def separator_of(text: str) -> str:
     for mark in SEPARATORS:
         widths = [len(cells) for _, cells in _lines(text, mark) if any(cell.strip() for cell in cells)]
         width, times = Counter(widths).most_common(1)[0] if widths else (1, 0)
-        alone = mark == "," and widths[:1] == [1] and set(widths[1:]) == {2}
+        alone = mark == "," and not most and widths[:1] == [1] and set(widths[1:]) == {2}
         if alone and not re.search(r"[^\d,.\s+-]", text.strip().partition("\n")[2]):
             return ";"  # one column of numbers with a decimal comma
         if width > 1 and times / len(widths) > most:

@@ -44,7 +44,7 @@ def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likel
     Raises: DataError if the texts can be read in two ways.
     """
     plain = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
-    if not decimal and not np.isnan(plain).any() and not _could_be_thousands(plain):
+    if not decimal and not np.isnan(plain).any() and not _could_be_thousands(texts):
         return Numbers(values=plain)
     clean = [text.translate(_OTHERS) for text in texts]
     marks = [decimal] if decimal else [".", ","]
@@ -83,12 +83,13 @@ def read_number(cell: str, separator: str, decimal: str = "", empty: Sequence[st
     return None
 
 
-def _could_be_thousands(plain: np.ndarray) -> bool:
-    """Whether numbers read with a decimal point could all be thousands, such as 1.234 among 998."""
-    parts = plain[np.isfinite(plain) & (plain != np.floor(plain))]
-    return bool(len(parts)) and bool(
-        (np.abs(parts) < 1000).all() and (np.abs(parts * 1000 - np.rint(parts * 1000)) < 1e-6).all()
-    )
+def _could_be_thousands(texts: list[str]) -> bool:
+    """Whether all points of numbers that have a decimal point could set thousands apart, as in 1.234."""
+    pointed = [text for text in texts[:100] if "." in text]
+    if any(not _ONE_GROUP.fullmatch(text) for text in pointed):  # the usual case, in short
+        return False
+    pointed = [text for text in texts if "." in text]
+    return bool(pointed) and all(_ONE_GROUP.fullmatch(text) for text in pointed)
 
 
 def _number(text: str, decimal: str) -> float:

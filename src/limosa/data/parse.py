@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limosa.data.dates import NAT, StampFormat, Stamps, in_zone, read_cell, read_numbers, read_texts
+from limosa.data.dialect import number_in
 from limosa.data.frames import column_of
 from limosa.data.layout import Columns, Spelling
 from limosa.data.numerals import read_numerals
@@ -56,7 +57,7 @@ class Given:
 
     ids: np.ndarray  # [N] what a panel calls the series
     keys: dict[str, Any]  # the id columns at the first row of each series, each a narwhals series or an array [N]
-    time: Any = None  # the column of time, none of its rows
+    time: Any = None  # the first row of the column of time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def _given(source: Source, table: pa.Table, columns: Columns, ids: np.ndarray, f
         return None
     time = source.native.get(columns.time)
     keys = {name: source.native[name][first] for name in columns.id_parts}
-    return Given(ids=ids, keys=keys, time=None if time is None else time[:0])
+    return Given(ids=ids, keys=keys, time=None if time is None else time[:1])
 
 
 # ---- ids ----
@@ -332,6 +333,9 @@ def _numbers(
             out[:, index] = _text_numbers(column, name, comma_likely, spelling, notes, locate, on_fault)
         else:
             out[:, index] = _number_column(column, name)
+        marks = [mark for mark in map(number_in, spelling.na) if mark is not None]
+        if marks:
+            out[np.isin(out[:, index], marks), index] = np.nan
         infinite = np.isinf(out[:, index])
         if infinite.any():
             at = locate(int(infinite.argmax()))

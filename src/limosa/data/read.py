@@ -85,7 +85,9 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
 
     try:
         table = parsed(plain)
-        doubtful = {n for n in plain if not _shows_decimals(samples[n]) and _has_parts(table[n])}
+        doubtful = {n for n in plain if not _shows_decimals(samples[n])}
+        if doubtful and not re.search(rb"\d\.\d{3}([^\d]|$)", content):
+            doubtful = set()
         table = parsed(plain - doubtful) if doubtful else table
     except pa.ArrowInvalid:  # some cell is no number: read text, so that the cell can be found and shown
         table = parsed(set())
@@ -304,10 +306,6 @@ def _counts(cells: list[str]) -> bool:
 def _shows_decimals(cells: list[str]) -> bool:
     """Whether some cell has a point that cannot set thousands apart."""
     return any("." in cell and not re.fullmatch(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+\s*", cell) for cell in cells)
-
-
-def _has_parts(column: pa.ChunkedArray) -> bool:
-    return bool(pc.any(pc.not_equal(column, pc.floor(column))).as_py())
 
 
 def _parse_csv(

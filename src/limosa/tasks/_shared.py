@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -41,13 +42,12 @@ def read(source: Any, **layout: Unpack[Layout]) -> Panel:
     return panel
 
 
-def check_names(panel: Panel, outputs: Sequence[str]) -> None:
-    """Make sure, before anything runs, that no column of a result is called like a column of the table.
+def check_names(panel: Panel, outputs: Sequence[str], *actual: str) -> None:
+    """Make sure, before anything runs, that no column of a result is called like one that it takes from the table.
 
-    Raises: UsageError naming it.
+    Those are ids, times and `actual` values. Raises: UsageError naming it.
     """
-    columns = panel.columns
-    own = (*columns.id_parts, columns.time)
+    own = (*panel.columns.id_parts, panel.columns.time, *actual)
     for name in outputs:
         if name in own or any(re.fullmatch(re.escape(name) + r"(-(lo|hi)-[\d.]+|_ql[\d.]+)", one) for one in own):
             raise UsageError(f"the result has a column {name!r}, and so has the table; rename that of the table")
@@ -81,8 +81,8 @@ def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:
         return table
     eager = nw.from_arrow(nw.from_native(table).to_arrow(), backend=frame.implementation)
     if keys:
-        others = {name: eager[name] for name in eager.columns if name != columns.id}
-        eager = nw.from_dict(keys | others, backend=frame.implementation)
+        others = [name for name in eager.columns if name != columns.id]
+        eager = eager.with_columns(**keys).select(*keys, *others)
     if given is not None and given.time is not None and given.time.dtype.is_temporal() == panel.calendar:
         eager = eager.with_columns(nw.col(*_times(table, panel)).cast(given.time.dtype))
     return eager.to_native()
@@ -100,6 +100,8 @@ def _like(times: pd.Series, given: pd.Series) -> Any:
     kind, calendar = given.dtype, times.dtype.kind == "M"
     if isinstance(kind, pd.ArrowDtype | pd.PeriodDtype) or (calendar and kind.kind == "M"):
         return times.astype(kind)
+    if calendar and len(given) and type(given.iloc[0]) is datetime.date:
+        return times.dt.date
     if not calendar and pd.api.types.is_numeric_dtype(kind):
         return times.astype(kind)
     return times

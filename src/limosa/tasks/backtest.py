@@ -58,10 +58,12 @@ def backtest(
 
     Raises: as `forecast`; DataError if no series is long enough.
     """
+    from limosa.data.table import actual_column
     from limosa.evaluate import backtest as rolling
 
     panel, _ = read(source, **layout).history()
-    check_names(panel, (*_names(model), CUTOFF, *([TARGET] if len(panel.columns.targets) > 1 else ())))
+    several = [TARGET] if len(panel.columns.targets) > 1 else []
+    check_names(panel, (*_names(model), CUTOFF, *several), actual_column(panel))
     forecasters = _by_name(model, device, precision)
     log.info(f"backtesting {', '.join(forecasters)} on {len(panel):,} series, {windows} x {horizon} steps")
     table = rolling.backtest(
