@@ -147,7 +147,7 @@ def read_numbers(numbers: np.ndarray, expected: StampFormat | None = None) -> St
             return Stamps(values=found, format=StampFormat(calendar=True), notes=note)
     if len(whole) > 1 or own:
         for form, unit in (("%Y%m", "months"), ("yyyyww", "ISO weeks"), ("yyyyq", "quarters")):
-            if own in ("", form) and (found := _coarse_numbers(whole, form)) is not None:
+            if own in ("", form) and (found := _coarse_numbers(whole, form, sure=bool(own))) is not None:
                 note = (f"integers like {whole[0]} are read as {unit}",)
                 return Stamps(values=found, format=StampFormat(calendar=True, form=form), notes=note)
     for unit, low in (("s", 5e8), ("ms", 5e11), ("us", 5e14), ("ns", 5e17)):
@@ -177,7 +177,7 @@ def _calendar_numbers(numbers: np.ndarray, form: str) -> np.ndarray | None:
     return None if read.isna().any() else _micros(read)
 
 
-def _coarse_numbers(numbers: np.ndarray, form: str) -> np.ndarray | None:
+def _coarse_numbers(numbers: np.ndarray, form: str, *, sure: bool) -> np.ndarray | None:
     """Integers that are a year and its month, ISO week or quarter as microseconds; None if one is not."""
     parts = 10 if form == "yyyyq" else 100
     year, part = numbers // parts, numbers % parts
@@ -186,7 +186,7 @@ def _coarse_numbers(numbers: np.ndarray, form: str) -> np.ndarray | None:
         return None
     if form == "%Y%m":
         return _first_of(12 * (year - 1970) + part - 1)
-    if len(np.unique(year)) < 2:  # as well a count of a few steps
+    if not sure and len(np.unique(year)) < 2:  # as well a count of a few steps
         return None
     if form == "yyyyq":
         return _first_of(12 * (year - 1970) + 3 * part - 3)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from limosa.data.dialect import MISSING, number_in
-from limosa.errors import DataError
 
 _GROUPED = {  # numbers whose thousands are set apart, by the decimal mark
     ".": re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?:[ '\u00a0\u202f\u2019]\d{3})+(?:\.\d*)?"),
@@ -32,6 +31,7 @@ class Numbers:
 
     values: np.ndarray  # float64, NaN where a text is no number
     note: str = ""  # which spelling was read, unless it is the plain one
+    doubtful: int | None = None  # the first text that is a number in two ways which nothing decides
 
 
 def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likely: bool = False) -> Numbers:
@@ -41,7 +41,6 @@ def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likel
         decimal: the mark the caller named, "." or ","; "" to find it.
         comma_likely: whether the texts come from where decimal commas are usual: cells that no comma separates.
 
-    Raises: DataError if the texts can be read in two ways.
     """
     plain = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
     if not decimal and not np.isnan(plain).any() and not _could_be_thousands(texts):
@@ -51,7 +50,10 @@ def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likel
     read = {mark: np.array([_number(text, mark) for text in clean], dtype=np.float64) for mark in marks}
     fitting = [mark for mark in marks if not np.isnan(read[mark]).any()]
     if len(fitting) == 2 and not np.array_equal(read["."], read[","]):
-        fitting = [_decimal_of(clean, name, comma_likely)]
+        found = _decimal_of(clean, comma_likely)
+        if not found:
+            return Numbers(values=plain, doubtful=next(i for i, t in enumerate(clean) if _ONE_GROUP.fullmatch(t)))
+        fitting = [found]
     best = fitting[0] if fitting else min(marks, key=lambda mark: int(np.isnan(read[mark]).sum()))
     values = read[best]
     if best == "." and not decimal:
@@ -101,21 +103,25 @@ def _number(text: str, decimal: str) -> float:
     return float(re.sub(r"[^\d+-]", "", whole) + "." + (part or "0"))
 
 
-def _decimal_of(texts: list[str], name: str, comma_likely: bool) -> str:
-    """The decimal mark of texts of which some, like 1.234, are a number in either spelling, and the rest integers."""
+def _decimal_of(texts: list[str], comma_likely: bool) -> str:
+    """The decimal mark of texts of which some, like 1.234, are a number in either spelling, and the rest integers.
+
+    "" where nothing decides.
+    """
     grouped = [text for text in texts if _ONE_GROUP.fullmatch(text)]
     others = [text for text in texts if not _ONE_GROUP.fullmatch(text)]
     mark = "." if "." in grouped[0] else ","
-    other = "," if mark == "." else "."
-    marked = [text for text in others if mark in text]  # 0.123: no thousands
-    if marked or any(len(text.lstrip("+-")) > 3 for text in others):
+    if any(mark in text or len(text.lstrip("+-")) > 3 for text in others):  # 0.123 and 12345: no thousands set apart
         return mark
     if others and comma_likely:  # 998 and 1.003: thousands are set apart from 1,000 on
-        return other
-    if mark == "." and not others and not comma_likely:  # three decimals throughout, as programs write them
-        return mark
-    whole, part = grouped[0].replace(mark, ""), grouped[0].replace(mark, ".")
-    raise DataError(
-        f"column {name!r} holds {grouped[0]}, which is {whole} or {part}; give decimal (--decimal): {other!r} if the "
-        f"{_NAMES[mark]} sets thousands apart, {mark!r} if it is the decimal mark"
+        return "," if mark == "." else "."
+    return mark if mark == "." and not others and not comma_likely else ""  # three decimals, as programs write them
+
+
+def doubt(text: str, name: str) -> str:
+    """What is said of a text that may be thousands or decimals."""
+    mark = "." if "." in text else ","
+    return (
+        f"{name} is {text}, which is {text.replace(mark, '')} or {text.replace(mark, '.')}; give decimal (--decimal): "
+        f"{',' if mark == '.' else '.'} if the {_NAMES[mark]} sets thousands apart, {mark} if it is the decimal mark"
     )

@@ -170,6 +170,15 @@ class Panel:
             raise UsageError(f"the split leaves one part empty; the longest series has {self.lengths.max()} rows")
         return self.rows(np.arange(len(self.stamps)) < np.repeat(self.start[:-1] + count, self.lengths))
 
+    def arranged(self, targets: tuple[str, ...], known: tuple[str, ...]) -> Self:
+        """The same panel with its targets and known covariates in the order of these names."""
+        return replace(
+            self,
+            columns=replace(self.columns, targets=targets, known=known),
+            values=self.values[:, [self.columns.targets.index(name) for name in targets]],
+            known=self.known[:, [self.columns.known.index(name) for name in known]],
+        )
+
     def rows(self, keep: np.ndarray) -> Self:
         """The rows where `keep` [rows] is true, one stretch of each series, and the series that have any."""
         kept = np.add.reduceat(keep, self.start[:-1], dtype=np.int64)

@@ -20,7 +20,7 @@ from limosa.data.dates import NAT, StampFormat, Stamps, in_zone, read_cell, read
 from limosa.data.dialect import number_in
 from limosa.data.frames import column_of
 from limosa.data.layout import Columns, Spelling
-from limosa.data.numerals import read_numerals
+from limosa.data.numerals import doubt, read_numerals
 from limosa.data.roles import find_roles
 from limosa.data.source import Locate, Source, cast, is_text, texts_of
 from limosa.errors import DataError
@@ -363,6 +363,9 @@ def _text_numbers(
 ) -> np.ndarray:
     codes, texts = texts_of(column, spelling.na)
     read = read_numerals(texts.to_pylist(), name, decimal=spelling.decimal, comma_likely=comma_likely)
+    if read.doubtful is not None:
+        row = int((codes == read.doubtful).argmax())
+        raise DataError(f"{locate(row)}: {doubt(texts[read.doubtful].as_py(), name)}")
     bad = np.append(np.isnan(read.values), False)[codes]
     if read.note:
         notes.append(read.note)

@@ -136,11 +136,8 @@ def _is_number(column: pa.ChunkedArray, spelling: Spelling) -> bool:
     if not is_text(kind):
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
     texts = texts_of(column, spelling.na)[1]
-    try:
-        read = read_numerals(texts.to_pylist(), "", decimal=spelling.decimal)
-    except DataError:  # of which spelling is said when the column is read
-        return True
-    return len(texts) > 0 and not np.isnan(read.values).any()
+    read = read_numerals(texts.to_pylist(), "", decimal=spelling.decimal)
+    return len(texts) > 0 and (read.doubtful is not None or not np.isnan(read.values).any())
 
 
 def _is_time(column: pa.ChunkedArray, spelling: Spelling) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from limosa.errors import DataWarning, UsageError
+from limosa.files import write_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 CUTOFF = "cutoff"  # the column of the last stamp that a backtest had seen
 TARGET = "target"  # the column that tells several targets of a result apart
+
+_COLUMNS = "columns.json"
 
 log = logging.getLogger("limosa")
 
@@ -51,6 +56,35 @@ def check_names(panel: Panel, outputs: Sequence[str], *actual: str) -> None:
     for name in outputs:
         if name in own or any(re.fullmatch(re.escape(name) + r"(-(lo|hi)-[\d.]+|_ql[\d.]+)", one) for one in own):
             raise UsageError(f"the result has a column {name!r}, and so has the table; rename that of the table")
+
+
+def keep_columns(panel: Panel, folder: Path) -> None:
+    """Write beside a trained model which targets and covariates it was trained on, in which order."""
+    columns = {"targets": panel.columns.targets, "known": panel.columns.known}
+    write_beside(folder / _COLUMNS, lambda path: path.write_text(json.dumps(columns)))
+
+
+def as_trained(panel: Panel, model: Any) -> Panel:
+    """The panel with targets and covariates in the order in which a model of several was trained on them.
+
+    Raises: UsageError if they have other names.
+    """
+    place = Path(model) / _COLUMNS if isinstance(model, str | Path) else None
+    if place is None or not place.is_file():
+        return panel
+    own = {"targets": panel.columns.targets, "known": panel.columns.known}
+    trained = {role: tuple(names) for role, names in json.loads(place.read_text()).items()}
+    if len(trained["targets"]) == 1:  # whatever its name
+        trained["targets"] = own["targets"]
+    if not own["known"]:  # whether they can lack says the model
+        trained["known"] = ()
+    for role, option in (("targets", "target_col"), ("known", "known_cols")):
+        if sorted(own[role]) != sorted(trained[role]):
+            raise UsageError(
+                f"{model} was trained on {role} {', '.join(trained[role]) or 'none'}, not {', '.join(own[role])}; "
+                f"give {option} (--{option.replace('_', '-')}) {','.join(trained[role])}"
+            )
+    return panel if own == trained else panel.arranged(**trained)
 
 
 def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:

@@ -12,7 +12,7 @@ from limosa.data.layout import Layout
 from limosa.errors import UsageError
 from limosa.options import Call, Option, command, names, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import CUTOFF, TARGET, as_caller_type, check_names, read
+from limosa.tasks._shared import CUTOFF, TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
 from limosa.tasks.score import score
@@ -64,6 +64,11 @@ def backtest(
     panel, _ = read(source, **layout).history()
     several = [TARGET] if len(panel.columns.targets) > 1 else []
     check_names(panel, (*_names(model), CUTOFF, *several), actual_column(panel))
+    folders = [one for one in model if isinstance(one, str | Path)] if isinstance(model, tuple) else []
+    for one in folders:
+        panel = as_trained(panel, one)
+    if any(as_trained(panel, one) is not panel for one in folders):
+        raise UsageError("these models were trained on the same columns in different orders; backtest them one by one")
     forecasters = _by_name(model, device, precision)
     log.info(f"backtesting {', '.join(forecasters)} on {len(panel):,} series, {windows} x {horizon} steps")
     table = rolling.backtest(

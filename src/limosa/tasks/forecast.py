@@ -13,7 +13,7 @@ from limosa.data.layout import Cells, Layout
 from limosa.errors import DataError, DataWarning
 from limosa.options import Option, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import TARGET, as_caller_type, check_names, read
+from limosa.tasks._shared import TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
 
@@ -57,7 +57,7 @@ def forecast(
 
     Raises: UsageError for an argument that does not fit, DataError for bad input, ModelNotFound.
     """
-    panel, to_come = _past_and_future(read(source, **layout))
+    panel, to_come = _past_and_future(as_trained(read(source, **layout), model))
     known = _read_future(future, panel, layout) if future is not None else to_come if panel.columns.known else None
     if isinstance(model, str | Path):
         check_names(panel, (Path(model).name, *([TARGET] if len(panel.columns.targets) > 1 else ())))

@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 
 from limosa.data.panel import Panel
-from limosa.errors import DataError
+from limosa.errors import DataError, LimosaError
+from mutations import mutated
 
 DAYS = pd.date_range("2023-01-01", periods=45)
 HOURS = pd.date_range("2023-10-27 00:00", periods=96, freq="h", tz="Europe/Berlin")  # clocks go back on the 29th
@@ -210,3 +211,16 @@ def test_what_has_two_meanings_is_refused_with_the_option_that_decides(name: str
     values = panel.values[np.isfinite(panel.values)]
     assert values[:9].tolist() == list(range(1, 10))
     assert panel.calendar
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_ends_in_a_panel_or_an_error_with_its_fix() -> None:
+    read, said = 0, []
+    for content in mutated(200):
+        try:
+            Panel.read(io.BytesIO(content))
+            read += 1
+        except LimosaError as error:
+            said.append(str(error))
+    assert 20 < read < 180
+    assert [words for words in said if "; " not in words] == []

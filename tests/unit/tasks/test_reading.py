@@ -273,6 +273,23 @@ def test_covariates_of_the_steps_to_come_stand_in_the_same_file_or_hold_for_all_
         limosa.forecast(past, 5, model=Echo(), level=[], known_cols="price", future=wrong)
 
 
+def test_a_trained_model_takes_its_columns_by_name(frame, tmp_path):
+    wide = frame.assign(z=frame["y"] ** 2, p=np.arange(60.0) % 3, q=np.arange(60.0) % 5)
+    ahead = wide.assign(ds=wide["ds"] + pd.Timedelta(days=30))
+    both = {"target_col": ["y", "z"], "known_cols": ["p", "q"]}
+    limosa.train(wide, "informer", tmp_path / "m", horizon=2, options={"context": 8}, steps=1, **both)
+    model = str(tmp_path / "m")
+    expected = limosa.forecast(wide, 2, model=model, future=ahead, **both)
+    turned = {"target_col": ["z", "y"], "known_cols": ["q", "p"]}
+    assert limosa.forecast(wide, 2, model=model, future=ahead, **turned).equals(expected)
+    rolled = limosa.backtest(wide, 2, model=model, **both)
+    assert limosa.backtest(wide, 2, model=model, **turned).equals(rolled)
+    with pytest.raises(
+        UsageError, match=r"was trained on targets y, z, not y, p; give target_col \(--target-col\) y,z"
+    ):
+        limosa.forecast(wide, 2, model=model, target_col=["y", "p"])
+
+
 def test_covariates_without_effect_are_said(frame):
     price = frame.assign(price=1.0)
     ahead = price.assign(ds=price["ds"] + pd.Timedelta(days=30))
