@@ -38,6 +38,7 @@ _PERIOD = re.compile(r"(?P<year>\d{4})[-/ ]?(?P<kind>[QMHWqmhw])(?P<number>\d{1,
 _PERIOD_FIRST = re.compile(
     r"(?:(?P<kind>[QHqh])(?P<number>\d)|(?P<number2>\d)(?P<kind2>[QHqh]))[-/' ]*(?P<year>\d{4})$"
 )
+_UNTIDY = re.compile(r"  |[ap]\.?\s?m\.?$|\bsept\b", re.IGNORECASE | re.MULTILINE)
 _MONTHS: tuple[str, ...] = ("january", "february", "march", "april", "may", "june", "july", "august", "september")
 _MONTHS += ("october", "november", "december")
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -216,18 +217,14 @@ def read_texts(texts: list[str], name: str, spelling: Spelling, expected: StampF
         zone = names.pop()
         zone = "UTC" if zone in ("UTC", "GMT", "Z") else zone
         series = series.str.replace(_ZONE_NAME.pattern, "", regex=True)
-    offsets = {_zone(found[1]) for text in series if (found := _OFFSET.search(text)) and ":" in text}
-    bare = offsets and not all(_OFFSET.search(text) for text in series if _CLOCK.search(text))
-    stamps = _by_form(series, name, spelling, expected)
+    together = "\n".join(series)  # one search in all is ten times as quick as one in each
+    offsets = zones_of(re.findall(_OFFSET.pattern, together, re.MULTILINE))
+    stamps = _by_form(series, name, spelling, expected, tidy=not _UNTIDY.search(together))
     fits = stamps.values != NAT
-    if offsets and bare and any(not _OFFSET.search(text) for text, fit in zip(series, fits, strict=True) if fit):
+    if offsets and not all(_OFFSET.search(text) for text, fit in zip(series, fits, strict=True) if fit):
         raise mixed(name, {*offsets, "no zone"})
     if len(offsets) > 1:
-        shown = ", ".join(sorted(offsets)[:3])
-        notes.append(
-            f"{name} has several UTC offsets ({shown}): stamps are read as instants and shown in UTC; "
-            "give tz (--tz), such as Europe/Berlin, for local time"
-        )
+        notes.append(several_offsets(name, offsets))
     tz = zone if zone and zone != "UTC" else "UTC" if zone or len(offsets) > 1 else next(iter(offsets), None)
     values, own = stamps.values, stamps.format
     if zone and not offsets and zone != "UTC":
@@ -235,11 +232,28 @@ def read_texts(texts: list[str], name: str, spelling: Spelling, expected: StampF
     return Stamps(values=values, format=replace(own, tz=tz) if own.calendar else own, notes=(*stamps.notes, *notes))
 
 
-def _by_form(series: pd.Series, name: str, spelling: Spelling, expected: StampFormat | None) -> Stamps:
-    """The stamps of texts without zone names, as the one form that fits all of them, else the one that fits most."""
+def zones_of(offsets: Iterable[str]) -> set[str]:
+    """UTC offsets in one spelling."""
+    return {_zone(offset) for offset in set(offsets)}
+
+
+def several_offsets(name: str, offsets: set[str]) -> str:
+    """What is said of stamps with several UTC offsets."""
+    shown = ", ".join(sorted(offsets)[:3])
+    return (
+        f"{name} has several UTC offsets ({shown}): stamps are read as instants and shown in UTC; "
+        "give tz (--tz), such as Europe/Berlin, for local time"
+    )
+
+
+def _by_form(series: pd.Series, name: str, spelling: Spelling, expected: StampFormat | None, *, tidy: bool) -> Stamps:
+    """The stamps of texts without zone names, as the one form that fits all of them, else the one that fits most.
+
+    Where they are `tidy`, they need no `_tidy`.
+    """
     iso = StampFormat(calendar=True)
-    plain = _read(series, "ISO8601")
-    if not plain.isna().any():
+    sample = series.iloc[:: max(1, len(series) // 200)]
+    if not _read(sample, "ISO8601").isna().all() and not (plain := _read(series, "ISO8601")).isna().any():
         return Stamps(values=_micros(plain), format=iso)
     if _period(series.iloc[0]) is not None:
         days = [_period(text) for text in series]
@@ -247,12 +261,15 @@ def _by_form(series: pd.Series, name: str, spelling: Spelling, expected: StampFo
         return Stamps(
             values=values, format=replace(iso, form=PERIOD), notes=(f"dates like {series.iloc[0]} are read as periods",)
         )
-    tidy = series.map(_tidy)
-    some = [tidy.iloc[0], tidy.iloc[len(tidy) // 2], tidy.iloc[-1], max(tidy, key=len)]
+    written = series if tidy else series.map(_tidy)
+    sample = written.iloc[:: max(1, len(series) // 200)]
+    some = [written.iloc[0], written.iloc[len(written) // 2], written.iloc[-1], max(written, key=len)]
     forms = list(dict.fromkeys(form for text in some for form in _forms(text, spelling.dayfirst)))
     if expected and expected.form.startswith("%") and expected.form not in ("%Y%m",):
         forms = [expected.form, *(form for form in forms if form != expected.form)]
-    read = {form: _micros(_read_clock(tidy, form)) for form in forms}
+    tried = {form: float(np.mean(_read_clock(sample, form).isna())) for form in forms}
+    forms = [form for form in forms if tried[form] == min(tried.values())]
+    read = {form: _micros(_read_clock(written, form)) for form in forms}
     fitting = {form: values for form, values in read.items() if (values != NAT).all()}
     if expected and expected.form in fitting:
         fitting = {expected.form: fitting[expected.form]}
@@ -267,7 +284,7 @@ def _by_form(series: pd.Series, name: str, spelling: Spelling, expected: StampFo
         return Stamps(
             values=values, format=replace(iso, form=form), notes=(f"dates like {series.iloc[0]} are read as {form}",)
         )
-    values, form = _micros(plain), ""
+    values, form = _micros(_read(series, "ISO8601")), ""
     for own, other in read.items():
         if (other != NAT).sum() > (values != NAT).sum():
             values, form = other, own

@@ -16,7 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from limosa.data.dates import NAT, StampFormat, Stamps, in_zone, read_cell, read_numbers, read_texts
+from limosa.data.dates import (
+    NAT,
+    StampFormat,
+    Stamps,
+    in_zone,
+    read_cell,
+    read_numbers,
+    read_texts,
+    several_offsets,
+    zones_of,
+)
 from limosa.data.dialect import number_in
 from limosa.data.frames import column_of
 from limosa.data.layout import Columns, Spelling
@@ -278,11 +288,8 @@ def _text_stamps(
 ) -> Stamps:
     codes, texts = texts_of(column, spelling.na)
     _empty_cells(codes < 0, name, locate, on_fault)
-    plain = None
-    if len(texts) and not spelling.date_format and pc.all(pc.match_substring_regex(texts, f"^{_ISO}$")).as_py():
-        plain = cast(texts, pa.timestamp("us"))
-    if plain is not None:  # nearly all dates of files, many times as quickly
-        found = Stamps(values=plain.cast(pa.int64()).to_numpy(), format=StampFormat(calendar=True))
+    if (quick := None if spelling.date_format else _iso_stamps(texts, name)) is not None:
+        found = quick
     elif len(texts):
         found = read_texts(texts.to_pylist(), name, spelling, expected)
     else:
@@ -299,6 +306,24 @@ def _text_stamps(
         option = ", or give date_format (--date-format)" if found.format.calendar and not spelling.date_format else ""
         on_fault(DataError(f"{wrong}; write it like {example}{option}"))
     return replace(found, values=stamps)
+
+
+def _iso_stamps(texts: pa.Array, name: str) -> Stamps | None:
+    """The stamps of texts that all are ISO 8601, nearly all dates of files, many times as quickly; None for others."""
+    for end in ("", r"(?P<zone>Z|[+-]\d\d:?\d\d)"):
+        if not len(texts) or not pc.all(pc.match_substring_regex(texts, f"^{_ISO}{end}$")).as_py():
+            continue
+        plain = cast(texts, pa.timestamp("us", "UTC" if end else None))
+        if plain is None:
+            return None
+        stamps = plain.cast(pa.int64()).to_numpy()
+        if not end:
+            return Stamps(values=stamps, format=StampFormat(calendar=True))
+        zones = zones_of(pc.struct_field(pc.extract_regex(texts, f"{end}$"), "zone").unique().to_pylist())
+        tz, *others = zones
+        notes = (several_offsets(name, zones),) if others else ()
+        return Stamps(values=stamps, format=StampFormat(calendar=True, tz="UTC" if others else tz), notes=notes)
+    return None
 
 
 def _apart(stamps: Stamps, codes: np.ndarray) -> Stamps:

@@ -15,13 +15,13 @@ import pyarrow as pa
 from limosa.data.dates import NAT, read_numbers, read_texts
 from limosa.data.layout import Columns, Spelling
 from limosa.data.numerals import read_numerals
-from limosa.data.source import ID_NAMES, Source, is_text, texts_of
+from limosa.data.source import ID_LIKE, ID_NAMES, Source, is_text, texts_of
 from limosa.errors import DataError
 
 _OPTIONS = {"id": "id_col (--id-col)", "time": "time_col (--time-col)", "targets": "target_col (--target-col)"}
 _OPTIONS |= {"known": "known_cols (--known-cols)", "static": "static_cols (--static-cols)"}
 _TIME_NAMES = ("ds", "timestamp", "datetime", "date", "time", "date_time", "ts")
-_PERIOD_NAMES = ("datum", "period", "month", "week", "quarter", "day", "yearmonth", "year_month", "yyyymm")
+_PERIOD_NAMES = ("datum", "period", "month", "week", "quarter", "day", "yearmonth", "year_month", "yyyymm", "year")
 _TARGET_NAMES = ("y", "target", "value", "values")
 
 
@@ -59,10 +59,10 @@ def find_roles(source: Source, columns: Columns) -> Roles:
     unused = [name for name in names if name not in columns.names]
     if not set(columns.id_parts) <= set(names):
         guesses += [
-            f"all rows are read as one series, and text column {name!r} is not used; "
+            f"all rows are read as one series, and column {name!r} is not used; "
             f"give id_col (--id-col) {name} if it says which series a row belongs to"
             for name in unused
-            if _tells_apart(table[name], columns.spelling)
+            if _tells_apart(table[name], name, columns.spelling)
         ]
     if counted and unused:
         guesses.append(
@@ -119,6 +119,7 @@ def _with_targets(table: pa.Table, columns: Columns, notes: list[str]) -> Column
     free = [name for name in names if name not in columns.names and _is_number(table[name], columns.spelling)]
     usual = {name.lower(): name for name in free}
     found = [usual[name] for name in _TARGET_NAMES if name in usual][:1] or free
+    found = found or [n for n in names if n not in columns.names and _mostly_numbers(table[n], columns.spelling)]
     if len(found) != 1:
         raise _missing("y", "targets", names)
     notes.append(f"no column 'y': the values are column '{found[0]}'")
@@ -138,6 +139,15 @@ def _is_number(column: pa.ChunkedArray, spelling: Spelling) -> bool:
     texts = texts_of(column, spelling.na)[1]
     read = read_numerals(texts.to_pylist(), "", decimal=spelling.decimal)
     return len(texts) > 0 and (read.doubtful is not None or not np.isnan(read.values).any())
+
+
+def _mostly_numbers(column: pa.ChunkedArray, spelling: Spelling) -> bool:
+    """Whether most texts of a column are numbers, so that the others are faults to be named."""
+    if not is_text(column.type):
+        return False
+    texts = texts_of(column, spelling.na)[1].to_pylist()
+    bad = np.isnan(read_numerals(texts, "", decimal=spelling.decimal).values)
+    return 2 * int(bad.sum()) < len(texts)
 
 
 def _is_time(column: pa.ChunkedArray, spelling: Spelling) -> bool:
@@ -160,7 +170,11 @@ def _is_calendar(column: pa.ChunkedArray) -> bool:
         numbers = column.cast(pa.string()).cast(pa.float64()) if is_text(column.type) else column.cast(pa.float64())
     except pa.ArrowException:
         return False
-    return len(numbers) > 0 and not numbers.null_count and read_numbers(numbers.to_numpy()).format.calendar
+    if not len(numbers) or numbers.null_count:
+        return False
+    values = numbers.to_numpy()
+    years = ((values == np.floor(values)) & (values > 1500) & (values < 2500)).all()
+    return bool(years) or read_numbers(values).format.calendar
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
@@ -168,8 +182,9 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     return len(column.unique()) < len(column)
 
 
-def _tells_apart(column: pa.ChunkedArray, spelling: Spelling) -> bool:
-    """Whether a text column could say which series a row belongs to: few values, each in several rows."""
-    if not is_text(column.type) or _is_time(column, spelling) or _is_number(column, spelling):
+def _tells_apart(column: pa.ChunkedArray, name: str, spelling: Spelling) -> bool:
+    """Whether a column could say which series a row belongs to: texts, or integers called so, each in several rows."""
+    texts = is_text(column.type) and not _is_time(column, spelling) and not _is_number(column, spelling)
+    if not texts and (not ID_LIKE.search(name.lower()) or pa.types.is_floating(column.type)):
         return False
-    return 1 < len(texts_of(column, spelling.na)[1]) <= len(column) / 2
+    return 1 < len(column.unique()) <= len(column) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from limosa.data.layout import Columns
 Locate = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
 
 ID_NAMES = ("unique_id", "item_id", "series_id", "ts_id", "tsid", "id", "item", "series", "sku")
+
+ID_LIKE = re.compile(r"(^|[_ ])(id|store|shop|item|product|region|sku|sensor|station|device|host|customer)s?$|id$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,8 @@ def wanted(names: list[str], columns: Columns, texts: list[str]) -> list[str]:
     found = [name for name in columns.names if name in names]
     lacking = set(columns.names) - set(found)
     if lacking <= {Columns.id}:
-        return found + [n for n in names if lacking and n not in found and (n in texts or n.lower() in ID_NAMES)]
+        likely = [n for n in names if n in texts or n.lower() in ID_NAMES or ID_LIKE.search(n.lower())]
+        return found + [name for name in likely if lacking and name not in found]
     return list(names)
 
 

@@ -171,6 +171,8 @@ def test_a_choice_that_may_be_wrong_is_a_warning_in_python_too(frame, tmp_path, 
     apart = frame.assign(ds=pd.date_range("2024-01-01", periods=60)).rename(columns={"unique_id": "region"})
     with pytest.warns(DataWarning, match=r"one series.*'region' is not used; give id_col \(--id-col\) region"):
         naive(apart)
+    with pytest.warns(DataWarning, match=r"column 'store' is not used"):
+        naive(apart.assign(region=[1] * 30 + [2] * 30).rename(columns={"region": "store"}))
     with pytest.warns(DataWarning, match="rows are counted.*--time-col"):
         naive(pd.DataFrame({"y": np.arange(9.0), "step": 2.0}))
     apart.to_csv(tmp_path / "a.csv", index=False)
