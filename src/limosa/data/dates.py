@@ -28,7 +28,7 @@ _DIGITS |= {12: ("%Y%m%d%H%M", "minutes"), 14: ("%Y%m%d%H%M%S", "seconds")}
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _EPOCH = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 10**-3}  # microseconds in one
 _PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?(?P<zone>Z|[+-]\d\d:?\d\d)?")
-_OFFSET = re.compile(r"\d{2}(?:[.]\d+)?\s?(Z|[+-]\d{2}(?::?\d{2})?)$")
+_OFFSET = re.compile(r"(?::\d{2}(?:[.]\d+)?|[Tt]\d{2,6})\s?(Z|[+-]\d{2}(?::?\d{2})?)$")
 _ZONE_NAME = re.compile(r"\s*\[?\b(UTC|GMT|Z|[A-Z][A-Za-z_]+/[A-Za-z_/+-]+)\]?$")
 _CLOCK = re.compile(
     r"(?P<gap>[T ,]+)(?P<hour>\d{1,2})(?P<minute>:\d{2})?(?P<second>:\d{2})?(?P<part>\.\d{1,9})?"
