@@ -279,7 +279,7 @@ def test_a_trained_model_takes_its_columns_by_name(frame, tmp_path):
     wide = frame.assign(z=frame["y"] ** 2, p=np.arange(60.0) % 3, q=np.arange(60.0) % 5)
     ahead = wide.assign(ds=wide["ds"] + pd.Timedelta(days=30))
     both = {"target_col": ["y", "z"], "known_cols": ["p", "q"]}
-    limosa.train(wide, "informer", tmp_path / "m", horizon=2, options={"context": 8}, steps=1, **both)
+    limosa.train(wide, tmp_path / "m", model="informer", horizon=2, context=8, steps=1, device="cpu", **both)
     model = str(tmp_path / "m")
     expected = limosa.forecast(wide, 2, model=model, future=ahead, **both)
     turned = {"target_col": ["z", "y"], "known_cols": ["q", "p"]}
