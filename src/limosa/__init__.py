@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from limosa.core import Window as Window
     from limosa.data.panel import Panel as Panel
     from limosa.errors import DataError as DataError
+    from limosa.errors import DataWarning as DataWarning
     from limosa.errors import LimosaError as LimosaError
     from limosa.errors import ModelNotFound as ModelNotFound
     from limosa.errors import UsageError as UsageError
@@ -41,7 +42,7 @@ _HOMES = {
     "limosa.alerts.incidents": ("AlertConfig",),
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
-    "limosa.errors": ("DataError", "LimosaError", "ModelNotFound", "UsageError"),
+    "limosa.errors": ("DataError", "DataWarning", "LimosaError", "ModelNotFound", "UsageError"),
     "limosa.tasks.models": ("list_models",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

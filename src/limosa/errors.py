@@ -19,6 +19,10 @@ class LimosaError(Exception):
     exit_code: int = 1
 
 
+class DataWarning(UserWarning):
+    """What a table was taken for is a guess that may be wrong; the message names the option that decides."""
+
+
 class UsageError(LimosaError, ValueError):
     """An argument or option is out of its range or does not fit the others."""
 

@@ -14,6 +14,7 @@ import limosa
 NAMES = [
     "AlertConfig",
     "DataError",
+    "DataWarning",
     "Forecast",
     "Forecaster",
     "LimosaError",

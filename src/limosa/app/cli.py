@@ -12,7 +12,8 @@ import json
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -21,7 +22,7 @@ import click
 from limosa import tasks
 from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
-from limosa.errors import Interrupted, LimosaError, UsageError
+from limosa.errors import DataWarning, Interrupted, LimosaError, UsageError
 from limosa.options import MISSING, VERBS, Call, Option, Parameter, Verb, kinds_of
 from limosa.tasks._options import OutputFile
 from limosa.training.distributed import ranks
@@ -185,6 +186,7 @@ class CommandLine(Call):
         self.as_json = JSON.name in given
         self.quiet = QUIET.name in given or not ranks.first()
         _log_to_stderr(logging.WARNING if self.quiet else logging.INFO)
+        _refuse_to_overwrite(self.output, given)
 
     def take(self, *names: str) -> dict[str, Any]:
         return {name: self.given[name] for name in names if name in self.given}
@@ -232,6 +234,21 @@ def _log_to_stderr(level: int) -> None:
     handler.setFormatter(logging.Formatter("limosa: %(message)s"))
     log.handlers = [handler]
     log.setLevel(level)
+    warnings.showwarning = _show_guess  # type: ignore[assignment]
+
+
+def _show_guess(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """What a table was taken for goes to standard error; warnings of libraries are not for who runs a command."""
+    if issubclass(category, DataWarning):
+        logging.getLogger("limosa").warning(str(message))
+
+
+def _refuse_to_overwrite(output: Path | None, given: Mapping[str, Any]) -> None:
+    """Raises: UsageError if the file to be written is one of those to be read."""
+    for name, value in given.items():
+        read = name != OUTPUT.name and isinstance(value, str | Path) and Path(value).is_file()
+        if read and output is not None and output.exists() and output.samefile(value):
+            raise UsageError(f"-o is {output}, which is the input; give another name")
 
 
 def _frame(result: Any) -> pd.DataFrame:
@@ -276,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     words = [*arguments[:-1], "--help"] if arguments[-1:] == ["-h"] else arguments  # with a value, -h is the horizon
     try:
-        return int(app.main(args=words, prog_name="limosa", standalone_mode=False, obj=arguments) or 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            return int(app.main(args=words, prog_name="limosa", standalone_mode=False, obj=arguments) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code

@@ -24,6 +24,7 @@ _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _MONTH_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 # Spellings of older pandas and of polars, to the ones used here.
 _SPELLINGS = {"H": "h", "T": "min", "m": "min", "S": "s", "L": "ms", "U": "us", "d": "D", "b": "B", "w": "W"}
+_SPELLINGS |= {"BM": "BME", "BQ": "BQE", "BY": "BYE", "BA": "BYE", "BAS": "BYS"}
 _SPELLINGS |= {"mo": "MS", "M": "ME", "q": "QS", "Q": "QE", "y": "YS", "AS": "YS", "Y": "YE", "A": "YE"}
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
@@ -38,6 +39,8 @@ class Frequency:
     kind: Kind
     step: int  # count: integers; clock, day: microseconds; month: months; business: 1
     end: bool = False  # months counted from last day to last day
+    business: bool = False  # months counted from first or last weekday to the next
+    day: int = 0  # months counted on this day, or the last where a month is shorter; 0: the day of the origin
     tz: str | None = None
 
     def between(self, origin: Array, stamps: Array) -> Array:
@@ -57,17 +60,33 @@ class Frequency:
             return origin + steps * self.step
         local = wall(origin, self.tz)
         if self.kind == "day":
-            return _utc(local + steps * self.step, self.tz)
+            return instants(local + steps * self.step, self.tz)
         day, clock = local // DAY, local % DAY
         if self.kind == "month":
             first = _month(local)
-            shift = 1 if self.end else 0  # a month's end is the day before the next month
-            within = -1 if self.end else day - _first_day(first)
-            moved = _first_day(first + steps * self.step + shift) + within
+            within = self.day - 1 if self.day else day - _first_day(first)
+            moved = self._day_of(first + steps * self.step, within)
         else:
             count = _business(day) + steps
             moved = 7 * (count // 5) + count % 5 - 3
-        return _utc(moved * DAY + clock, self.tz)
+        return instants(moved * DAY + clock, self.tz)
+
+    def off(self, origin: Array, steps: Array, stamps: Array) -> Array:
+        """How far stamps lie from the grid, microseconds; February's 28th stands for its 29th."""
+        lag: Array = stamps - self.advance(origin, steps)
+        if self.day and (lag == -DAY).any():
+            lag[(lag == -DAY) & _is_28_february(wall(stamps, self.tz))] = 0
+        return lag
+
+    def _day_of(self, months: Array, within: Array | int) -> Array:
+        """Days since 1970 of the grid's day in each month; `within` days after the first where no other is named."""
+        first, last = _first_day(months), _first_day(months + 1) - 1
+        if self.business:
+            weekend = _weekday(first) > 4
+            return last - np.maximum(_weekday(last) - 4, 0) if self.end else first + (7 - _weekday(first)) * weekend
+        if self.end:
+            return last
+        return np.minimum(first + within, last) if self.day else first + within
 
     def skipped(self, before: Array, after: Array) -> Array:
         """Steps left out between stamps `before` and `after`, int64; off the grid the nearest step counts."""
@@ -80,7 +99,8 @@ def parse(freq: str | int, tz: str | None = None) -> Frequency:
     """The frequency a pandas alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", ...) or an integer step names.
 
     Older pandas spellings ("H", "T", "M") and those of polars ("15m", "1mo") are understood. "MS", "QS" and "YS" keep
-    the day of the month on which a series begins.
+    the day of the month on which a series begins; "MS-30" is the 30th, or the last day of February; "BMS" and "BME" are
+    the first and the last weekday of the month.
 
     Raises: UsageError if the alias is unknown or the step is below 1.
     """
@@ -88,7 +108,7 @@ def parse(freq: str | int, tz: str | None = None) -> Frequency:
         if int(freq) < 1:
             raise UsageError(f"freq is {freq}; an integer step must be at least 1")
         return Frequency(alias=int(freq), kind="count", step=int(freq))
-    match = re.fullmatch(r"(\d*)([A-Za-z]+)(?:-([A-Z]{3}))?", freq)
+    match = re.fullmatch(r"(\d*)([A-Za-z]+)(?:-([A-Z]{3}|29|30|31))?", freq)
     times, name, anchor = match.groups() if match else ("", "", None)
     name, many = _SPELLINGS.get(name, name), int(times or 1)
     alias = f"{many if many > 1 else ''}{name}{'-' + anchor if anchor else ''}"
@@ -96,12 +116,15 @@ def parse(freq: str | int, tz: str | None = None) -> Frequency:
         return Frequency(alias=alias, kind="clock", step=many * _CLOCK[name], tz=tz)
     if many >= 1 and name in ("D", "W") and (not anchor or (name == "W" and anchor in _WEEKDAYS)):
         return Frequency(alias=alias, kind="day", step=many * DAY * (7 if name == "W" else 1), tz=tz)
-    if many >= 1 and name[:1] in _MONTHS and name[1:] in ("S", "E") and (anchor or "JAN") in _MONTH_NAMES:
-        return Frequency(alias=alias, kind="month", step=many * _MONTHS[name[0]], end=name[1] == "E", tz=tz)
+    if many >= 1 and name == "MS" and anchor and anchor.isdigit():
+        return Frequency(alias=alias, kind="month", step=many, day=int(anchor), tz=tz)
+    if many >= 1 and re.fullmatch("B?[MQY][SE]", name) and (anchor or "JAN") in _MONTH_NAMES:
+        step, business = many * _MONTHS[name[-2]], name[0] == "B"
+        return Frequency(alias=alias, kind="month", step=step, end=name[-1] == "E", business=business, tz=tz)
     if name == "B" and many == 1 and not anchor:
         return Frequency(alias=alias, kind="business", step=1, tz=tz)
     raise UsageError(
-        f"freq {freq!r} is unknown; give an integer or one like 'h', '15min', 'D', 'B', 'W-SUN', 'MS', 'QE'"
+        f"freq {freq!r} is unknown; give an integer or one like 'h', '15min', 'D', 'B', 'W-SUN', 'MS', 'QE', 'BME'"
     )
 
 
@@ -134,7 +157,7 @@ def infer_loosely(stamps: Array, inner: Array, *, calendar: bool, tz: str | None
     if found is None or not inner.any():
         return found
     before, after = stamps[:-1][inner], stamps[1:][inner]
-    if (found.advance(before, found.between(before, after)) == after).all():
+    if not found.off(before, found.between(before, after), after).any():
         return found
     median = max(1, round(float(np.median(after - before))))
     if not calendar:
@@ -145,9 +168,25 @@ def infer_loosely(stamps: Array, inner: Array, *, calendar: bool, tz: str | None
     return parse(f"{round(median / size)}{unit}", tz)
 
 
+def settled(asked: Frequency, freq: str | int, stamps: Array) -> Frequency:
+    """The frequency that was asked for as `freq`, on the days of the month on which the stamps fall.
+
+    "M", "Q" and "Y", which once meant the end, are the beginning where not all stamps are the last day of a month;
+    months on the 29th to 31st go through shorter ones.
+    """
+    if asked.kind != "month" or asked.business or asked.day:
+        return asked
+    local = wall(stamps, asked.tz)
+    bare = re.fullmatch(r"(\d*)([MQYA])(-[A-Z]{3})?", str(freq))
+    if asked.end and bare and not _is_last(local).all():
+        asked = parse(f"{bare[1]}{bare[2].replace('A', 'Y')}S", asked.tz)
+    day = _clamped_day(local)
+    return parse(f"{asked.step}MS-{day}", asked.tz) if day and not asked.end else asked
+
+
 def anchored(frequency: Frequency, stamp: int) -> str | int:
     """The alias with the weekday or month on which `stamp` falls: "W" at a Monday is "W-MON"."""
-    if frequency.kind not in ("day", "month"):
+    if frequency.kind not in ("day", "month") or frequency.day:
         return frequency.alias
     local = wall(np.array([stamp]), frequency.tz)
     bare = str(frequency.alias).split("-")[0]
@@ -165,7 +204,7 @@ def anchored(frequency: Frequency, stamp: int) -> str | int:
 def contradicts(asked: Frequency, found: str | int) -> bool:
     """Whether the caller named a weekday or month other than the one the stamps fall on."""
     anchor, other = str(asked.alias).partition("-")[2], str(found).partition("-")[2]
-    if not anchor or asked.kind == "day":
+    if not anchor or asked.kind == "day" or asked.day:
         return bool(anchor) and anchor != other
     cycle = _MONTHS[str(asked.alias).split("-")[0][-2]]
     usual = "DEC" if asked.end else "JAN"
@@ -180,7 +219,7 @@ def wall(stamps: Array, tz: str | None) -> Array:
     return np.asarray(local.asi8).reshape(stamps.shape)
 
 
-def _utc(local: Array, tz: str | None) -> Array:
+def instants(local: Array, tz: str | None) -> Array:
     """The inverse of `wall`; an hour that occurs twice means the first, one that does not occur moves forward."""
     if tz is None or tz == "UTC":
         return local
@@ -220,17 +259,41 @@ def _common(steps: Array) -> int:
     return smallest if (values % common).any() and fits else common
 
 
+def _is_last(local: Array) -> Array:
+    """Whether stamps fall on the last day of a month."""
+    return np.asarray(local // DAY + 1 == _first_day(_month(local) + 1))
+
+
+def _is_28_february(local: Array) -> Array:
+    months = _month(local)
+    return np.asarray((months % 12 == 1) & (local // DAY - _first_day(months) == 27))
+
+
+def _clamped_day(local: Array) -> int:
+    """The 29th, 30th or 31st where all stamps fall on it or on the last day of a shorter month; else 0."""
+    day, months = local // DAY, _month(local)
+    highest = int((day - _first_day(months)).max()) + 1
+    fits = (np.minimum(_first_day(months) + highest - 1, _first_day(months + 1) - 1) == day) | _is_28_february(local)
+    return highest if highest > 28 and fits.all() and not _is_last(local).all() else 0
+
+
 def _day_alias(local: Array, days: Array, inner: Array) -> str:
     """The alias of a series whose rows are whole days apart."""
     day = local // DAY
     if days.min() >= 28:
-        first = _first_day(_month(local))
+        months = _month(local)
+        first = _first_day(months)
         same_day = not np.diff(day - first)[inner].any() and (day - first).max() < 28
-        last_day = bool((day + 1 == _first_day(_month(local) + 1)).all())
-        if same_day or last_day:
-            months = _common(np.diff(_month(local))[inner])
-            cycle = next(letter for letter in "YQM" if months % _MONTHS[letter] == 0)
-            return f"{months // _MONTHS[cycle]}{cycle}{'E' if last_day else 'S'}"
+        step = _common(np.diff(months)[inner])
+        cycle = next(letter for letter in "YQM" if step % _MONTHS[letter] == 0)
+        if same_day or _is_last(local).all():
+            return f"{step // _MONTHS[cycle]}{cycle}{'S' if same_day else 'E'}"
+        for side in "ES":
+            grid = parse(f"B{cycle}{side}")
+            if (grid._day_of(months, 0) == day).all():
+                return f"{step // _MONTHS[cycle]}B{cycle}{side}"
+        if on := _clamped_day(local):
+            return f"{step}MS-{on}"
     step = _common(days)
     if step == 1 and (days == 3).any() and not (_weekday(day) > 4).any():
         return "B"

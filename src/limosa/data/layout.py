@@ -5,24 +5,37 @@ Importing this file imports neither pandas nor numpy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 from limosa.errors import UsageError
 from limosa.options import Option, accepted, column_names, names, words_of
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spelling:
+    """How the cells of a table are written, where that is not to be found out."""
+
+    tz: str = ""  # the zone in which stamps are shown, and meant where they have none
+    date_format: str = ""  # strptime form
+    dayfirst: bool = False
+    decimal: str = ""  # "." or ","
+    na: tuple[str, ...] = ()  # cells that hold nothing, besides the usual marks
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which columns of the caller's table are what."""
 
-    id: str = "unique_id"
+    id: str = "unique_id"  # several with commas between them: together they name a series
     time: str = "ds"
     targets: tuple[str, ...] = ("y",)
     known: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    spelling: Spelling = field(default_factory=Spelling)
 
     def __post_init__(self) -> None:
         twice = [name for name in self.names if self.names.count(name) > 1]
@@ -32,7 +45,12 @@ class Columns:
     @property
     def names(self) -> tuple[str, ...]:
         """Every column, in the order id, time, targets, known, static."""
-        return (self.id, self.time, *self.targets, *self.known, *self.static)
+        return (*self.id_parts, self.time, *self.targets, *self.known, *self.static)
+
+    @property
+    def id_parts(self) -> tuple[str, ...]:
+        """The columns that together name a series."""
+        return tuple(self.id.split(","))
 
 
 def frequency_name(name: str, freq: Any) -> str | int | None:
@@ -58,13 +76,60 @@ def column_name(name: str, value: Any) -> str:
     return found[0]
 
 
+def id_columns(name: str, value: Any) -> str:
+    """The name of the column of ids, or of several with commas between them. Raises: UsageError."""
+    found = column_names(name, value)
+    if not found or not all(found):
+        raise UsageError(f"{name} is {value!r}; give the name of a column, or of several")
+    return ",".join(found)
+
+
+def time_zone(name: str, value: Any) -> str:
+    """The name of a time zone. Raises: UsageError if there is none of that name."""
+    if value is None or re.fullmatch(r"|[+-]\d\d:\d\d", str(value)):
+        return str(value or "")
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(str(value)).key
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"{name} is {str(value)!r}; give a time zone such as Europe/Berlin, UTC or +01:00") from None
+
+
+def date_form(name: str, value: Any) -> str:
+    """A strptime form. Raises: UsageError if it is none."""
+    if value and (not isinstance(value, str) or not re.search("%[A-Za-z]", value)):
+        raise UsageError(f"{name} is {value!r}; give a form such as '%d/%m/%Y' or '%d/%m/%Y %H:%M'")
+    return value or ""
+
+
 FREQ = Option(
     "Step: h, 15min, D, MS, ... or a number; inferred if not given.", "ALIAS", accept=frequency_name, default=None
 )
-ID_COL = Option("Column that says which series a row belongs to.", "NAME", accept=column_name, default=Columns.id)
+ID_COL = Option(
+    "Column that says which series a row belongs to, or several.", "NAME,...", accept=id_columns, default=Columns.id
+)
 
 
-class Layout(TypedDict, total=False):
+class Cells(TypedDict, total=False):
+    """Options that say how cells are written, for a table whose cells can be read in more than one way."""
+
+    tz: Annotated[
+        str,
+        Option("Time zone to show stamps in, and their own if they have none.", "ZONE", accept=time_zone, default=""),
+    ]
+    date_format: Annotated[
+        str, Option("How dates are written, such as %d/%m/%Y.", "FORM", accept=date_form, default="")
+    ]
+    dayfirst: Annotated[bool, Option("In 01/02/2024 the day stands first.", default=False)]
+    decimal: Annotated[Literal["", ".", ","], Option("Decimal mark of numbers; found out if not given.", default="")]
+    na: Annotated[
+        Sequence[str],
+        Option("More cells that hold nothing.", "MARK,...", read=names, accept=column_names, default=()),
+    ]
+
+
+class Layout(Cells, total=False):
     """Options of every verb that reads a table of series."""
 
     freq: Annotated[str | int | None, FREQ]
@@ -85,7 +150,7 @@ class Layout(TypedDict, total=False):
     ]
 
 
-class ChannelLayout(TypedDict, total=False):
+class ChannelLayout(Cells, total=False):
     """Options of a verb that reads a table of channels."""
 
     freq: Annotated[str | int | None, FREQ]
@@ -110,5 +175,12 @@ def columns_of(**layout: Unpack[Layout]) -> tuple[Columns, str | int | None]:
         targets=tuple(own["target_col"]),
         known=tuple(own["known_cols"]),
         static=tuple(own["static_cols"]),
+        spelling=spelling_of(own),
     )
     return columns, own["freq"]
+
+
+def spelling_of(given: Mapping[str, Any]) -> Spelling:
+    """How cells are written, of the options that say so."""
+    own = {one.name: given[one.name] for one in fields(Spelling) if one.name in given}
+    return Spelling(**own | {"na": tuple(own.get("na", ()))})

@@ -15,9 +15,10 @@ import pandas as pd
 from limosa.core import Window
 from limosa.data import frequency
 from limosa.data import read as reading
+from limosa.data.dates import StampFormat
 from limosa.data.frequency import Frequency
 from limosa.data.layout import Columns, Layout, columns_of
-from limosa.data.parse import OnFault, Records, StampFormat, raise_fault, read_records
+from limosa.data.parse import Given, OnFault, Records, raise_fault, read_records
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Panel:
     tz: str | None = None
     columns: Columns = field(default_factory=Columns)  # names in the caller's table
     notes: tuple[str, ...] = ()  # what was inferred or repaired, in words
+    guesses: tuple[str, ...] = ()  # what was inferred and may be otherwise: "what; what to do"
+    given: Given | None = None  # the caller's columns of ids and time, to give them back in kind
 
     def __post_init__(self) -> None:
         for name in ("ids", "stamps", "values", "known", "static", "start"):
@@ -66,11 +69,12 @@ class Panel:
     def read(cls, source: Any, **layout: Unpack[Layout]) -> Self:
         """Read whatever `source` is.
 
-        A CSV file with a header line, or an open one; a Parquet file, or a folder of them; "-" for CSV on standard
-        input; a pandas, polars, pyarrow or other frame; a dict of arrays; a panel.
+        A CSV file with a header line, or an open one; an Excel workbook; a Parquet file, or a folder of them; "-" for
+        CSV on standard input; a pandas, polars, pyarrow or other frame; a dict of arrays; a panel.
 
         Without an id column the table is one series; without `ds` or `y` the only column that can be it is taken; with
-        no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`.
+        no column for time the rows are counted. `freq` None infers the step. All of that is said in `notes`, and what
+        may be otherwise in `guesses`.
 
         Raises: DataError naming the series, the line (of CSV; else the row, from 0) and the fix; UsageError if `freq`
         or the kind of source is unknown.
@@ -143,6 +147,20 @@ class Panel:
             static=torch.from_numpy(self.static[series]).to(dtype or torch.float64) if self.static.shape[1] else None,
         )
 
+    def history(self) -> tuple[Self, int]:
+        """The panel up to the last observed row of each series, and how many rows were left out behind these.
+
+        Rows to come stand in the same table as those of the past where their targets are empty. A series that was never
+        observed stays as it is.
+        """
+        observed = np.isfinite(self.values).any(axis=1)
+        owner = np.repeat(np.arange(len(self)), self.lengths)
+        last = self.start[:-1].copy()
+        np.maximum.at(last, owner[observed], np.flatnonzero(observed))
+        never = ~np.logical_or.reduceat(observed, self.start[:-1])
+        keep = (np.arange(len(self.stamps)) <= last[owner]) | never[owner]
+        return (self.rows(keep), int((~keep).sum())) if not keep.all() else (self, 0)
+
     def first_rows(self, count: np.ndarray) -> Self:
         """The first `count[i]` rows of each series i, and the series that have any.
 
@@ -151,6 +169,15 @@ class Panel:
         if not count.any():
             raise UsageError(f"the split leaves one part empty; the longest series has {self.lengths.max()} rows")
         return self.rows(np.arange(len(self.stamps)) < np.repeat(self.start[:-1] + count, self.lengths))
+
+    def arranged(self, targets: tuple[str, ...], known: tuple[str, ...]) -> Self:
+        """The same panel with its targets and known covariates in the order of these names."""
+        return replace(
+            self,
+            columns=replace(self.columns, targets=targets, known=known),
+            values=self.values[:, [self.columns.targets.index(name) for name in targets]],
+            known=self.known[:, [self.columns.known.index(name) for name in known]],
+        )
 
     def rows(self, keep: np.ndarray) -> Self:
         """The rows where `keep` [rows] is true, one stretch of each series, and the series that have any."""
@@ -185,7 +212,7 @@ class Panel:
         owner = np.repeat(np.arange(len(future)), future.lengths)
         keys = owner * len(moments) + rank  # ascending, for rows are sorted by series and time
         moment = np.searchsorted(moments, stamps).clip(max=len(moments) - 1)
-        series = pd.Index(future.ids).get_indexer(pd.Index(self.ids[index]))[:, None]
+        series = _matched(future, self.ids[index])[:, None]
         row = np.searchsorted(keys, series * len(moments) + moment).clip(max=len(keys) - 1)
         found = (series == owner[row]) & (future.stamps[row] == stamps)
         ahead = future.known[row]  # [n, H, K]
@@ -196,6 +223,25 @@ class Panel:
             more = f" and {lacking.sum() - 1} more" if lacking.sum() > 1 else ""
             raise DataError(f"the future rows lack {names} for {first}{more}; add a row per series and step ahead")
         return np.asarray(ahead)
+
+
+def _matched(future: Panel, ids: np.ndarray) -> np.ndarray:
+    """Which series of `future` each id is, -1 where none; rows without an id hold for all, and 7 is "7".
+
+    Raises: DataError if none is the same.
+    """
+    if future.columns.id == Columns.id and any("no id column" in note for note in future.notes):
+        return np.zeros(len(ids), dtype=np.int64)
+    own, other = pd.Index(ids), pd.Index(future.ids)
+    if own.dtype != other.dtype:
+        own, other = pd.Index([str(one) for one in ids]), pd.Index([str(one) for one in future.ids])
+    found = other.get_indexer(own)
+    if (found < 0).all():
+        raise DataError(
+            f"no series of the future rows is one of the past: they are {future.ids[0]!r}, ... and {ids[0]!r}, ...; "
+            f"write ids alike, or leave the id column out if the rows hold for all series"
+        )
+    return np.asarray(found)
 
 
 def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = raise_fault) -> dict[str, Any]:
@@ -210,7 +256,7 @@ def assemble(rows: Records, freq: str | int | None, on_fault: OnFault = raise_fa
     first = np.cumsum(counts) - counts  # [N] first row of each series
     step = _step(rows, freq, first, notes)
     position = step.between(rows.stamps[first][rows.series], rows.stamps)
-    _check_grid(rows, step, rows.stamps[first][rows.series], position)
+    _check_grid(rows, step, rows.stamps[first][rows.series], position, asked=freq is not None)
     if freq is None:
         _check_one_step(rows, step, position)
     return _gridded(rows, step, position, first, notes)
@@ -275,7 +321,9 @@ def _step(rows: Records, freq: str | int | None, first: np.ndarray, notes: list[
                 "no series has two rows to infer the frequency from; give freq (--freq), such as 'D' or 'h'"
             )
     else:
-        found = frequency.parse(freq, tz)
+        found = (
+            frequency.settled(frequency.parse(freq, tz), freq, rows.stamps) if calendar else frequency.parse(freq, tz)
+        )
         if (found.kind == "count") == calendar:
             kind = "times: give an alias such as 'h' or 'D'" if calendar else "a count: give an integer"
             raise DataError(f"freq is {freq!r}, but {rows.columns.time} holds {kind.replace(':', ';')}")
@@ -287,14 +335,28 @@ def _step(rows: Records, freq: str | int | None, first: np.ndarray, notes: list[
     return replace(found, alias=alias)
 
 
-def _check_grid(rows: Records, step: Frequency, origin: np.ndarray, position: np.ndarray) -> None:
-    off = step.advance(origin, position) != rows.stamps
-    if off.any():
-        row = int(off.argmax())
-        at, others = rows.locate(row), f" (and {int(off.sum()) - 1} more)" if off.sum() > 1 else ""
-        stamp = f"{_show(rows, row)} is not a step of {step.alias} from the first stamp of its series"
-        fix = "give freq (--freq) if the step is another, resample, or read series of different steps apart"
-        raise DataError(f"{at}: {stamp}{others}; {fix}")
+def _check_grid(rows: Records, step: Frequency, origin: np.ndarray, position: np.ndarray, *, asked: bool) -> None:
+    late = step.off(origin, position, rows.stamps)
+    if not late.any():
+        return
+    row, tz = int((late != 0).argmax()), rows.stamp_format.tz
+    at, others = rows.locate(row), f" (and {int((late != 0).sum()) - 1} more)" if (late != 0).sum() > 1 else ""
+    stamp = f"{_show(rows, row)} is not a step of {step.alias} from the first stamp of its series"
+    fix = "give freq (--freq) if the step is another, resample, or read series of different steps apart"
+    inner = np.diff(rows.series) == 0
+    if rows.stamp_format.calendar and _moves_an_hour(rows.stamps, inner):
+        stamp += ", but an hour apart from one, as where clocks change"
+        fix = "give the time zone of these days, tz (--tz), such as Europe/Berlin"
+    elif asked and (found := frequency.infer(rows.stamps, inner, calendar=rows.stamp_format.calendar, tz=tz)):
+        fix = f"the stamps look like freq {found.alias!r} (--freq {found.alias}); give that, or leave freq out"
+    raise DataError(f"{at}: {stamp}{others}; {fix}")
+
+
+def _moves_an_hour(stamps: np.ndarray, inner: np.ndarray) -> bool:
+    """Whether steps are whole days but for an hour more or less, as those of local days are in UTC."""
+    steps = np.diff(stamps)[inner] % frequency.DAY
+    hour = frequency.DAY // 24
+    return bool(np.isin(steps, (0, hour, frequency.DAY - hour)).all() and len(steps) > (steps != 0).sum() > 0)
 
 
 def _check_one_step(rows: Records, step: Frequency, position: np.ndarray) -> None:
@@ -346,6 +408,8 @@ def _gridded(
         "tz": rows.stamp_format.tz,
         "columns": rows.columns,
         "notes": tuple(notes),
+        "guesses": rows.guesses,
+        "given": rows.given,
     }
 
 

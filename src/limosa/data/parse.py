@@ -1,4 +1,4 @@
-"""Parse a table into checked rows: find which column is what, and read its cells.
+"""Parse a table into checked rows: read the cells of the columns that `roles` found.
 
 Faults go to `on_fault`: the usual one raises the first; that of `limosa check` collects them all, and the
 reading goes on without the faulty cell or row.
@@ -6,85 +6,68 @@ reading goes on without the faulty cell or row.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from limosa.data.layout import Columns
-from limosa.data.read import EMPTY, Locate, Source, cast, column_of, mixed
+from limosa.data.dates import (
+    NAT,
+    StampFormat,
+    Stamps,
+    in_zone,
+    read_cell,
+    read_numbers,
+    read_texts,
+    several_offsets,
+    zones_of,
+)
+from limosa.data.dialect import number_in
+from limosa.data.frames import column_of
+from limosa.data.layout import Columns, Spelling
+from limosa.data.numerals import doubt, read_numerals
+from limosa.data.roles import find_roles
+from limosa.data.source import Locate, Source, cast, is_text, texts_of
 from limosa.errors import DataError
 
 OnFault = Callable[[DataError], None]
-
-_OPTIONS = {"id": "id_col (--id-col)", "time": "time_col (--time-col)", "targets": "target_col (--target-col)"}
-_OPTIONS |= {"known": "known_cols (--known-cols)", "static": "static_cols (--static-cols)"}
-_TIME_NAMES = ("timestamp", "datetime", "date", "time")
-_NAT = np.iinfo(np.int64).min  # also pandas' own
-_ZONE = r"[Tt ]\d{2}.*?(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)$"
-_PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?(?P<zone>Z|[+-]\d\d:?\d\d)?")
-_CLOCKS = ("", " %H:%M", " %H:%M:%S")
-# Dates that are not ISO 8601, each with its readings: one must fit all rows, and no other may.
-_FORMATS: list[tuple[str, ...]] = [
-    ("%Y-%m",),
-    *[(f"{day}{clock}",) for day in ("%Y/%m/%d", "%d.%m.%Y") for clock in _CLOCKS],
-]
-_FORMATS += [(f"%m/%d/%Y{clock}", f"%d/%m/%Y{clock}") for clock in _CLOCKS]
+_ISO = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StampFormat:
-    """What the cells of a column of time are, and how its int64 stamps are given back to the caller."""
-
-    calendar: bool  # stamps are microseconds since 1970 (UTC, or wall time without a zone) rather than a count
-    tz: str | None = None
-    form: str = ""  # strptime form of dates that are not ISO 8601
-
-    def times(self, stamps: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
-        """`stamps` of any shape, flattened, as the caller's times: pandas times in their zone, or integers."""
-        flat = np.ascontiguousarray(stamps, dtype=np.int64).reshape(-1)
-        if not self.calendar:
-            return flat
-        index = pd.DatetimeIndex(flat.view("M8[us]"))
-        return index if self.tz is None else index.tz_localize("UTC").tz_convert(self.tz)
-
-    def time(self, stamp: int) -> Any:
-        """One stamp as the caller's time: a pandas time, or the integer itself."""
-        return self.times(np.array([stamp]))[0] if self.calendar else int(stamp)
-
-
-def read_stamp(cell: Any, expected: StampFormat | None = None) -> tuple[int, StampFormat]:
+def read_stamp(
+    cell: Any, expected: StampFormat | None = None, spelling: Spelling | None = None
+) -> tuple[int, StampFormat]:
     """The stamp of one cell, and its format: what a column that begins with this cell is taken for.
 
-    Dates whose day and month could be swapped are read in the `expected` form.
+    What has several readings is read in the `expected` format.
 
     Raises: DataError if the cell is empty or no time.
     """
-    if isinstance(cell, int | np.integer) and not isinstance(cell, bool):
-        stamps, stamp_format = _counted(np.array([cell], dtype=np.int64), expected)
-        return int(stamps[0]), stamp_format
-    # nearly all stamps of a stream: 3 microseconds where a column of one cell takes 2,000
-    if isinstance(cell, str) and (plain := _PLAIN.fullmatch(cell)):
-        zone = plain["zone"]
-        return _micros_of(datetime.fromisoformat(cell)), StampFormat(calendar=True, tz=_zone(zone) if zone else None)
-    if isinstance(cell, datetime) and cell.tzinfo is None and not pd.isna(cell):
-        return _micros_of(cell), StampFormat(calendar=True)
-    if isinstance(cell, str) and expected and expected.form:
-        with contextlib.suppress(ValueError):
-            return _micros_of(datetime.strptime(cell, expected.form)), expected
+    own = spelling or Spelling()
+    if (quick := None if own.date_format else read_cell(cell, expected)) is not None:
+        stamps = Stamps(values=np.array([quick[0]]), format=quick[1])
+        stamps = in_zone(stamps, "time", own.tz) if own.tz and quick[1].tz != own.tz else stamps
+        return int(stamps.values[0]), stamps.format
     table = pa.table({"time": column_of("time", [cell])})
-    stamps, stamp_format = _stamps(table, "time", lambda row: "this row", raise_fault, expected)
-    if stamps[0] == _NAT:
+    stamps = _stamps(table, "time", lambda row: "this row", raise_fault, expected, own)
+    stamps = in_zone(stamps, "time", own.tz) if own.tz else stamps
+    if stamps.values[0] == NAT:
         raise DataError(f"{cell!r} is no time; write it like 2024-01-31 15:00")
-    return int(stamps[0]), stamp_format
+    return int(stamps.values[0]), stamps.format
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The columns of ids and of time as the caller gave them, so that they can be given back in kind."""
+
+    ids: np.ndarray  # [N] what a panel calls the series
+    keys: dict[str, Any]  # the id columns at the first row of each series, each a narwhals series or an array [N]
+    time: Any = None  # the first row of the column of time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +82,9 @@ class Records:
     static: np.ndarray  # [N, S] float64
     stamp_format: StampFormat
     columns: Columns
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was inferred
+    guesses: tuple[str, ...]  # what was inferred and may be otherwise: "what; what to do"
+    given: Given | None
     locate: Locate
 
 
@@ -115,119 +100,119 @@ def read_records(
 
     Raises: DataError, through `on_fault` where the reading can go on.
     """
-    table = source.table
+    roles = find_roles(source, columns)
+    table, columns, notes = roles.table, roles.columns, [*source.notes, *roles.notes]
+    table, locate_row = _without_blank_rows(table, columns, source.locate, notes)
     if table.num_rows == 0:
         raise DataError("the input has a header but no rows; give at least one row of data")
-    columns, notes = _roles(table, columns)
-    codes, ids = _ids(table, columns, source.locate, on_fault)
-    single = columns.id not in table.column_names
+    codes, ids, first = _ids(table, columns, locate_row, on_fault)
+    single = not set(columns.id_parts) <= set(table.column_names)
 
     def locate(row: int) -> str:
-        return source.locate(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
+        return locate_row(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
 
-    stamps, stamp_format = _stamps(table, columns.time, locate, on_fault, expected)
+    own = columns.spelling
+    stamps = _stamps(table, columns.time, locate, on_fault, expected, own)
+    if own.tz and columns.time in table.column_names:
+        stamps = _apart(in_zone(stamps, columns.time, own.tz), codes)
+    notes += stamps.notes
     values, known, static = (
-        _numbers(table, n, locate, on_fault) for n in (columns.targets, columns.known, columns.static)
+        _numbers(table, names, source.comma_likely, own, notes, locate, on_fault)
+        for names in (columns.targets, columns.known, columns.static)
     )
     rows, series, held = np.arange(len(codes)), codes, ids
-    placed = (codes >= 0) & (stamps != _NAT)
+    moments = stamps.values
+    placed = (codes >= 0) & (moments != NAT)
     if not placed.all():  # only where `on_fault` went on
         rows = np.flatnonzero(placed)
-        values, known, static, stamps = values[rows], known[rows], static[rows], stamps[rows]
+        values, known, static, moments = values[rows], known[rows], static[rows], moments[rows]
         used, series = np.unique(codes[rows], return_inverse=True)
-        held = ids[used]
+        held, first = ids[used], first[used]
     if not len(rows):
         raise DataError("no row has both an id and a time; give each row both")
     return Records(
         ids=held,
         series=series,
-        stamps=stamps,
+        stamps=moments,
         values=values,
         known=known,
         static=_constants(static, series, held, columns.static, on_fault),
-        stamp_format=stamp_format,
+        stamp_format=stamps.format,
         columns=columns,
-        notes=notes,
+        notes=tuple(notes),
+        guesses=roles.guesses,
+        given=None if single else _given(source, table, columns, held, first),
         locate=lambda row: locate(int(rows[row])),
     )
 
 
-def _roles(table: pa.Table, columns: Columns) -> tuple[Columns, tuple[str, ...]]:
-    """`columns` with defaults that are not in the table replaced by what is, and a word on each."""
-    names, notes = table.column_names, []
-    if columns.id not in names:
-        if columns.id != Columns.id:
-            raise _missing(columns.id, "id", names)
-        notes.append("no id column: all rows are one series, 'series'; give id_col (--id-col) if there are more")
-    for role in ("known", "static"):
-        for name in getattr(columns, role):
-            if name not in names:
-                raise _missing(name, role, names)
+def _without_blank_rows(table: pa.Table, columns: Columns, locate: Locate, notes: list[str]) -> tuple[pa.Table, Locate]:
+    """The rows that have a time or a number, or stand before one that has, and how to name them.
+
+    Spreadsheets leave rows of empty cells behind the last one, and between blocks.
+    """
+    names = [name for name in columns.names if name in table.column_names]
+    if len(table.column_names) < 2 or not table.num_rows:
+        return table, locate
+    blank = np.ones(table.num_rows, dtype=bool)
+    for name in names:
+        column = table[name]
+        empty = column.is_null() if not is_text(column.type) else pa.array(texts_of(column, ("",))[0] < 0)
+        blank &= empty.to_numpy(zero_copy_only=False) if isinstance(empty, pa.Array) else empty.to_numpy()
+        if not blank.any():
+            return table, locate
     if columns.time not in names:
-        time = _time_column(table, columns)
-        notes.append(
-            f"no column '{columns.time}': time is column '{time}'"
-            if time
-            else "no time column: rows are counted 0, 1, 2, ...; give time_col (--time-col) if there is one"
-        )
-        columns = replace(columns, time=time or columns.time)
-    lacking = [name for name in columns.targets if name not in names]
-    if lacking and columns.targets != Columns.targets:
-        raise _missing(lacking[0], "targets", names)
-    if lacking:
-        free = [name for name in names if name not in columns.names and _is_number(table[name])]
-        if len(free) != 1:
-            raise _missing("y", "targets", names)
-        notes.append(f"no column 'y': the values are column '{free[0]}'")
-        columns = replace(columns, targets=(free[0],))
-    return columns, tuple(notes)
+        blank[: int(np.flatnonzero(~blank).max(initial=-1)) + 1] = False
+    if not blank.any() or blank.all():
+        return table, locate
+    notes.append(f"{int(blank.sum())} empty rows are left out")
+    rows = np.flatnonzero(~blank)
+    return table.filter(pa.array(~blank)), lambda row: locate(int(rows[row]))
 
 
-def _time_column(table: pa.Table, columns: Columns) -> str | None:
-    """The one column that can be the time; None if rows are to be counted."""
-    names: list[str] = table.column_names
-    free = [name for name in names if name not in columns.names]
-    found = [n for n in free if n.lower() in _TIME_NAMES] or [n for n in free if _is_time(table[n])]
-    text = [name for name in free if not _is_number(table[name])]
-    if columns.time == Columns.time and len(found) == 1:
-        return str(found[0])
-    if columns.time != Columns.time or found or text or columns.id in names:
-        raise _missing(columns.time, "time", names)
-    return None
-
-
-def _missing(name: str, role: str, names: list[str]) -> DataError:
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
-    guess = next((f", did you mean '{n}'?" for n in names if near and n.lower() == near[0]), "")
-    return DataError(f"no column '{name}' (columns: {', '.join(names)}){guess}; give {_OPTIONS[role]}")
-
-
-def _is_number(column: pa.ChunkedArray) -> bool:
-    if not _is_text(column.type):
-        return bool(pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
-    codes, texts = _texts(column)
-    return bool((codes >= 0).any()) and cast(texts, pa.float64()) is not None
-
-
-def _is_time(column: pa.ChunkedArray) -> bool:
-    if not _is_text(column.type):
-        return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
-    try:
-        stamps, stamp_format = _dates(_texts(column)[1], "", None)
-    except DataError:
-        return False
-    return stamp_format.calendar and len(stamps) > 0 and bool((stamps != _NAT).all())
+def _given(source: Source, table: pa.Table, columns: Columns, ids: np.ndarray, first: np.ndarray) -> Given | None:
+    """The caller's own columns at the first rows of the series; None for a file with one column of ids."""
+    if source.native is None:
+        if len(columns.id_parts) == 1:
+            return None
+        kept = {name: table[name].take(pa.array(first)) for name in columns.id_parts}
+        plain = {n: c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for n, c in kept.items()}
+        return Given(ids=ids, keys={n: nw.from_native(c.to_pandas(), series_only=True) for n, c in plain.items()})
+    if not set(columns.id_parts) <= set(source.native):
+        return None
+    time = source.native.get(columns.time)
+    keys = {name: source.native[name][first] for name in columns.id_parts}
+    return Given(ids=ids, keys=keys, time=None if time is None else time[:1])
 
 
 # ---- ids ----
 
 
-def _ids(table: pa.Table, columns: Columns, locate: Locate, on_fault: OnFault) -> tuple[np.ndarray, np.ndarray]:
-    """The series of each row, -1 where the id is empty, and the ids in order of first appearance."""
-    rows = table.num_rows
-    if columns.id not in table.column_names:
-        return np.zeros(rows, dtype=np.int64), np.array(["series"], dtype=object)
-    column = table[columns.id]
+def _ids(
+    table: pa.Table, columns: Columns, locate: Locate, on_fault: OnFault
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The series of each row, -1 where an id is empty; the ids in order of first appearance; the row of that."""
+    rows, parts = table.num_rows, columns.id_parts
+    if not set(parts) <= set(table.column_names):
+        return np.zeros(rows, dtype=np.int64), np.array(["series"], dtype=object), np.zeros(1, dtype=np.int64)
+    codes, ids = _id_column(table[parts[0]], parts[0], locate, on_fault)
+    for name in parts[1:]:
+        more, others = _id_column(table[name], name, locate, on_fault)
+        pair = np.where((codes < 0) | (more < 0), -1, codes * max(len(others), 1) + more)
+        used, codes = np.unique(pair, return_inverse=True)
+        codes, used = codes - int(used[0] < 0), used[used >= 0]
+        ids = np.array([f"{ids[i // len(others)]}/{others[i % len(others)]}" for i in used.tolist()], dtype=object)
+    first = np.full(len(ids) + 1, rows)
+    present = np.flatnonzero(codes >= 0)[::-1]
+    first[codes[present]] = present  # the last write is the first row
+    order = np.argsort(first[:-1], kind="stable")[: int((first[:-1] < rows).sum())]
+    rank = np.full(len(ids) + 1, -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[codes], ids[order], first[order]
+
+
+def _id_column(column: pa.ChunkedArray, name: str, locate: Locate, on_fault: OnFault) -> tuple[np.ndarray, np.ndarray]:
+    """The code of each row, -1 where the cell is empty, and what the codes stand for: integers or texts."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     whole = column.unify_dictionaries().combine_chunks()
@@ -236,16 +221,15 @@ def _ids(table: pa.Table, columns: Columns, locate: Locate, on_fault: OnFault) -
         ids = ids.cast(pa.string())
         blank = pc.fill_null(pc.equal(ids, ""), True).to_numpy(zero_copy_only=False)
         codes[np.append(blank, False)[codes]] = -1  # code -1 reads the last entry
-    _empty_cells(codes < 0, columns.id, locate, on_fault)
-    first = np.full(len(ids), rows)
-    present = np.flatnonzero(codes >= 0)[::-1]
-    first[codes[present]] = present  # the last write is the first row
-    order = np.argsort(first, kind="stable")[: int((first < rows).sum())]
-    rank = np.full(len(ids) + 1, -1, dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    named = ids.take(pa.array(order))
-    texts = not pa.types.is_integer(ids.type)
-    return rank[codes], np.array(named.to_pylist(), dtype=object) if texts else named.to_numpy().astype(np.int64)
+        named = np.array(ids.to_pylist(), dtype=object)
+        unique, place = np.unique(named.astype(str), return_inverse=True) if len(named) else (named, codes[:0])
+        if len(unique) < len(named):  # what differs only in its kind
+            codes, named = np.where(codes < 0, -1, np.append(place, 0)[codes]), unique.astype(object)
+    else:
+        named = ids.to_numpy()
+        named = named.astype(np.int64) if not len(named) or named.max() < 2**63 else named
+    _empty_cells(codes < 0, name, locate, on_fault)
+    return codes, named
 
 
 def _empty_cells(empty: np.ndarray, name: str, locate: Locate, on_fault: OnFault) -> None:
@@ -263,110 +247,120 @@ def _more(bad: np.ndarray) -> str:
 
 
 def _stamps(
-    table: pa.Table, name: str, locate: Locate, on_fault: OnFault, expected: StampFormat | None
-) -> tuple[np.ndarray, StampFormat]:
-    """The stamp of each row, _NAT where there is none, and how stamps are written."""
+    table: pa.Table, name: str, locate: Locate, on_fault: OnFault, expected: StampFormat | None, spelling: Spelling
+) -> Stamps:
+    """The stamp of each row, NAT where there is none, and how stamps are written."""
     if name not in table.column_names:
-        return np.arange(table.num_rows), StampFormat(calendar=False)
+        return Stamps(values=np.arange(table.num_rows), format=StampFormat(calendar=False))
     column = table[name]
-    if _is_text(column.type):
-        codes, texts = _texts(column)
-        _empty_cells(codes < 0, name, locate, on_fault)
-        distinct, stamp_format = _dates(texts, name, expected)
-        stamps = np.append(distinct, _NAT)[codes]
-        bad = (stamps == _NAT) & (codes >= 0)
-        if bad.any():
-            row = int(bad.argmax())
-            kind, example = "an integer", "the others"
-            if stamp_format.calendar:
-                kind, example = "a date", "2024-01-31 or 2024-01-31 15:00"
-            found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
-            on_fault(DataError(f"{found}; write it like {example}"))
-        return stamps, stamp_format
+    if is_text(column.type):
+        return _text_stamps(column, name, locate, on_fault, expected, spelling)
     column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
     kind = column.type
-    calendar = bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
-    tz = kind.tz if pa.types.is_timestamp(kind) else None
-    whole = cast(column, pa.timestamp("us", tz) if calendar else pa.int64())
-    if whole is None or not (calendar or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise DataError(f"column {name!r} holds {kind}; give dates to the microsecond, or integers")
-    _empty_cells(whole.is_null().to_numpy(), name, locate, on_fault)
-    stamps = whole.cast(pa.int64()).fill_null(_NAT).to_numpy()
-    return (stamps, StampFormat(calendar=True, tz=tz)) if calendar else _counted(stamps, expected)
+    _empty_cells(column.is_null().to_numpy(), name, locate, on_fault)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        tz = kind.tz if pa.types.is_timestamp(kind) else None
+        whole = cast(column, pa.timestamp("us", tz), safe=False)
+        stamps = whole.cast(pa.int64()).fill_null(NAT).to_numpy()
+        return Stamps(values=stamps, format=StampFormat(calendar=True, tz=tz))
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"column {name!r} holds {kind}; give dates, or integers")
+    full = column.drop_null().to_numpy()
+    if pa.types.is_floating(kind) and np.isnan(full).any():
+        raise DataError(f"column {name!r} holds NaN; give every row a time")
+    read = read_numbers(full, expected)
+    if (bad := read.values == NAT).any():
+        raise DataError(f"column {name!r} holds {full[bad][0]}; give dates, or integers")
+    if column.null_count:
+        values = np.full(len(column), NAT)
+        values[column.is_valid().to_numpy()] = read.values
+        read = replace(read, values=values)
+    return read
 
 
-def _dates(texts: pa.Array, name: str, expected: StampFormat | None) -> tuple[np.ndarray, StampFormat]:
-    """The stamps of distinct texts, _NAT where one is no date. Integers are a count.
-
-    Raises: DataError if zones are mixed, or the order of day and month cannot be told.
-    """
-    count = cast(texts, pa.int64())
-    if count is not None:
-        return _counted(count.to_numpy(), expected)
-    zone = pc.struct_field(pc.extract_regex(texts, _ZONE), "zone")
-    zones = {_zone(text) for text in zone.drop_null().unique().to_pylist()}
-    if len(zones) > 1:
-        raise mixed(name, zones)
-    tz = zones.pop() if zones else None
-    whole = cast(texts, pa.timestamp("us", "UTC" if tz else None))
-    if whole is not None:
-        return whole.cast(pa.int64()).to_numpy(), StampFormat(calendar=True, tz=tz)
-    series = texts.to_pandas()
-    for forms in [(expected.form,) if expected and expected.form else (), *_FORMATS]:
-        read = {form: _read(series, form) for form in forms}
-        fitting = {form: index for form, index in read.items() if not index.isna().any()}
-        if len(fitting) > 1:
-            fix = "write dates like 2024-01-31"
-            raise DataError(f"column {name!r} has dates like {series[0]!r}, day or month first; {fix}")
-        for form, index in fitting.items():
-            return _micros(index), StampFormat(calendar=True, form=form)
-    stamps = _micros(_read(series, "ISO8601"))
-    whole_numbers = series.str.fullmatch(r"[+-]?\d{1,18}").to_numpy(dtype=bool)
-    if whole_numbers.sum() > (stamps != _NAT).sum():  # a count, but for a few
-        return series.where(whole_numbers, str(_NAT)).astype(np.int64).to_numpy(), StampFormat(calendar=False)
-    if tz and ((stamps != _NAT) & zone.is_null().to_numpy(zero_copy_only=False)).any():
-        raise mixed(name, {tz, "no zone"})
-    return stamps, StampFormat(calendar=True, tz=tz)
+def _text_stamps(
+    column: pa.ChunkedArray,
+    name: str,
+    locate: Locate,
+    on_fault: OnFault,
+    expected: StampFormat | None,
+    spelling: Spelling,
+) -> Stamps:
+    codes, texts = texts_of(column, spelling.na)
+    _empty_cells(codes < 0, name, locate, on_fault)
+    if (quick := None if spelling.date_format else _iso_stamps(texts, name)) is not None:
+        found = quick
+    elif len(texts):
+        found = read_texts(texts.to_pylist(), name, spelling, expected)
+    else:
+        found = Stamps(values=np.zeros(0, dtype=np.int64), format=StampFormat(calendar=True))
+    stamps = np.append(found.values, NAT)[codes]
+    bad = (stamps == NAT) & (codes >= 0)
+    if bad.any():
+        row = int(bad.argmax())
+        kind, example = "an integer", "the others"
+        if found.format.calendar:
+            kind, example = "a date", "2024-01-31 or 2024-01-31 15:00"
+        example = found.format.form if found.format.form.startswith("%") else example
+        wrong = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not {kind}{_more(bad)}"
+        option = ", or give date_format (--date-format)" if found.format.calendar and not spelling.date_format else ""
+        on_fault(DataError(f"{wrong}; write it like {example}{option}"))
+    return replace(found, values=stamps)
 
 
-def _counted(numbers: np.ndarray, expected: StampFormat | None) -> tuple[np.ndarray, StampFormat]:
-    """Integers as stamps: written as 20240131 they are days, unless a count is expected, else a count."""
-    if (
-        not (expected and not expected.calendar)
-        and len(numbers)
-        and ((numbers >= 1800_01_01) & (numbers <= 2200_12_31)).all()
-    ):
-        days = _read(pd.Series(numbers).astype(str), "%Y%m%d")
-        if not days.isna().any():
-            return _micros(days), StampFormat(calendar=True)
-    return numbers, StampFormat(calendar=False)
+def _iso_stamps(texts: pa.Array, name: str) -> Stamps | None:
+    """The stamps of texts that all are ISO 8601, nearly all dates of files, many times as quickly; None for others."""
+    for end in ("", r"(?P<zone>Z|[+-]\d\d:?\d\d)"):
+        if not len(texts) or not pc.all(pc.match_substring_regex(texts, f"^{_ISO}{end}$")).as_py():
+            continue
+        plain = cast(texts, pa.timestamp("us", "UTC" if end else None))
+        if plain is None:
+            return None
+        stamps = plain.cast(pa.int64()).to_numpy()
+        if not end:
+            return Stamps(values=stamps, format=StampFormat(calendar=True))
+        zones = zones_of(pc.struct_field(pc.extract_regex(texts, f"{end}$"), "zone").unique().to_pylist())
+        tz, *others = zones
+        notes = (several_offsets(name, zones),) if others else ()
+        return Stamps(values=stamps, format=StampFormat(calendar=True, tz="UTC" if others else tz), notes=notes)
+    return None
 
 
-def _read(texts: Any, form: str) -> pd.DatetimeIndex:
-    return pd.DatetimeIndex(pd.to_datetime(texts, format=form, errors="coerce", utc=True))
-
-
-def _micros_of(moment: datetime) -> int:
-    return int((moment - datetime(1970, 1, 1, tzinfo=UTC if moment.tzinfo else None)) // timedelta(microseconds=1))
-
-
-def _micros(index: pd.DatetimeIndex) -> np.ndarray:
-    return np.asarray(index.as_unit("us").asi8)
-
-
-def _zone(text: str) -> str:
-    digits = text.replace(":", "").ljust(5, "0")
-    return "UTC" if text == "Z" or digits[1:] == "0000" else f"{digits[:3]}:{digits[3:]}"
+def _apart(stamps: Stamps, codes: np.ndarray) -> Stamps:
+    """Of two equal stamps of a series in the hour that comes twice when clocks go back, the second is an hour later."""
+    hour, values = 3_600_000_000, stamps.values.copy()
+    frame = pd.DataFrame({"series": codes, "stamp": values})
+    again = frame.duplicated().to_numpy() & (values != NAT)
+    for row in np.flatnonzero(again):
+        first, second = stamps.format.time(int(values[row])), stamps.format.time(int(values[row]) + hour)
+        if first.replace(tzinfo=None) == second.replace(tzinfo=None):
+            values[row] += hour
+    return replace(stamps, values=values)
 
 
 # ---- numbers ----
 
 
-def _numbers(table: pa.Table, names: tuple[str, ...], locate: Locate, on_fault: OnFault) -> np.ndarray:
-    """[rows, len(names)] float64, NaN = not observed."""
+def _numbers(
+    table: pa.Table,
+    names: tuple[str, ...],
+    comma_likely: bool,
+    spelling: Spelling,
+    notes: list[str],
+    locate: Locate,
+    on_fault: OnFault,
+) -> np.ndarray:
+    """[rows, len(names)] float64, NaN = not observed; adds to `notes` how numbers are written."""
     out = np.empty((table.num_rows, len(names)))
     for index, name in enumerate(names):
-        out[:, index] = _number_column(table[name], name, locate, on_fault)
+        column = table[name]
+        if is_text(column.type):
+            out[:, index] = _text_numbers(column, name, comma_likely, spelling, notes, locate, on_fault)
+        else:
+            out[:, index] = _number_column(column, name)
+        marks = [mark for mark in map(number_in, spelling.na) if mark is not None]
+        if marks:
+            out[np.isin(out[:, index], marks), index] = np.nan
         infinite = np.isinf(out[:, index])
         if infinite.any():
             at = locate(int(infinite.argmax()))
@@ -375,21 +369,37 @@ def _numbers(table: pa.Table, names: tuple[str, ...], locate: Locate, on_fault: 
     return out
 
 
-def _number_column(column: pa.ChunkedArray, name: str, locate: Locate, on_fault: OnFault) -> Any:
-    if not _is_text(column.type):
-        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        numbers = None if pa.types.is_temporal(column.type) else cast(column, pa.float64(), safe=False)
-        if numbers is None:
-            raise DataError(f"column {name!r} holds {column.type}; it must be numeric")
-        return numbers.to_numpy()
-    codes, texts = _texts(column)
-    distinct = np.asarray(pd.to_numeric(texts.to_pandas(), errors="coerce"), dtype=np.float64)
-    bad = (np.append(np.isnan(distinct), False))[codes]
+def _number_column(column: pa.ChunkedArray, name: str) -> Any:
+    column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    numbers = None if pa.types.is_temporal(column.type) else cast(column, pa.float64(), safe=False)
+    if numbers is None:
+        raise DataError(f"column {name!r} holds {column.type}; it must be numeric")
+    return numbers.to_numpy()
+
+
+def _text_numbers(
+    column: pa.ChunkedArray,
+    name: str,
+    comma_likely: bool,
+    spelling: Spelling,
+    notes: list[str],
+    locate: Locate,
+    on_fault: OnFault,
+) -> np.ndarray:
+    codes, texts = texts_of(column, spelling.na)
+    read = read_numerals(texts.to_pylist(), name, decimal=spelling.decimal, comma_likely=comma_likely)
+    if read.doubtful is not None:
+        row = int((codes == read.doubtful).argmax())
+        raise DataError(f"{locate(row)}: {doubt(texts[read.doubtful].as_py(), name)}")
+    bad = np.append(np.isnan(read.values), False)[codes]
+    if read.note:
+        notes.append(read.note)
     if bad.any():
         row = int(bad.argmax())
-        found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a number{_more(bad)}"
-        on_fault(DataError(f"{found}; correct it or leave the cell empty"))
-    return np.append(distinct, np.nan)[codes]
+        like = f" like the others, {read.note.partition('read ')[2]}" if read.note else ""
+        found = f"{locate(row)}: {name} is {texts[int(codes[row])].as_py()!r}, not a number{like}{_more(bad)}"
+        on_fault(DataError(f"{found}; correct it or leave the cell empty, or give na (--na) if it means that"))
+    return np.asarray(np.append(read.values, np.nan)[codes])
 
 
 def _constants(
@@ -407,25 +417,6 @@ def _constants(
         )
         on_fault(DataError(f"{found}; a static column has one value per series, give it as known_cols (--known-cols)"))
     return static[first]
-
-
-# ---- text ----
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(matches(kind) for matches in kinds)
-
-
-def _texts(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """The distinct texts of a column, and for each row which it is, -1 where the cell is empty."""
-    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    whole = column.unify_dictionaries().combine_chunks()
-    codes, texts = _codes(whole), pc.utf8_trim_whitespace(whole.dictionary.cast(pa.string()))
-    full = pc.invert(pc.is_in(texts, pa.array([*EMPTY, None], pa.string()))).to_numpy(zero_copy_only=False)
-    rank = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)
-    return rank[codes], texts.filter(pa.array(full))
 
 
 def _codes(encoded: pa.DictionaryArray) -> np.ndarray:

@@ -1,52 +1,42 @@
 """Read files and frames into one arrow table.
 
-CSV (also `.gz`, or on standard input), Parquet (a file or a folder of files), pandas, polars, pyarrow or any other
-frame narwhals knows, and dicts of arrays. A fault's message is "what was found; what to do" and names the line an
+CSV in any dialect (also compressed, in UTF-16, or on standard input), the first sheet of an Excel workbook, Parquet (a
+file or a folder of files), pandas, polars, pyarrow or any other frame narwhals knows, and dicts of arrays. What a file
+is shows in its first bytes, not in its name. A fault's message is "what was found; what to do" and names the line an
 editor shows, or the row of a frame counted from 0. What the cells mean is read in `parse`.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from numbers import Real
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import narwhals as nw
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limosa.data.dialect import MISSING, SAMPLE, Dialect, kind_of, line_of, number_in, read_dialect
+from limosa.data.frames import UNREADABLE, index_as_columns, open_frame
 from limosa.data.layout import Columns
+from limosa.data.source import ID_NAMES, Locate, Source, cast, is_index, wanted
 from limosa.errors import DataError, UsageError
 
-Locate = Callable[[int], str]  # row -> "line 12" or "row 11", for messages
-
-EMPTY = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None")  # cells that hold nothing
-_LOOSE = (nw.Object, nw.Unknown)  # Python objects, and kinds arrow has no word for, such as periods
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".psv", ".dat")
 _UNDECODABLE = "the input is not UTF-8 text ({}); save it as UTF-8"
-_UNREADABLE = "cannot read a {}; give a path, a data frame, or a dict of arrays"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A table as it was found."""
-
-    table: pa.Table
-    locate: Locate
-
-
 def open_source(source: Any, columns: Columns) -> Source:
-    """A path by its suffix (a folder holds Parquet files), "-" for CSV on standard input, a frame, or a dict of arrays.
+    """A path (a folder holds Parquet files), "-" for CSV on standard input, an open file, a frame, or a dict of arrays.
 
     Raises: DataError if there is no such file or it cannot be read; UsageError if its kind is unknown.
     """
@@ -55,88 +45,64 @@ def open_source(source: Any, columns: Columns) -> Source:
     if source == "-":
         return open_csv(sys.stdin.buffer, columns)
     path = Path(source)
-    if _is_parquet(path):
-        with _parquet(path) as files:
-            table = files.to_table(columns=_wanted(files.schema.names, columns))
-        return Source(table=table, locate="row {}".format)
-    if {".csv", ".tsv", ".txt"} & {suffix.lower() for suffix in path.suffixes}:
+    if not is_parquet(path):
         return open_csv(path, columns)
-    raise UsageError(f"{path} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
+    with _parquet(path) as files:
+        names = files.schema.names
+        texts = [n for n, kind in zip(names, files.schema.types, strict=True) if not _numeric(kind)]
+        table = files.to_table(columns=wanted(names, columns, texts))
+    return Source(table=table, locate="row {}".format, unnamed=tuple(n for n in table.column_names if is_index(n)))
 
 
 def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Source:
-    """CSV with a header; separated by commas, semicolons or tabs; UTF-8; compressed if its name says so."""
-    content = _content(source)
-    end = re.search(b"\n", content)
-    head = bytes(content[: end.start()] if end else content)
-    try:
-        header = head.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise DataError(_UNDECODABLE.format(error)) from error
-    names, separator = read_header(header)
-    _check_header(names, rows=end is not None)
+    """A text of cells with a header, in any dialect, or the first sheet of a workbook."""
+    content, notes = _content(source)
+    dialect = _dialect_of(content)
+    newline = re.compile(b"\n")
+    first = 0
+    for _, found in zip(range(dialect.first), newline.finditer(content), strict=False):
+        first = found.end()
 
     def line(row: int) -> str:
-        lines = (number for number, text in enumerate(io.BytesIO(content), 1) if len(names) == 1 or text.strip(b"\r\n"))
-        return f"line {next(number for index, number in enumerate(lines) if index == row + 1)}"
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
+        return f"line {line_of(text, dialect, row)}"
 
-    wanted = _wanted(names, columns)
-    floats = {*columns.targets, *columns.known, *columns.static}
+    names = [name for name in dialect.names if name not in dialect.empty]
+    samples = {name: [row[i] for row in dialect.rows if i < len(row)] for i, name in enumerate(dialect.names)}
+    counted = [name for name in dialect.unnamed if _counts(samples[name])]  # the index that pandas writes
+    names = [name for name in names if name not in counted]
+    texts = [name for name in names if any(kind_of(cell) == "text" for cell in samples[name][:100])]
+    chosen = wanted(names, columns, texts)
+    numbers = {*columns.targets, *columns.known, *columns.static}
+    if columns.spelling.decimal == ",":
+        numbers = set()
+    plain = {n for n in chosen if n in numbers and all(number_in(cell) is not None for cell in samples[n])}
+    empty = [*MISSING, *columns.spelling.na]
+
+    def parsed(floats: set[str]) -> pa.Table:
+        kinds = {name: pa.float64() if name in floats else _TEXT for name in chosen}
+        return _parse_csv(content[first:], dialect, kinds, empty, line)
+
     try:
-        table = _parse_csv(content, names, separator, {n: pa.float64() if n in floats else _TEXT for n in wanted}, line)
+        table = parsed(plain)
+        doubtful = {n for n in plain if not _shows_decimals(samples[n])}
+        if doubtful and not re.search(rb"\d\.\d{3}([^\d]|$)", content):
+            doubtful = set()
+        table = parsed(plain - doubtful) if doubtful else table
     except pa.ArrowInvalid:  # some cell is no number: read text, so that the cell can be found and shown
-        table = _parse_csv(content, names, separator, dict.fromkeys(wanted, _TEXT), line)
-    if columns.id in wanted:
-        at = wanted.index(columns.id)
-        table = table.set_column(at, columns.id, _integers(table.column(at)))
-    return Source(table=table, locate=line)
+        table = parsed(set())
+    for name in {*columns.id_parts, *ID_NAMES} & set(chosen) - plain:
+        table = table.set_column(chosen.index(name), name, _integers(table[name]))
+    return Source(
+        table=table,
+        locate=line,
+        unnamed=tuple(name for name in dialect.unnamed if name in chosen),
+        comma_likely=dialect.separator != ",",
+        notes=(*notes, *dialect.notes),
+    )
 
 
-def open_frame(frame: Any, columns: Columns) -> Source:
-    """A pandas, polars or pyarrow frame, any other that narwhals knows, or a dict of arrays.
-
-    A Series, a list of numbers or an array of one dimension is one series: the target, by the index where that holds
-    times, else counted.
-    """
-    frame = _one_series(frame, columns)
-    if isinstance(frame, pd.DataFrame) and isinstance(frame.index, pd.DatetimeIndex) and columns.time not in frame:
-        frame = frame.reset_index(names=columns.time)
-    if isinstance(frame, Mapping):
-        arrays = {name: column_of(name, frame[name]) for name in _wanted(list(frame), columns)}
-    else:
-        try:
-            native = nw.from_native(frame)
-            whole = native.collect() if isinstance(native, nw.LazyFrame) else native
-            picked = {name: whole[name] for name in _wanted(whole.columns, columns)}
-        except TypeError as error:
-            raise UsageError(_UNREADABLE.format(type(frame).__name__)) from error
-        except nw.exceptions.NarwhalsError as error:
-            raise DataError(f"the frame cannot be read ({error}); give each column a name of its own") from error
-        arrays = {
-            name: column_of(name, s.to_list()) if s.dtype in _LOOSE else s.to_arrow() for name, s in picked.items()
-        }
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
-    return Source(table=pa.table(arrays), locate="row {}".format)
-
-
-def _one_series(values: Any, columns: Columns) -> Any:
-    """Values of one dimension as a frame of the target column; anything else as it is."""
-    if isinstance(values, pd.Series):
-        index = values.index.to_timestamp() if isinstance(values.index, pd.PeriodIndex) else values.index
-        dated = isinstance(index, pd.DatetimeIndex)
-        return pd.DataFrame({columns.targets[0]: values.to_numpy()}, index=index if dated else None)
-    series = nw.from_native(values, series_only=True, pass_through=True)
-    if isinstance(series, nw.Series):
-        return {columns.targets[0]: series.to_arrow()}
-    numbers = isinstance(values, list | tuple) and all(one is None or isinstance(one, Real) for one in values)
-    if numbers or (isinstance(values, np.ndarray) and values.ndim == 1):
-        return {columns.targets[0]: values}
-    return values
-
-
-def peek(source: Any) -> tuple[list[str], bool]:
+def peek(source: Any, columns: Columns) -> tuple[list[str], bool]:
     """The names of the columns of any source but standard input, and whether the first of them holds numbers.
 
     Raises: DataError if there is no such file, it cannot be read, it is empty, or a name is no text; UsageError if the
@@ -149,10 +115,12 @@ def peek(source: Any) -> tuple[list[str], bool]:
         names = list(source)
         numeric = bool(names) and (not len(source[names[0]]) or number_in(source[names[0]][0]) is not None)
     else:
+        if isinstance(source, pd.DataFrame):
+            source = index_as_columns(source, columns)
         try:
             schema = nw.from_native(source).collect_schema()
         except TypeError as error:
-            raise UsageError(_UNREADABLE.format(type(source).__name__)) from error
+            raise UsageError(UNREADABLE.format(type(source).__name__)) from error
         names = list(schema.names())
         numeric = bool(names) and schema[names[0]].is_numeric()
     if odd := [name for name in names if not isinstance(name, str)]:
@@ -163,55 +131,31 @@ def peek(source: Any) -> tuple[list[str], bool]:
 
 
 def _peek_file(path: Path) -> tuple[list[str], bool]:
-    if _is_parquet(path):
+    if is_parquet(path):
         with _parquet(path) as files:
-            names, kinds = files.schema.names, [str(kind) for kind in files.schema.types]
-        return names, bool(names) and kinds[0].startswith(("int", "uint", "float", "double", "decimal"))
-    try:
-        with pa.input_stream(str(path), compression="detect") as file:
-            lines = file.read(2**20).decode("utf-8-sig", errors="replace").splitlines()[:2]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); check the file") from error
-    names, separator = read_header(lines[0] if lines else "")
-    cells = split_line(lines[1], separator) if len(lines) > 1 else []
-    return names, not cells or number_in(cells[0]) is not None
+            return files.schema.names, bool(files.schema.names) and _numeric(files.schema.types[0])
+    dialect = _dialect_of(_content(path)[0])
+    counted = [
+        n
+        for n in dialect.unnamed
+        if _counts([r[dialect.names.index(n)] for r in dialect.rows if len(r) == len(dialect.names)])
+    ]
+    at = [i for i, name in enumerate(dialect.names) if name not in (*dialect.empty, *counted)]
+    return [dialect.names[i] for i in at], number_in(dialect.rows[0][at[0]]) is not None
 
 
-def read_header(line: str) -> tuple[list[str], str]:
-    """The names in the first line of a CSV table, and what stands between its cells: a comma, a semicolon or a tab."""
-    separator = next((mark for mark in ",;\t" if mark in line), ",")
-    return split_line(line, separator), separator
+def is_parquet(path: Path) -> bool:
+    """Whether a path is a folder or a Parquet file: by its first bytes, or its name."""
+    if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
+        return True
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+    return False
 
 
-def split_line(line: str, separator: str) -> list[str]:
-    """The cells of a line of CSV without the space around them.
-
-    Raises: DataError if it is no line of CSV.
-    """
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
-    except csv.Error as error:
-        raise DataError(f"it is no line of CSV ({error})") from error
-
-
-def number_in(cell: Any) -> float | None:
-    """The number a cell holds, NaN for an empty one; None if it is something else."""
-    if isinstance(cell, str) and cell.strip() in EMPTY:
-        return float("nan")
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return None
-
-
-def mixed(name: str, zones: Iterable[str]) -> DataError:
-    """The fault of a time column whose stamps differ in zone."""
-    found = ", ".join(sorted(zones)).replace("None", "no zone")
-    return DataError(f"column {name!r} mixes time zones ({found}); convert all its stamps to UTC")
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.is_dir() or bool({".parquet", ".pq"} & {suffix.lower() for suffix in path.suffixes})
+def _numeric(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(matches(kind) for matches in kinds)
 
 
 @contextlib.contextmanager
@@ -220,9 +164,24 @@ def _parquet(path: str | Path) -> Iterator[Any]:
     import pyarrow.dataset
 
     try:
-        yield pyarrow.dataset.dataset(_existing(path), format="parquet", partitioning="hive")
+        yield pyarrow.dataset.dataset(_existing(path), format="parquet", partitioning=_partitioning(Path(path)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
+
+
+def _partitioning(path: Path) -> Any:
+    """Keys of `column=value` folders as integers where each is written as one is, else as text: 07 stays 07."""
+    import pyarrow.dataset
+
+    values: dict[str, set[str]] = {}
+    for folder in (part for part in path.rglob("*=*") if part.is_dir()) if path.is_dir() else ():
+        key, _, value = folder.name.partition("=")
+        values.setdefault(key, set()).add(value)
+    kinds = {
+        key: pa.int64() if all(v.isdigit() and str(int(v)) == v for v in own) else pa.string()
+        for key, own in values.items()
+    }
+    return pyarrow.dataset.partitioning(pa.schema(kinds), flavor="hive") if kinds else None
 
 
 def _existing(path: str | Path) -> Path:
@@ -232,38 +191,126 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _content(source: str | Path | IO[Any] | io.IOBase) -> memoryview:
-    """All bytes but the line ends at the end, which would read as a missing value in a file of one column."""
+# ---- text ----
+
+
+def _content(source: str | Path | IO[Any] | io.IOBase) -> tuple[memoryview, tuple[str, ...]]:
+    """The text of a source in UTF-8 with plain line ends, without those at its end; and what is said of it.
+
+    Line ends at the end would read as a missing value in a file of one column.
+    """
+    name = "the input"
     if isinstance(source, (str, Path)):
+        path, name = _existing(source), str(source)
         try:
-            with pa.input_stream(str(_existing(source)), compression="detect") as stream:
-                content = memoryview(stream.read_buffer())
+            content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else memoryview(b"")
         except OSError as error:
             raise DataError(f"{source} cannot be read ({error}); check the file") from error
     else:
         text = source.read()
         content = memoryview(text.encode() if isinstance(text, str) else text)
-    while content and content[-1] in b"\r\n":
-        content = content[:-1]
-    return content
+    packed = next((kind for magic, kind in _COMPRESSED.items() if bytes(content[:4]).startswith(magic)), None)
+    if packed:
+        try:
+            content = memoryview(pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(content)), packed).read())
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{name} cannot be read as {packed} ({error}); compress it again") from error
+    content, notes = _as_text(content, name)
+    if isinstance(source, (str, Path)) and not packed and not notes:
+        suffix = Path(source).suffix.lower()
+        if suffix in (".gz", ".bz2", ".zst", ".lz4", ".xz", ".zip"):
+            raise DataError(f"{source} cannot be read: it is not compressed as its name says; compress or rename it")
+        if suffix not in _TEXT_SUFFIXES:
+            raise UsageError(f"{source} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
+    if not re.search(b"\n", content) and re.search(b"\r", content):
+        content = memoryview(bytes(content).replace(b"\r", b"\n"))
+    end = len(content)
+    while end and content[end - 1] in b"\r\n":
+        end -= 1
+    return content[:end], notes
 
 
-def _check_header(names: list[str], rows: bool) -> None:
-    """Raises: DataError if there is no header, it repeats a name or holds only numbers, or nothing follows it."""
-    if not names:
-        raise DataError("the input is empty; give a header line and at least one row")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"line 1: the header names column {twice!r} twice; rename one")
-    if all(number_in(name) is not None for name in names):
+def _as_text(content: memoryview, name: str) -> tuple[memoryview, tuple[str, ...]]:
+    """The content as UTF-8 text. Raises: DataError naming what else it is."""
+    start = bytes(content[:4096])
+    if start[:4] == b"PK\x03\x04":
+        if re.search(rb"xl/(workbook|worksheets)|\[Content_Types\]", start + bytes(content[-4096:])):
+            return _sheet(content, name)
+        raise DataError(f"{name} is a zip archive; unpack it, or compress the file with gzip instead (.csv.gz)")
+    if start[:4] == b"\xd0\xcf\x11\xe0":
+        return _sheet(content, name)
+    if start[:4] == b"PAR1":
+        raise DataError(f"{name} is Parquet, not text; give it as a file")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return memoryview(bytes(content).decode("utf-16").encode()), (f"{name} is UTF-16 text",)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name} is damaged UTF-16 text ({error.reason}); save it as UTF-8") from error
+    if start.count(0) > len(start) // 4:
+        raise DataError(f"{name} looks like UTF-16 text without a mark, or is no text; save it as UTF-8")
+    if b"\x00" in start:
+        raise DataError(f"{name} holds bytes that are no text; save it as CSV in UTF-8")
+    if re.match(rb"(\xef\xbb\xbf)?\s*(<!doctype|<html|<\?xml|<table)", start, re.IGNORECASE):
+        raise DataError(f"{name} is a page of HTML or XML, not a table of cells; save its table as CSV")
+    if re.match(rb"(\xef\xbb\xbf)?\s*(\{\s*\"|\[\s*[\[{])", start):
         raise DataError(
-            f"line 1: the header is {', '.join(names)}, which are numbers; put column names on the first line"
+            f"{name} is JSON, not a table of cells; write it as CSV, or read it with pandas and give the frame"
         )
-    if not rows:
-        raise DataError("the input has a header but no rows; give at least one row of data")
+    return content, ()
 
 
-def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dict[str, Any], line: Locate) -> pa.Table:
+def _sheet(content: memoryview, name: str) -> tuple[memoryview, tuple[str, ...]]:
+    """The first sheet of a workbook that holds anything, as CSV."""
+    fix = "save the sheet as CSV"
+    try:
+        from python_calamine import CalamineError, load_workbook
+    except ImportError:
+        raise DataError(f"{name} is an Excel workbook; {fix}, or install limosa[excel]") from None
+    try:
+        book = load_workbook(io.BytesIO(content))
+        sheets = {title: book.get_sheet_by_name(title).to_python(skip_empty_area=False) for title in book.sheet_names}
+    except (CalamineError, ValueError) as error:
+        raise DataError(f"{name} is an Excel workbook that cannot be read ({error}); {fix}") from error
+    held = [title for title, rows in sheets.items() if any(cell not in ("", None) for row in rows for cell in row)]
+    if not held:
+        raise DataError(f"{name} is an Excel workbook without any cells; {fix}")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_as_cell(cell) for cell in row] for row in sheets[held[0]])
+    more = f" of {len(held)}" if len(held) > 1 else ""
+    return memoryview(text.getvalue().encode()), (f"{name} is an Excel workbook: sheet {held[0]!r}{more} is read",)
+
+
+def _as_cell(cell: Any) -> str:
+    if isinstance(cell, float) and cell == int(cell):
+        return str(int(cell))
+    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)
+
+
+def _dialect_of(content: memoryview) -> Dialect:
+    """The dialect of a text, by a sample of at least ten lines."""
+    size = SAMPLE
+    while size < len(content) and bytes(content[:size]).count(b"\n") < 10:
+        size *= 2
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(bytes(content[:size]), final=size >= len(content))
+    except UnicodeDecodeError as error:
+        raise DataError(_UNDECODABLE.format(error)) from error
+    return read_dialect(text, whole=size >= len(content))
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..."""
+    return all(cell.isdigit() for cell in cells[:1]) and cells == [str(int(cells[0]) + i) for i in range(len(cells))]
+
+
+def _shows_decimals(cells: list[str]) -> bool:
+    """Whether some cell has a point that cannot set thousands apart."""
+    return any("." in cell and not re.fullmatch(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+\s*", cell) for cell in cells)
+
+
+def _parse_csv(
+    content: memoryview, dialect: Dialect, kinds: dict[str, Any], empty: list[str], line: Locate
+) -> pa.Table:
     """The columns named in `kinds`. Raises: pa.ArrowInvalid if a cell does not fit its kind; DataError for the rest."""
     import pyarrow.csv
 
@@ -273,21 +320,25 @@ def _parse_csv(content: memoryview, names: list[str], separator: str, kinds: dic
         torn.append(row)
         return "error"
 
+    names = list(dialect.names)
     try:
         return pyarrow.csv.read_csv(
             pa.BufferReader(pa.py_buffer(content)),
             # one thread: rows are then numbered in messages
-            read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=separator, ignore_empty_lines=len(names) > 1, invalid_row_handler=tear
+                delimiter=dialect.separator,
+                ignore_empty_lines=len(names) > 1,
+                newlines_in_values=re.search(b'"', content) is not None,
+                invalid_row_handler=tear,
             ),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=kinds, include_columns=list(kinds), null_values=list(EMPTY)
+                column_types=kinds, include_columns=list(kinds), null_values=empty
             ),
         )
     except pa.ArrowInvalid as error:
         if torn:
-            at, found = line(torn[0].number - 2), torn[0].actual_columns
+            at, found = line(torn[0].number - 1), torn[0].actual_columns
             fix = "quote text that holds a separator, or complete the row"
             raise DataError(f"{at}: has {found} cells, the header has {len(names)}; {fix}") from error
         if "UTF8" in str(error):
@@ -305,33 +356,3 @@ def _integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if numbers is None or not pc.all(pc.equal(numbers.cast(pa.string()), texts)).as_py():
         return whole
     return pa.DictionaryArray.from_arrays(whole.indices, numbers)
-
-
-def column_of(name: str, values: Any) -> pa.Array:
-    """A column of Python objects or an array; as text where its values are of several types."""
-    if getattr(values, "ndim", 1) != 1:
-        raise DataError(f"column {name!r} has {values.ndim} dimensions; give each channel as a column of its own")
-    if isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == np.dtype(object):
-        values = list(values)
-        zones = {str(value.tzinfo) for value in values if isinstance(value, datetime) and not pd.isna(value)}
-        if len(zones) > 1:
-            raise mixed(name, zones)
-    try:
-        return pa.array(values, from_pandas=True)
-    except pa.ArrowException:
-        return pa.array([None if value is None or value != value else str(value) for value in values])
-
-
-def _wanted(names: list[str], columns: Columns) -> list[str]:
-    """The columns to read: those asked for, or all of them where one has to be found."""
-    found = [name for name in columns.names if name in names]
-    lacking = set(columns.names) - set(found)
-    return found if lacking <= {Columns.id} else list(names)
-
-
-def cast(column: Any, kind: Any, *, safe: bool = True) -> Any:
-    """`column` as `kind`; None if a value does not fit."""
-    try:
-        return column.cast(kind, safe=safe)
-    except pa.ArrowException:
-        return None

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from limosa.core import check_level
+from limosa.errors import UsageError
 from limosa.files import TABLES, check_writable, write_beside
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from limosa.core import Forecast
     from limosa.data.panel import Panel
 
+DEFAULT_LEVEL = (80, 95)  # unless asked otherwise
 TARGET = "target"  # the column that tells several target columns apart
 _SUFFIX = re.compile(r"-(?P<side>lo|hi)-(?P<level>\d+(\.\d+)?)$|_ql(?P<quantile>0?\.\d+)$")
 
@@ -48,7 +50,7 @@ def forecast_table(
         quantiles: single quantiles, each in (0, 1).
         series: which series of the panel the n are.
 
-    Raises: UsageError if a level or quantile is out of range.
+    Raises: UsageError if a level or quantile is out of range, or beyond those the model answers.
     """
     n, H = stamps.shape
     C = forecast.values.shape[3]
@@ -70,12 +72,30 @@ def forecast_columns(
     Raises: UsageError if a level or quantile is out of range.
     """
     columns = {name: _column(forecast.at(0.5))}
-    for percent in check_level(level):
+    for percent in _answered(forecast, name, level, quantiles):
         columns[f"{name}-lo-{percent:g}"] = _column(forecast.at(0.5 - percent / 200))
         columns[f"{name}-hi-{percent:g}"] = _column(forecast.at(0.5 + percent / 200))
     for quantile in quantiles:
         columns[f"{name}_ql{quantile:g}"] = _column(forecast.at(quantile))
     return columns
+
+
+def _answered(forecast: Forecast, name: str, level: Sequence[float], quantiles: Sequence[float]) -> list[float]:
+    """The levels, ascending; without those of the default that lie beyond the model's quantiles.
+
+    Raises: UsageError if one that was asked for lies beyond them, for nothing is extrapolated.
+    """
+    percents = check_level(level)
+    lowest, highest = forecast.levels[0] - 1e-9, forecast.levels[-1] + 1e-9
+    widest = 100 * min(1 - 2 * lowest, 2 * highest - 1)
+    beyond = [f"level {percent:g}" for percent in percents if percent > widest]
+    if tuple(level) == DEFAULT_LEVEL:
+        beyond, percents = [], tuple(percent for percent in percents if percent <= widest)
+    beyond += [f"quantile {quantile:g}" for quantile in quantiles if not lowest <= quantile <= highest]
+    if beyond:
+        own = f"quantiles {forecast.levels[0]:g} to {forecast.levels[-1]:g}, levels up to {int(widest)}"
+        raise UsageError(f"{name} answers {own}, not {', '.join(beyond)}; ask for less, or for another model")
+    return list(percents)
 
 
 def actual_column(panel: Panel) -> str:

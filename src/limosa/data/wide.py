@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
-from limosa.errors import DataError
+from limosa.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from limosa.data.dates import StampFormat
     from limosa.data.frequency import Frequency
     from limosa.data.layout import Layout
-    from limosa.data.parse import Records, StampFormat
+    from limosa.data.parse import Records
 
     Stamps = NDArray[np.int64]
 
@@ -44,7 +46,7 @@ class TimeAxis:
     @cached_property
     def stamp_format(self) -> StampFormat:
         """How int64 stamps are read from cells and given back as times."""
-        from limosa.data.parse import StampFormat
+        from limosa.data.dates import StampFormat
 
         return StampFormat(calendar=self.calendar, tz=self.tz, form=self.form)
 
@@ -145,12 +147,12 @@ def read_rows(
 
     Raises: DataError naming column, line and fix; UsageError for a kind of source that cannot be read.
     """
-    from limosa.data.layout import Columns
+    from limosa.data.layout import Columns, spelling_of
     from limosa.data.panel import in_order
     from limosa.data.parse import read_records
     from limosa.data.read import open_source, peek
 
-    names, numeric = peek(source)
+    names, numeric = peek(source, Columns())
     target, id_col = layout.get("target_col", ()), layout.get("id_col", "unique_id")
     long = id_col in names
     time = layout.get("time_col") or time_column(names, long or numeric, like, known)
@@ -162,13 +164,15 @@ def read_rows(
     if not channels:
         found = ", ".join(names)
         raise DataError(f"there is no channel beside the time (columns: {found}); give one column per channel")
-    columns = Columns(id=id_col, time=time or Columns.time, targets=channels)
+    columns = Columns(id=id_col, time=time or Columns.time, targets=channels, spelling=spelling_of(layout))
     opened = open_source(source, columns)
     records = read_records(opened, columns, expected=like.stamp_format if like else None)
     records = in_order(records, notes := list(records.notes))
     for note in notes:
         if "no id column" not in note:
             log.info(note)
+    for guess in records.guesses:
+        warnings.warn(guess, DataWarning, stacklevel=4)
     time = records.columns.time if records.columns.time in opened.table.column_names else ""
     axis = (like or TimeAxis()).of(time, records.stamp_format, layout.get("freq"))
     if like is None and axis.step is None and time:

@@ -112,14 +112,14 @@ def _draw(axes: Axes, past: pd.Series, fans: pd.DataFrame, *, name: str, actual:
     came = came[~came.index.duplicated()]
     together = pd.concat([past, came]) if len(came) else past
     past = past.iloc[-max(2 * fans[time].nunique(), 96) :]
-    _line(axes, past, color=INK, linewidth=1.2, label="history", zorder=4)
+    line(axes, past, color=INK, linewidth=1.2, label="history", zorder=4)
     if came.notna().any():
-        _line(axes, came, color=ORANGE, linewidth=1.4, label="actual", zorder=6)
+        line(axes, came, color=ORANGE, linewidth=1.4, label="actual", zorder=6)
     level = model_columns(fans.columns, [time, actual, CUTOFF])[name].level
     for _, fan in fans.groupby(CUTOFF) if CUTOFF in fans else [(None, fans)]:
         fan = fan.set_index(time)
         before = together[together.index < fan.index[0]].iloc[-1:]
-        _line(axes, _joined(before, fan[name]), color=BLUE, linewidth=1.8, label=f"{name}, median", zorder=5)
+        line(axes, _joined(before, fan[name]), color=BLUE, linewidth=1.8, label=f"{name}, median", zorder=5)
         for order, (percent, bounds) in enumerate(level.items()):  # narrowest first, on top and darkest
             low, high = (_joined(before, fan[bound]) for bound in bounds)
             shade, depth = _tint(BLUE, 0.45 - 0.24 * order / max(len(level) - 1, 1)), 2 / (2 + order)
@@ -152,7 +152,7 @@ def date_axis(axes: Axes, index: pd.Index) -> None:
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, **DATES))  # type: ignore[no-untyped-call]
 
 
-def _line(axes: Axes, values: pd.Series, **style: Any) -> None:
+def line(axes: Axes, values: pd.Series, **style: Any) -> None:
     """A line that breaks at gaps, with a dot for each value that stands alone."""
     x = positions(values.index)
     axes.plot(x, values.to_numpy(), solid_capstyle="round", solid_joinstyle="round", **style)

@@ -32,6 +32,15 @@ def _quantiles(name: str, value: Any) -> tuple[float, ...]:
     return quantiles
 
 
+def _metrics(name: str, value: Any) -> tuple[str, ...]:
+    from limosa.evaluate.metrics import ALL_METRICS
+
+    found = tuple(one.lower() for one in several(name, value, str, "names of metrics"))
+    if unknown := [one for one in found if one not in ALL_METRICS]:
+        raise UsageError(f"there is no metric {', '.join(unknown)}; choose from: {', '.join(ALL_METRICS)}")
+    return found
+
+
 def one_model(name: str, value: Any) -> Any:
     """The name, folder or object of one model; a name has to be there.
 
@@ -100,7 +109,7 @@ MaxTime = Annotated[
     ),
 ]
 Table = Annotated[
-    Any, Option("CSV or Parquet file, folder of Parquet files, or - for CSV on stdin.", "FILE", also=("df",))
+    Any, Option("CSV, Excel or Parquet file, folder of Parquet files, or - for CSV on stdin.", "FILE", also=("df",))
 ]
 Horizon = Annotated[int, Option("How many steps to forecast.", "STEPS", flag="-h", also=("h",), least=1)]
 Levels = Annotated[Sequence[float], Option("Central bands in percent.", "PERCENT,...", read=numbers, accept=_level)]
@@ -130,5 +139,5 @@ ModelOptions = Annotated[
     Option("Option of a model built anew; may be repeated.", "NAME=VALUE", name="--option", many=True, read=pairs),
 ]
 Resume = Annotated[bool, Option("Go on from the last checkpoint in the folder.")]
-Metrics = Annotated[Sequence[str], Option("What to score.", "NAME,...", read=names)]
+Metrics = Annotated[Sequence[str], Option("What to score.", "NAME,...", read=names, accept=_metrics)]
 Season = Annotated[int | None, Option("Season that scales MASE; from the frequency if not given.", "STEPS", least=1)]

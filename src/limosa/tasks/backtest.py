@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Unpack
 
 from limosa.core import Forecaster, OnProgress
@@ -11,7 +12,7 @@ from limosa.data.layout import Layout
 from limosa.errors import UsageError
 from limosa.options import Call, Option, command, names, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import as_caller_type, read
+from limosa.tasks._shared import CUTOFF, TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
 from limosa.tasks.score import score
@@ -57,9 +58,17 @@ def backtest(
 
     Raises: as `forecast`; DataError if no series is long enough.
     """
+    from limosa.data.table import actual_column
     from limosa.evaluate import backtest as rolling
 
-    panel = read(source, **layout)
+    panel, _ = read(source, **layout).history()
+    several = [TARGET] if len(panel.columns.targets) > 1 else []
+    check_names(panel, (*_names(model), CUTOFF, *several), actual_column(panel))
+    folders = [one for one in model if isinstance(one, str | Path)] if isinstance(model, tuple) else []
+    for one in folders:
+        panel = as_trained(panel, one)
+    if any(as_trained(panel, one) is not panel for one in folders):
+        raise UsageError("these models were trained on the same columns in different orders; backtest them one by one")
     forecasters = _by_name(model, device, precision)
     log.info(f"backtesting {', '.join(forecasters)} on {len(panel):,} series, {windows} x {horizon} steps")
     table = rolling.backtest(
@@ -76,17 +85,23 @@ def backtest(
     )
     if plot is not None:
         draw(panel, table, plot)
-    return as_caller_type(table, source)
+    return as_caller_type(table, source, panel)
 
 
 @command
 def _scores(call: Call, *, metric: options.Metrics = ("mase", "wql"), season: options.Season = None) -> None:
     panel = read(**call.take("source", *Layout.__annotations__))
     table = call.run(source=panel)
-    scores = score(panel, table, metrics=metric, season=season)
     if call.output is not None:
         call.write(table, call.output)
-    call.print(scores)
+    call.print(score(panel, table, metrics=metric, season=season))
+
+
+def _names(model: Any) -> list[str]:
+    """The columns of models, as far as they are known before these are loaded."""
+    if isinstance(model, Mapping):
+        return list(model)
+    return [Path(one).name for one in model if isinstance(one, str | Path)]
 
 
 def _by_name(model: Any, device: Any, precision: Any) -> dict[str, Forecaster]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
-from limosa.core import OnProgress
-from limosa.data.layout import Layout
-from limosa.errors import DataError, UsageError
+from limosa.core import Forecaster, OnProgress, Window
+from limosa.data.layout import Cells, Layout
+from limosa.errors import DataError, DataWarning, UsageError
 from limosa.options import Option, verb
 from limosa.tasks import _options as options
-from limosa.tasks._shared import as_caller_type, read
+from limosa.tasks._shared import TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster, recalling
 from limosa.tasks.plot import draw
 
@@ -59,8 +60,10 @@ def forecast(
 
     Raises: UsageError for an argument that does not fit, DataError for bad input, ModelNotFound.
     """
-    panel = read(source, **layout)
-    known = None if future is None else _read_future(future, panel)
+    panel, to_come = _past_and_future(as_trained(read(source, **layout), model))
+    known = _read_future(future, panel, layout) if future is not None else to_come if panel.columns.known else None
+    if isinstance(model, str | Path):
+        check_names(panel, (Path(model).name, *([TARGET] if len(panel.columns.targets) > 1 else ())))
 
     import pandas as pd
     import torch  # after the input was read: what is wrong with it is said at once
@@ -91,6 +94,8 @@ def forecast(
             if remembered is not None:
                 own = recalling(forecaster, remembered.of(panel.ids[series]))
             answer = own.forecast(window)
+            if first == 0 and window.known is not None:
+                _warn_of_unused(forecaster, window, name, panel)
             answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
         unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
@@ -101,7 +106,7 @@ def forecast(
     table = pd.concat(tables, ignore_index=True)
     if plot is not None:
         draw(panel, table, plot)
-    return as_caller_type(table, source)
+    return as_caller_type(table, source, panel)
 
 
 def _read_memory(memory: Any) -> Memory:
@@ -110,11 +115,67 @@ def _read_memory(memory: Any) -> Memory:
     return Memory.load(memory) if isinstance(memory, str | Path) else memory
 
 
-def _read_future(future: Any, panel: Panel) -> Panel:
+def _past_and_future(panel: Panel) -> tuple[Panel, Panel | None]:
+    """The rows up to the last observed one of each series; all rows, if some are behind, for these are to come."""
+    past, rows = panel.history()
+    if rows:
+        log.warning(
+            f"{rows:,} rows at the end of series have no {' and no '.join(panel.columns.targets)}: they are the steps "
+            "to come, and forecasts begin there"
+        )
+    return past, panel if rows else None
+
+
+def _read_future(future: Any, panel: Panel, layout: Layout) -> Panel | None:
+    """The future rows, by the columns of the past; None where the caller names no covariates to take from them."""
+    from limosa.data.layout import Columns
+    from limosa.data.panel import Panel
+    from limosa.data.read import peek
+
     columns = panel.columns
+    if not columns.known:
+        names = [] if isinstance(future, Panel) else peek(future, columns)[0]
+        others = [name for name in names if name not in (*columns.names, "unique_id")]
+        if others:
+            warnings.warn(
+                f"the future rows hold {', '.join(others)}, which have no effect; "
+                f"give known_cols (--known-cols) {','.join(others)} if they are known covariates",
+                DataWarning,
+                stacklevel=4,
+            )
+        return None
+    if isinstance(future, Panel):
+        return future
+    own = set(columns.id_parts) <= set(peek(future, columns)[0])
+    spelling: Any = {name: layout[name] for name in Cells.__annotations__ if name in layout}  # type: ignore[literal-required]
     return read(
-        future, freq=panel.freq, id_col=columns.id, time_col=columns.time, target_col=(), known_cols=columns.known
+        future,
+        freq=panel.freq,
+        id_col=columns.id if own else Columns.id,
+        time_col=columns.time,
+        target_col=(),
+        known_cols=columns.known,
+        **spelling,
     )
+
+
+def _warn_of_unused(forecaster: Forecaster, window: Window, name: str, panel: Panel) -> None:
+    """Say so where a model answers the same whatever the known covariates are."""
+    import torch
+
+    one = window.rows(slice(1))
+    assert one.known is not None
+    uneven = torch.arange(one.known.shape[1])[None, :, None] % 3  # a model may scale levels and widths away
+    other = dataclasses.replace(one, known=one.known**2 + uneven)
+    before, after = (forecaster.forecast(rows).values for rows in (one, other))
+    if torch.equal(before.nan_to_num(), after.nan_to_num()):
+        names = ", ".join(panel.columns.known)
+        warnings.warn(
+            f"{name} uses no covariates: {names} have no effect; train a model that reads them, "
+            "such as limosa train --model informer, or leave known_cols (--known-cols) out",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_unobserved(unobserved: list[Any], series: int, steps: int) -> None:

@@ -9,7 +9,7 @@ from limosa.data.layout import Layout
 from limosa.files import PICTURES
 from limosa.options import Option, verb
 from limosa.tasks._options import Table, writable
-from limosa.tasks._shared import as_pandas, read
+from limosa.tasks._shared import as_pandas, read, with_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,8 @@ def plot(
 
     Raises: UsageError for a suffix other than .png and .svg or a missing folder, LimosaError if writing fails.
     """
-    draw(read(source, **layout), as_pandas(table), path)
+    panel = read(source, **layout)
+    draw(panel, with_id(as_pandas(table), panel), path)
 
 
 def draw(panel: Panel, table: pd.DataFrame, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 from limosa.data.layout import Layout
 from limosa.options import Option, verb
 from limosa.tasks._options import Metrics, Season, Table
-from limosa.tasks._shared import as_pandas, read
+from limosa.tasks._shared import as_pandas, read, with_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,4 +30,5 @@ def score(
     """
     from limosa.evaluate.metrics import evaluate
 
-    return evaluate(as_pandas(table), read(source, **layout), metrics=metrics, season=season)
+    panel = read(source, **layout)
+    return evaluate(with_id(as_pandas(table), panel), panel, metrics=metrics, season=season)

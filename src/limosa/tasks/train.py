@@ -18,7 +18,7 @@ from limosa.files import PICTURES
 from limosa.options import Call, Option, command, pairs, verb
 from limosa.tasks import _runs
 from limosa.tasks._options import Context, Device, ModelOptions, OutputFolder, Resume, writable
-from limosa.tasks._shared import parameter_count, read
+from limosa.tasks._shared import keep_columns, parameter_count, read
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
@@ -252,6 +252,8 @@ def train(
         )
     learner = learner.cpu()
     _runs.save(learner, result, out, plot)
+    if ranks.current_rank().rank == 0:
+        keep_columns(panel, out)
     return learner
 
 

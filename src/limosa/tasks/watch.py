@@ -19,7 +19,7 @@ from typing import Any, Unpack
 
 from limosa.alerts.incidents import AlertConfig, Incident
 from limosa.core import OnProgress
-from limosa.data.layout import ChannelLayout
+from limosa.data.layout import ChannelLayout, Spelling, spelling_of
 from limosa.data.wide import TimeAxis, read_rows, time_column
 from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
@@ -99,6 +99,7 @@ def detect_stream(
             f"the detector was not fitted to {', '.join(other)}; its channels are {', '.join(fitted.channels)}"
         )
     streaming = watch(fitted, risk=risk, cooldown=cooldown, settle=settle, state=state, freq=layout.get("freq"))
+    streaming.spelling = spelling_of(layout)
     if save is not None:
         fitted.save(save)
     return watch_lines(lines, streaming, time_col=layout.get("time_col", ""))
@@ -120,6 +121,7 @@ class StreamingDetector:
     ) -> None:
         config = config or AlertConfig()
         self.fitted, self.folder, self.freq = fitted, None if folder is None else Path(folder), freq
+        self.spelling = Spelling()  # of the cells to come
         self.tracker = fitted.tracker(config)
         self.longest_gap = fitted.longest_gap(config)
         self.stream = Stream(fitted.detector)
@@ -180,7 +182,7 @@ class StreamingDetector:
     def _read_stamp(self, stamp: Any) -> int:
         from limosa.data.parse import read_stamp
 
-        now, found = read_stamp(stamp, (self.time or self.fitted.time).stamp_format)
+        now, found = read_stamp(stamp, (self.time or self.fitted.time).stamp_format, self.spelling)
         if self.time is None:
             self.time = self.fitted.time.of(self.fitted.time.column, found, self.freq)
         if found.calendar != self.time.calendar or (found.tz is None) != (self.time.tz is None):
@@ -237,7 +239,7 @@ def watch_lines(lines: Iterable[str], streaming: StreamingDetector, *, time_col:
             if not line.strip(" ,;\t\r\n\ufeff"):
                 continue
             if columns is None:
-                columns = StreamColumns(streaming.fitted, line.removeprefix("\ufeff"), time_col)
+                columns = StreamColumns(streaming.fitted, line.removeprefix("\ufeff"), time_col, streaming.spelling)
                 if columns.header:
                     continue
             try:
@@ -256,11 +258,12 @@ class StreamColumns:
     Raises: DataError if that line does not fit the detector, or has no column `time_col`.
     """
 
-    def __init__(self, fitted: FittedDetector, line: str, time_col: str) -> None:
-        from limosa.data.read import number_in, read_header
+    def __init__(self, fitted: FittedDetector, line: str, time_col: str, spelling: Spelling) -> None:
+        from limosa.data.dialect import cells_of, separator_of
 
-        self.fitted, self.names = fitted, fitted.channels
-        first, self.separator = read_header(line)
+        self.fitted, self.names, self.spelling = fitted, fitted.channels, spelling
+        self.separator = separator_of(line)
+        first = cells_of(line, self.separator)
         lacking = [name for name in self.names if name not in first]
         self.width, self.header = len(first), not lacking
         self.columns = first
@@ -272,7 +275,7 @@ class StreamColumns:
                 raise DataError(f"line 1: no column '{time_col}' (columns: {', '.join(first)}); give --time-col")
             self.time = first.index(time_col) if time_col else -1  # -1: found with the first row
             return
-        numbers = [number_in(cell) for cell in first[timed:]]
+        numbers = [self._number(cell) for cell in first[timed:]]
         if len(numbers) != len(self.names) or None in numbers:
             expected = [time_col or fitted.time.column] * timed + list(self.names)
             raise DataError(
@@ -286,18 +289,23 @@ class StreamColumns:
 
         Raises: DataError if the row has another width, or a cell holds no number.
         """
-        from limosa.data.read import number_in, split_line
+        from limosa.data.dialect import cells_of, number_in
 
-        cells = split_line(line, self.separator)
+        cells = cells_of(line, self.separator)
         if len(cells) != self.width:
             raise DataError(f"it has {len(cells)} cells, the first line has {self.width}")
-        row = [number_in(cells[i]) for i in self.order]
+        row = [self._number(cells[i]) for i in self.order]
         for name, i, value in zip(self.names, self.order, row, strict=True):
             if value is None:
                 raise DataError(f"{name} is {cells[i]!r}, not a number")
         if self.time == -1:
             self.time = self._find_time(number_in(cells[0]) is not None)
         return count if self.time is None else cells[self.time], row  # type: ignore[return-value]
+
+    def _number(self, cell: str) -> float | None:
+        from limosa.data.numerals import read_number
+
+        return read_number(cell, self.separator, self.spelling.decimal, self.spelling.na)
 
     def _find_time(self, numeric: bool) -> int | None:
         found = time_column(self.columns, numeric, self.fitted.time, self.names)

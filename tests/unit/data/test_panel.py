@@ -183,12 +183,8 @@ HEAD = "unique_id,ds,y"
         ((HEAD, "a,1,2", ",2,3"), "line 3: unique_id is empty"),
         ((HEAD, "a,1,2", "a,,3"), "line 3, series 'a': ds is empty"),
         ((HEAD, "a,1,2", "b,1,1", "a,1,3"), "line 4, series 'a': 1 is there already, on line 2; remove"),
-        (
-            (HEAD, "a,2024-01-01 00:00:00+01:00,1", "a,2024-01-01 02:00:00Z,1"),
-            r"mixes time zones \(\+01:00, UTC\); conv",
-        ),
         ((HEAD, "a,2024-01-01 00:00:00,1", "a,2024-01-01 02:00:00Z,1"), "mixes time zones .*no zone"),
-        ((HEAD, "a,01/02/2024,1", "a,02/02/2024,1"), "day or month first; write dates like 2024-01-31"),
+        ((HEAD, "a,01/02/2024,1", "a,02/02/2024,1"), "day or month first; .*--date-format.*--dayfirst"),
         ((HEAD, "a,2024-01-01,1", "b,2024-01-01,1"), "no series has two rows to infer.*--freq"),
         (("ds,y", "1,1", "1,2"), "line 3: 1 is there already, on line 2; .*--id-col"),
     ],
@@ -221,8 +217,9 @@ def test_mixed_zones_in_a_frame_are_refused() -> None:
 def test_unusable_sources_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         Panel.read(tmp_path / "none.csv")
+    (tmp_path / "a.foo").write_text("ds,y\n1,2\n")
     with pytest.raises(UsageError, match="neither CSV nor Parquet"):
-        Panel.read(tmp_path / "a.xlsx")
+        Panel.read(tmp_path / "a.foo")
     with pytest.raises(UsageError, match="cannot read a int"):
         Panel.read(3)
     (tmp_path / "bad.parquet").write_text("no")

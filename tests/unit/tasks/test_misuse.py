@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,7 @@ TAKEN = {  # what is written -> what it means
 def test_what_has_one_meaning_is_taken(name, frame):
     written, meant = TAKEN[name]
     if "known_cols" in written:
+        warnings.simplefilter("ignore", limosa.DataWarning)  # naive uses no covariates
         ahead = frame.assign(ds=frame["ds"] + pd.Timedelta(days=40))
         written, meant = written | {"future": ahead}, meant | {"future": ahead}
     pd.testing.assert_frame_equal(naive(frame, **written), naive(frame, **meant))
@@ -60,7 +62,7 @@ REFUSED = {
     "an unknown word": ({"id_column": "a"}, "forecast has no option id_column; did you mean id_col?"),
     "another unknown word": ({"zzz": 1}, "there are: source, horizon"),
     "a number for a column": ({"known_cols": 3}, "known_cols has 3; give names of columns"),
-    "two columns for one": ({"id_col": ["a", "b"]}, "give the name of one column"),
+    "two columns for one": ({"time_col": ["a", "b"]}, "give the name of one column"),
     "a number for a frequency": ({"freq": 1.5}, "give a pandas alias"),
     "several models": ({"model": ["naive", "limosa-small"]}, "give one model here"),
     "an object that is no model": ({"model": object()}, "a object, cannot forecast"),
