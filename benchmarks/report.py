@@ -60,6 +60,8 @@ HEADLINES = (
     Headline("zero_shot", "relative_wql", "the same, weighted quantile loss"),
     Headline("zero_shot", "m4_hourly_owa", "limosa-small, OWA on M4 Hourly (seasonal naive .628)"),
     Headline("zero_shot", "m4_hourly_cpu_seconds", "processor seconds for its 414 series, one thread"),
+    Headline("rolled", "relative_mase_public", "the same over 20 windows of ETTh, ETTm and exchange rates, MASE"),
+    Headline("rolled", "relative_wql_public", "the same, weighted quantile loss"),
     Headline("adapt", "mean_mse_change", "memory adapter, squared error, mean of 24 cells", percent),
     Headline("adapt", "worst_cell_mse_change", "the same, worst cell", percent),
     Headline("adapt", "lora_mse_change_etth1", "lora on ETTh1 at 96 steps (memory -6.8 %)", percent),

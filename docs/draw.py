@@ -20,7 +20,7 @@ WAYS = {  # of slow_links.json, as they begin there -> color
 
 
 def draw_synthetic(path: Path, *, seed: int = 7, steps: int = 720) -> None:
-    """Thirty synthetic series, 6 x 5 small multiples titled by kind: every kind twice, the first two three times."""
+    """Thirty synthetic series, 6 x 5 small multiples titled by kind: every kind once, the first ones twice."""
     generator = torch.Generator().manual_seed(seed)
     config = SyntheticConfig(missing=0.2)
     figure = Figure(figsize=(16, 12), layout="constrained")

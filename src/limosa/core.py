@@ -75,7 +75,7 @@ class Window:
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pinned(self) -> Self:
-        return self._map(lambda t: t.pin_memory())
+        return self._map(lambda t: t if t.is_cuda else t.pin_memory())
 
     def rows(self, index: slice | Tensor) -> Self:
         return self._map(lambda t: t[index])

@@ -29,7 +29,12 @@ def found() -> list[Subject]:
 def pretrained() -> list[Subject]:
     """The models that come inside the package."""
     return [
-        Subject(name=name, make=functools.cache(functools.partial(models.load, name)), calendar=True)
+        Subject(
+            name=name,
+            make=functools.cache(functools.partial(models.load, name)),
+            calendar=True,
+            scale_law=models.card("patched").scale_law,
+        )
         for name in models.embedded()
     ]
 

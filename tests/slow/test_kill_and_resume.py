@@ -21,20 +21,23 @@ import torch
 torch.set_num_threads(1)
 
 from limosa import models
-from limosa.data.synthetic.mixture import Mixture
-from limosa.data.synthetic import Synthetic
+from limosa.data.synthetic.mixture import Augmentation, Mixture, Pool
+from limosa.data.synthetic.recipes import SyntheticConfig
 from limosa.training.loop import TrainConfig, fit
 
 out, precision = Path(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)
 model = models.build("patched", **vars(models.card("patched").tiny))
-source = Synthetic(context=96, horizon=16, batch_size=16, seed=5)
-batches = Mixture(sources=[source], contexts={{48: 1.0, 96: 1.0}}, horizons={{8: 1.0, 16: 1.0}}, seed=5, blend=0.3)
+source = Pool(SyntheticConfig(), lengths=[160], series=32, steps=3, seed=5)
+batches = Mixture(
+    sources=[source], rows=[16], short_rows=[16], contexts={{48: 1.0, 96: 1.0}}, horizons={{8: 1.0, 16: 1.0}}, seed=5,
+    augmentation=Augmentation(blend=0.3),
+)
 config = TrainConfig(
     steps={STEPS}, warmup=5, average=0.99, accumulate=2, precision=precision, validate_every=15,
     checkpoint_every={EVERY}, seed=1,
 )
-validation = [source.batch(10_000)]
+validation = [batches.batch(10_000)]
 fit(
     model, batches, config, validation=validation, folder=out / "run", resume=True,
     on_progress=lambda p: print(p.step, flush=True),

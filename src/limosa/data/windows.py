@@ -10,7 +10,6 @@ resumes in mid-epoch, and ranks share an epoch without overlap and without talki
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,8 +107,7 @@ class Windows:
 
     A window has its last `horizon` rows as answers and up to `context` rows, at least `min_context`, as its past,
     padded with NaN on the left. Every window comes once an epoch but for those that do not fill a last batch; with
-    fewer windows than a batch holds they repeat. With `weights`, one per series, windows are drawn with replacement
-    instead: a series by its weight, then one of its windows.
+    fewer windows than a batch holds they repeat.
 
     Raises: DataError if no series is long enough; UsageError if an argument is out of range.
     """
@@ -125,7 +123,6 @@ class Windows:
         rank: int = 0,
         world: int = 1,
         min_context: int = 1,
-        weights: Sequence[float] | None = None,
     ) -> None:
         if min(context, horizon, batch_size, min_context) < 1 or min_context > context:
             raise UsageError("context, horizon and batch_size must be at least 1, min_context 1 to context")
@@ -140,7 +137,6 @@ class Windows:
                 f"no series has {need} rows, {min_context} of past and {horizon} of future (the longest is "
                 f"'{panel.ids[panel.lengths.argmax()]}' with {longest}); give a shorter horizon or longer series"
             )
-        self.odds = None if weights is None else _odds(weights, self.grid.counts)
 
     def __len__(self) -> int:
         """The number of windows."""
@@ -155,7 +151,7 @@ class Windows:
         """The batch of step `step` (from 0), with its answers, in float32."""
         import torch
 
-        at = self.grid[self._shuffled(step) if self.odds is None else self._drawn(step)]
+        at = self.grid[self._shuffled(step)]
         context, horizon = self.context, self.horizon
         return self.panel.window(at.series, at.cutoff, context=context, horizon=horizon, dtype=torch.float32)
 
@@ -163,14 +159,6 @@ class Windows:
         epoch, within = divmod(step, self.steps_per_epoch)
         first = (within * self.world + self.rank) * self.batch_size
         return permuted(np.arange(first, first + self.batch_size) % len(self), len(self), (self.seed, epoch))
-
-    def _drawn(self, step: int) -> np.ndarray:
-        assert self.odds is not None
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, step, self.rank))))
-        series = np.searchsorted(self.odds, random.random(self.batch_size), side="right")
-        counts = self.grid.counts[series]
-        within = (random.random(self.batch_size) * counts).astype(np.int64)
-        return np.asarray(self.grid.ends[series] - counts + within)
 
 
 def permuted(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
@@ -194,15 +182,3 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))
-
-
-def _odds(weights: Sequence[float], counts: np.ndarray) -> np.ndarray:
-    """[N] cumulative probability of each series; none for one without windows."""
-    given = np.asarray(weights, dtype=np.float64)
-    if given.shape != counts.shape or not (np.isfinite(given) & (given >= 0)).all():
-        raise UsageError(f"weights must be {len(counts)} finite numbers of at least 0, one per series")
-    usable = np.where(counts > 0, given, 0.0)
-    if not usable.sum():
-        raise UsageError("the weights of all series long enough for a window are 0; raise one")
-    odds = np.cumsum(usable)
-    return np.asarray(odds / odds[-1])

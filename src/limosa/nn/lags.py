@@ -24,7 +24,7 @@ def lag_errors(z: Tensor, observed: Tensor, longest: int) -> Tensor:
         longest: the longest lag, below L.
     """
     L = z.shape[-1]
-    size = 1 << (2 * L - 1).bit_length()
+    size = _fast_size(L + longest) if longest < L - 1 else 1 << (2 * L - 1).bit_length()
     weight = torch.exp(torch.arange(1 - L, 1, device=z.device, dtype=torch.float64) / MEMORY) * observed
     f = torch.fft.rfft(torch.stack([z * weight, z * z * weight, weight, observed.double()]), n=size)  # [4, R, F]
     cross = torch.stack([f[0] * f[0].conj(), f[1].conj() * f[2] + f[2].conj() * f[1], *(f[2:] * f[2:].conj())])
@@ -33,6 +33,11 @@ def lag_errors(z: Tensor, observed: Tensor, longest: int) -> Tensor:
     enough = pairs.round() > 0.5 * lag + 1.5  # one and a half periods and at least two pairs
     error = ((squares - 2.0 * product) / mass.clamp(min=1e-6)).clamp(min=0.0)
     return torch.where(enough, error, torch.inf).to(z.dtype)  # differences of large sums: hence float64 until here
+
+
+def _fast_size(least: int) -> int:
+    """The smallest of 1, 3, 5 and 15 times a power of two that is at least `least`: a length quick to transform."""
+    return min(odd << max(0, (-(-least // odd) - 1).bit_length()) for odd in (1, 3, 5, 15))
 
 
 def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
@@ -52,7 +57,7 @@ def best_lags(errors: Tensor, length: Tensor, variance: Tensor) -> Tensor:
     depth = DEPTH * (1.0 - 0.5 * share)  # the fewer repetitions, the likelier chance
     dip = torch.isfinite(score) & (errors < depth * errors.cummax(-1).values)
     dip[:, 1:-1] &= (score[:, 1:-1] < score[:, :-2]) & (score[:, 1:-1] <= score[:, 2:])
-    dip[:, [0, -1]] = False
+    dip[:, 0] = dip[:, -1] = False
     score = torch.where(dip, score, torch.inf)
     found: list[Tensor] = []
     for _ in range(2):

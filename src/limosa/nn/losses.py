@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -25,11 +26,16 @@ def pinball(quantiles: Tensor, target: Tensor, levels: Sequence[float], weight: 
     """
     observed = torch.isfinite(target)
     error = torch.where(observed, target, 0.0).unsqueeze(-1) - quantiles  # [..., Q]
-    level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    level = _on_device(tuple(levels), quantiles.dtype, quantiles.device)
     loss = 2.0 * torch.maximum(level * error, (level - 1.0) * error).mean(-1)
     if weight is not None:
         loss = loss * weight
     return torch.where(observed, loss, 0.0).sum() / observed.sum().clamp(min=1)
+
+
+@functools.cache
+def _on_device(levels: tuple[float, ...], kind: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(levels, dtype=kind, device=device)
 
 
 def point_and_bands(quantiles: Tensor, target: Tensor, levels: Sequence[float], point: str) -> Tensor:

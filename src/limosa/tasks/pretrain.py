@@ -12,29 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
 from limosa.core import OnProgress, configured
-from limosa.errors import DataError, UsageError
+from limosa.errors import UsageError
 from limosa.tasks import _runs
 from limosa.tasks._options import Device
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
     from limosa.core import Window
-    from limosa.data.panel import Panel
 
 VALIDATION_BATCHES = 8
 KEYS = {  # that a recipe has to name; those of [model] and [train] depend on the model and have defaults
-    "mixture": {"contexts", "horizons", "blend"},
-    "synthetic": {"rows"},
-    "corpus": {"rows", "file", "exclude", "resample", "validation"},
+    "mixture": {"rows", "contexts", "horizons", "graphs"},
+    "synthetic": {"share", "lengths", "series", "steps", "config"},
+    "short": {"share", "lengths", "series", "steps", "config"},
+    "corpus": {"files", "exclude", "validation"},
 }
 
 
 def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
     """The tables of the recipe in `path`, by name.
 
-    model: its name and options. train: fields of TrainConfig. The keys of the others are in `KEYS`.
+    model: its name and options. train, rates, augmentation: fields of TrainConfig, Rates, Augmentation. The keys of the
+    others are in `KEYS`.
 
     Raises: UsageError if it cannot be read, or a table or one of its keys is missing or unknown.
     """
@@ -42,7 +43,7 @@ def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
         tables = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read recipe {path}: {error}") from error
-    expected = {"model", "train", *KEYS}
+    expected = {"model", "train", "rates", "augmentation", *KEYS}
     if set(tables) != expected:
         raise UsageError(f"recipe {path} has tables {sorted(tables)}; it needs {sorted(expected)}")
     for table, keys in KEYS.items():
@@ -53,51 +54,6 @@ def read_recipe(path: str | Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def read_corpus(path: Path, options: dict[str, Any], horizon: int) -> tuple[Panel, Panel]:
-    """The corpus as two panels over row counts: what is learnt from, and the whole series for validation.
-
-    Each series' last `validation` share is cut from the first panel, which also holds the means over each `resample`
-    number of steps. Series end in `horizon` missing rows, so that short ones have windows too.
-
-    Raises: DataError if the corpus is missing, is no table of `unique_id` and `y`, or all of it is excluded.
-    """
-    import pandas as pd
-
-    if not path.exists():
-        raise DataError(f"there is no corpus at {path}; name its folder with --data")
-    try:
-        frame = pd.read_csv(path, usecols=["unique_id", "y"], dtype={"unique_id": str, "y": float})
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read corpus {path}: {error}; it needs columns unique_id and y, a number") from error
-    left_out = frame["unique_id"].str.startswith(tuple(options["exclude"]))
-    series = {str(name): rows.to_numpy(float) for name, rows in frame[~left_out].groupby("unique_id")["y"]}
-    if not series:
-        raise DataError(f"the recipe excludes every series of {path}; shorten its list `exclude`")
-    learnt: dict[str, np.ndarray] = {}
-    for name, values in series.items():
-        early = values[: int(len(values) * (1.0 - options["validation"]))]
-        learnt[name] = early
-        for k in options["resample"]:
-            if len(early) // k >= 200:
-                learnt[f"{name}/{k}"] = early[len(early) % k :].reshape(-1, k).mean(1)
-    return _panel(learnt, horizon), _panel(series, 0)
-
-
-def _panel(series: dict[str, np.ndarray], empty: int) -> Panel:
-    import numpy as np
-
-    from limosa.data.panel import Panel
-
-    values = [np.concatenate([rows, np.full(empty, np.nan)]) for rows in series.values()]
-    lengths = [len(rows) for rows in values]
-    columns = {
-        "unique_id": np.repeat(np.array(list(series)), lengths),
-        "ds": np.concatenate([np.arange(n) for n in lengths]),
-        "y": np.concatenate(values),
-    }
-    return Panel.read(columns, freq=1)
-
-
 def _own(rows: int, world: int) -> int:
     """How many rows of a batch this process takes."""
     if rows % world:
@@ -105,20 +61,22 @@ def _own(rows: int, world: int) -> int:
     return rows // world
 
 
-def _validation(panel: Panel, share: float, *, context: int, horizon: int, seed: int) -> list[Window]:
-    """Batches whose answers lie in the last `share` of series drawn by the root of their length."""
-    import numpy as np
+def _rows(tables: Mapping[str, Any], world: int) -> tuple[list[int], list[int]]:
+    """Rows of this process from the pool, the pool of short series and the corpus: usually, and at short contexts."""
+    rows = _own(tables["mixture"]["rows"], world)
+    synthetic = round(rows * tables["synthetic"]["share"])
+    short = round(synthetic * tables["short"]["share"])
+    return [synthetic, 0, rows - synthetic], [synthetic - short, short, rows - synthetic]
+
+
+def _noise(rows: int, context: int, horizon: int, device: torch.device) -> Window:
+    """A batch of nothing but noise."""
     import torch
 
-    chance = np.random.default_rng(seed)
-    weight = panel.lengths**0.5
-    batches = []
-    for _ in range(VALIDATION_BATCHES):
-        series = chance.choice(len(panel), 64, p=weight / weight.sum())
-        first, last = ((panel.lengths[series] * part).astype(int) for part in (1.0 - share, 1.0))
-        cutoff = chance.integers(first, np.maximum(first + 1, last - horizon // 2))
-        batches.append(panel.window(series, cutoff, context=context, horizon=horizon, dtype=torch.float32))
-    return batches
+    from limosa.core import Window
+
+    past, future = (torch.randn(rows, steps, 1, device=device) for steps in (context, horizon))
+    return Window(past=past, future=future, horizon=horizon)
 
 
 @ranks.joined()
@@ -143,10 +101,12 @@ def pretrain(
     """
     import torch
 
-    from limosa.data.synthetic import Synthetic
-    from limosa.data.synthetic.mixture import Mixture
-    from limosa.data.windows import Windows
+    from limosa.data.corpus import Corpus, Rates, read_corpus
+    from limosa.data.synthetic.mixture import Augmentation, Mixture, Pool
+    from limosa.data.synthetic.recipes import SyntheticConfig
+    from limosa.training.graphs import Captured
     from limosa.training.loop import TrainConfig, fit
+    from limosa.training.precision import FORMATS
     from limosa.training.randomness import own_randomness
 
     rank, out, resume = ranks.current_rank(), Path(out), resume or ranks.restarts() > 0
@@ -157,44 +117,47 @@ def pretrain(
         config = configured(TrainConfig, tables["train"], "[train] of the recipe")
         folder, others = _runs.checkpoints(out, resume)
         contexts, horizons = ({int(k): v for k, v in mixture[key].items()} for key in ("contexts", "horizons"))
-        context, horizon = max(contexts), max(horizons)
-        real, whole = read_corpus(Path(data) / corpus["file"], corpus, horizon)
-        synthetic = Synthetic(
-            batch_size=_own(tables["synthetic"]["rows"], rank.world_size),
-            context=context,
-            horizon=horizon,
-            seed=config.seed,
-            rank=rank.rank,
-        )
-        windows = Windows(
-            real,
-            context=context,
-            horizon=horizon,
-            batch_size=_own(corpus["rows"], rank.world_size),
-            seed=config.seed + 1,
-            rank=rank.rank,
-            world=rank.world_size,
-            min_context=8,
-            weights=(real.lengths**0.5).tolist(),  # so that long series do not drown the others
-        )
-        batches = Mixture(
-            sources=[synthetic, windows],
-            contexts=contexts,
-            horizons=horizons,
-            seed=config.seed + 2,
-            blend=mixture["blend"],
-        )
+        series = read_corpus([Path(data) / name for name in corpus["files"]], corpus["exclude"])
         options = dict(tables["model"])
         with own_randomness(config.seed):
             learner = registry.build(options.pop("name"), **options)
         learner = _runs.placed(learner, device)
+        place = next(learner.parameters()).device
+        rates, held = configured(Rates, tables["rates"], "[rates] of the recipe"), 1.0 - corpus["validation"]
+        rows, short_rows = _rows(tables, rank.world_size)
+        pools = [
+            Pool(
+                configured(SyntheticConfig, tables[name]["config"], f"[{name}.config] of the recipe"),
+                **{key: tables[name][key] for key in ("lengths", "series", "steps")},
+                seed=config.seed + number,
+                rank=rank.rank,
+                device=place,
+            )
+            for number, name in enumerate(("synthetic", "short"))
+        ]
+        common: dict[str, Any] = {"contexts": contexts, "horizons": horizons, "rank": rank.rank, "device": place}
+        batches = Mixture(
+            sources=[*pools, Corpus(series, device=place, rates=rates, part=(0.0, held))],
+            rows=rows,
+            short_rows=short_rows,
+            short=rates.short,
+            seed=config.seed + 2,
+            augmentation=configured(Augmentation, tables["augmentation"], "[augmentation] of the recipe"),
+            **common,
+        )
+        whole = Corpus(series, device=place, part=(held, 1.0))
+        count = min(256, sum(rows))
+        held_out = Mixture(sources=[whole], rows=[count], short_rows=[count], seed=config.seed + 3, **common)
+        trained = learner
+        if mixture["graphs"] and place.type == "cuda" and rank.world_size == 1:
+            trained = Captured(learner)
+            shapes = [(context, horizon) for context in contexts for horizon in horizons]
+            trained.capture((_noise(sum(rows), *shape, place) for shape in shapes), FORMATS[config.precision])
         result = fit(
-            learner,
+            trained,
             batches,
             config,
-            validation=_validation(
-                whole, corpus["validation"], context=min(1024, context), horizon=min(64, horizon), seed=config.seed + 3
-            ),
+            validation=[held_out.batch(step) for step in range(VALIDATION_BATCHES)],
             strategy=plan,
             folder=folder,
             resume=resume,

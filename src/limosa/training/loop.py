@@ -39,7 +39,8 @@ log = logging.getLogger("limosa")
 class TrainConfig:
     """How long and how fast to learn."""
 
-    steps: int = 1000  # optimizer steps
+    steps: int = 1000  # optimizer steps, at most
+    minutes: float = 0.0  # after which training ends, whatever its step; 0 = after `steps`
     optimizer: optim.Kind = "adamw"
     schedule: optim.Schedule = "cosine"  # how the learning rate falls after the warm-up
     learning_rate: float = 1e-3  # peak
@@ -60,6 +61,8 @@ class TrainConfig:
         check_choice(self, "precision", tuple(FORMATS))
         check_choice(self, "optimizer", get_args(optim.Kind))
         check_choice(self, "schedule", get_args(optim.Schedule))
+        if not self.minutes >= 0.0:
+            raise UsageError(f"minutes is {self.minutes}; it must be at least 0")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0.0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be more than 0")
@@ -118,6 +121,8 @@ def fit(
     Raises: LimosaError when the loss is not finite, naming the step, the batch and the largest gradients; DataError or
     UsageError if a checkpoint does not fit.
     """
+    if config.minutes and ranks.current_rank().world_size > 1:
+        raise UsageError("minutes end a run of one process only; several would stop at different steps: give steps")
     with ExitStack() as stack:
         stack.enter_context(own_randomness(config.seed + RANK_STRIDE * ranks.current_rank().rank))
         run = Run(learner, config, strategy or SingleProcess())
@@ -128,9 +133,10 @@ def fit(
             Prefetcher(batches, run.step * config.accumulate, config.steps * config.accumulate, run.precision.device)
         )
         writer = stack.enter_context(checkpoint.Writer(folder)) if folder is not None else None
-        while run.step < config.steps and not run.out_of_patience:
+        done = run.over or run.out_of_patience
+        while not done:
             norm = run.advance(prefetcher)
-            done = run.step == config.steps
+            done = run.over
             if validation and (done or run.step % config.validate_every == 0):
                 run.validate(validation)
                 done = done or run.out_of_patience
@@ -187,6 +193,7 @@ class Run:
         strategy.attach(learner, config.accumulate)
         self.average = optim.Average(self.parameters, config.average)
         self.step = 0
+        self.began = time.monotonic()  # less the seconds of a run that this one resumes
         self.loss = math.nan
         self.validation: float | None = None
         self.best: tuple[int, float] | None = None  # step, validation loss
@@ -196,7 +203,7 @@ class Run:
         """One optimizer step; returns the norm of the gradients."""
         config = self.config
         self._train_mode(True)
-        factor = optim.lr_factor(config.schedule, self.step, steps=config.steps, warmup=config.warmup)
+        factor = optim.lr_factor(config.schedule, self.step, steps=self.steps, warmup=config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         total = 0.0
@@ -271,6 +278,25 @@ class Run:
         waited = 0 if self.best is None else (self.step - self.best[0]) // self.config.validate_every
         return 0 < self.config.patience <= waited
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, without those between a checkpoint and its resumption."""
+        return time.monotonic() - self.began
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole run; where minutes end it, as many as the speed so far leads to."""
+        share = self.seconds / (60.0 * self.config.minutes) if self.config.minutes else 0.0
+        if not share or not self.step:
+            return self.config.steps
+        return min(self.config.steps, max(self.step, round(self.step / share)))
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done or the time is up."""
+        out_of_time = 0.0 < 60.0 * self.config.minutes <= self.seconds
+        return self.step >= self.config.steps or out_of_time
+
     def finish(self, waited: float) -> Result:
         """Give the learner its final weights."""
         self.strategy.finish()
@@ -285,10 +311,10 @@ class Run:
 
     def progress(self, norm: float, clock: _Clock, waited: float) -> Progress:
         """Where the run stands."""
-        left = clock.seconds_left(self.step, self.config.steps)
+        left = clock.seconds_left(self.step, self.steps)
         return Progress(
             step=self.step,
-            steps=self.config.steps,
+            steps=self.steps,
             loss=self.loss,
             norm=norm,
             validation=self.validation,
@@ -317,6 +343,7 @@ class Run:
             "precision": self.precision.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": [state.get_state() for state in self._generators()],
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -333,6 +360,7 @@ class Run:
             if kind != other and "SingleProcess" not in (kind, other):  # one process lacks nothing of a strategy
                 raise UsageError(f"the checkpoint is of a run with {other}, not {kind}; name the same, or start anew")
         self.step, self.loss, self.validation = state["step"], state["loss"], state["validation"]
+        self.began = time.monotonic() - state.get("seconds", 0.0)
         self.best = tuple(state["best"]) if state["best"] else None
         self.best_weights = state["best_weights"]
         with torch.no_grad():

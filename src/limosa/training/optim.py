@@ -34,7 +34,8 @@ def build(
         part.pop("adapt")
     if kind == "sgd":
         return torch.optim.SGD(parts, lr=learning_rate, momentum=0.9)
-    return torch.optim.AdamW(parts, lr=learning_rate, betas=(0.9, 0.98))
+    on_gpu = all(p.is_cuda for part in parts for p in part["params"])  # there one launch does it
+    return torch.optim.AdamW(parts, lr=learning_rate, betas=(0.9, 0.98), fused=on_gpu or None)
 
 
 def groups(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:

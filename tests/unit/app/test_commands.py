@@ -254,16 +254,30 @@ def test_a_recipe_is_trained_from_its_file(tmp_path, capsys):
         [train]
         steps = 2
         [mixture]
+        rows = 4
         contexts = {{ 32 = 1.0 }}
         horizons = {{ 8 = 1.0 }}
-        blend = 0.0
+        graphs = true
         [synthetic]
-        rows = 2
+        share = 0.5
+        lengths = [60]
+        series = 8
+        steps = 2
+        config = {{}}
+        [short]
+        share = 0.5
+        lengths = [20]
+        series = 8
+        steps = 2
+        config = {{ weights = {{ business = 1.0 }} }}
+        [rates]
+        means = [2]
+        averaged = 0.5
+        [augmentation]
+        flip = 0.5
         [corpus]
-        rows = 2
-        file = "corpus.csv"
+        files = ["corpus.csv"]
         exclude = ["left/"]
-        resample = [2]
         validation = 0.2
         """
     )

@@ -49,10 +49,9 @@ def test_epochs_and_seeds_differ_in_order_only() -> None:
     assert epoch(0, 1) == orders[1]
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 2.0]])
-def test_a_batch_depends_on_its_step_alone(weights: list[float] | None) -> None:
+def test_a_batch_depends_on_its_step_alone() -> None:
     def make(rank: int = 0) -> Windows:
-        return Windows(panel(50, 60), context=8, horizon=3, batch_size=4, seed=1, rank=rank, world=2, weights=weights)
+        return Windows(panel(50, 60), context=8, horizon=3, batch_size=4, seed=1, rank=rank, world=2)
 
     first, again = make(), make()
     forward = [first.batch(step) for step in range(40)]
@@ -99,14 +98,6 @@ def test_fewer_windows_than_a_batch_go_round() -> None:
     assert sorted(set(answers(windows.batch(0)))) == [1, 2, 3]
 
 
-def test_weights_draw_series_in_proportion_and_every_cutoff() -> None:
-    windows = Windows(panel(30, 3, 30), context=4, horizon=5, batch_size=4000, seed=0, weights=[1, 5, 3])
-    drawn = np.array(answers(windows.batch(0)))
-    assert set(drawn // 1000) == {0, 2}  # series 1 is too short for a window
-    assert np.mean(drawn >= 2000) == pytest.approx(0.75, abs=0.03)
-    assert len(set(drawn)) == 2 * 25
-
-
 def test_windows_are_counted_not_stored() -> None:
     few, many = (Windows(panel(n), context=512, horizon=64, batch_size=2, seed=0) for n in (100, 100_000))
     stored = [sum(v.nbytes for v in vars(w).values() if isinstance(v, np.ndarray)) for w in (few, many)]
@@ -126,7 +117,7 @@ def test_impossible_windows_are_refused_with_the_fix() -> None:
     with pytest.raises(DataError, match=r"no series has 9 rows.*longest is '1' with 6.*shorter horizon"):
         Windows(panel(5, 6), context=3, horizon=8, batch_size=1, seed=0)
     good = {"context": 3, "horizon": 2, "batch_size": 1, "seed": 0}
-    for bad in ({"horizon": 0}, {"min_context": 4}, {"rank": 1}, {"weights": [1.0]}, {"weights": [0.0, 0.0]}):
+    for bad in ({"horizon": 0}, {"min_context": 4}, {"rank": 1}):
         with pytest.raises(UsageError):
             Windows(panel(5, 6), **{**good, **bad})  # type: ignore[arg-type]
 

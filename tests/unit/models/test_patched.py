@@ -25,9 +25,10 @@ def model() -> Patched:
 
 
 def walks() -> Tensor:
-    """Random walks [ROWS, context, 1]."""
+    """Random walks around zero, [ROWS, context, 1]."""
     dice = torch.Generator().manual_seed(0)
-    return torch.randn(ROWS, TINY.context, 1, generator=dice, dtype=torch.float64).cumsum(1)
+    paths = torch.randn(ROWS, TINY.context, 1, generator=dice, dtype=torch.float64).cumsum(1)
+    return paths - paths.mean(1, keepdim=True)
 
 
 def seasons() -> Tensor:
@@ -91,7 +92,7 @@ def test_a_loss_does_not_change_with_the_units(model):
     past, future = walks()[:, :-NATIVE], walks()[:, -NATIVE:]
     losses = [
         float(model.loss(Window(past=a * past + b, future=a * future + b, horizon=NATIVE)).detach())
-        for a, b in ((1.0, 0.0), (1e4, -3e5), (1e-4, 7.0))
+        for a, b in ((1.0, 0.0), (1e4, -3e5), (1e-4, 0.0))
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
 
@@ -111,7 +112,61 @@ def test_the_defaults_fit_under_ten_megabytes():
     assert sum(p.numel() * p.element_size() for p in Patched(PatchedConfig()).parameters()) < 10e6
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law.of is not Learner], ids=lambda law: law.name)
+ODD = subject(
+    "odd",
+    replace(models.card("patched"), tiny=replace(TINY, context=91, horizon=13, longest_lag=500)),
+    calendar=False,
+)
+
+
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law.of is not Learner and law.binds(ODD)], ids=lambda law: law.name
+)
 def test_lengths_that_no_patch_divides_are_as_good(law: Law):
-    odd = replace(TINY, context=91, horizon=13, longest_lag=500)
-    law.check(subject("odd", replace(models.card("patched"), tiny=odd), calendar=False))
+    law.check(ODD)
+
+
+def shifted(model: Patched, past: Tensor, a: float, b: float) -> Tensor:
+    """The forecast of `a * past + b`, taken back."""
+    return (model.forecast(Window(past=a * past + b, horizon=3 * NATIVE)).values - b) / a
+
+
+def test_a_scaled_series_has_a_scaled_forecast(model):
+    for past in (walks(), seasons() + 5.0, seasons().abs()):
+        for a in (1e3, 1e-3):
+            torch.testing.assert_close(
+                shifted(model, past, a, 0.0), shifted(model, past, 1.0, 0.0), atol=1e-3, rtol=1e-3
+            )
+
+
+def test_a_shifted_series_has_a_shifted_forecast_where_zero_stays_inside_it(model):
+    past = seasons() - seasons().mean(1, keepdim=True)
+    torch.testing.assert_close(shifted(model, past, 1.0, 0.5), shifted(model, past, 1.0, 0.0), atol=1e-3, rtol=1e-3)
+
+
+def test_what_was_never_negative_is_not_forecast_below_zero(model):
+    dice = torch.Generator().manual_seed(1)
+    counts = torch.poisson(torch.full((ROWS, TINY.context, 1), 0.3, dtype=torch.float64), generator=dice)
+    nights = (seasons() - 1.0).clamp(min=0.0)
+    for past in (counts, nights):
+        made = model.forecast(Window(past=past, horizon=4 * NATIVE)).values
+        assert float(made.min()) == 0.0
+    assert float(model.forecast(Window(past=nights - 0.01, horizon=4 * NATIVE)).values.min()) < -0.01
+
+
+@pytest.mark.parametrize("place", [3, 40, TINY.context - 1])
+@pytest.mark.parametrize("wild", [1e4, -9999.0, 60.0])
+def test_a_wild_value_moves_a_forecast_by_no_more_than_the_series_moves(model, place, wild):
+    past = seasons() + 10.0
+    changed = past.clone()
+    changed[:, place] = wild
+    plain, moved = (model.forecast(Window(past=p, horizon=NATIVE)).at(0.5) for p in (past, changed))
+    assert float((moved - plain).abs().max()) < float(past.std()) * 1.5
+
+
+def test_a_run_of_codes_for_no_reading_is_taken_for_missing(model):
+    past = seasons() + 10.0
+    coded, missing = past.clone(), past.clone()
+    coded[:, 30:36], missing[:, 30:36] = -9999.0, torch.nan
+    codes, gaps = (model.forecast(Window(past=p, horizon=NATIVE)).values for p in (coded, missing))
+    torch.testing.assert_close(codes, gaps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from limosa.nn.scaling import scaled
+from limosa.nn.scaling import scaled, without_wild_values
 
 NAN = float("nan")
 
@@ -70,3 +70,34 @@ def test_a_series_never_observed_has_no_last_value():
     made = scaled(torch.full((1, 5, 1), NAN), "last")
     assert bool(made.center.isfinite().all())
     assert bool(made.undo(torch.zeros(1, 3, 4, 1)).isnan().all())
+
+
+def robust(values: list[float]) -> list[float]:
+    """The values of one series, without wild ones; missing ones as None."""
+    found = without_wild_values(torch.tensor(values, dtype=torch.float64)[None, :, None])[0, :, 0].tolist()
+    return [None if value != value else value for value in found]
+
+
+def test_ordinary_series_are_left_as_they_are():
+    dice = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 400, 1, generator=dice, dtype=torch.float64)
+    sparse = (torch.rand(8, 400, 1, generator=dice) < 0.05).double() * 7.0
+    growing = torch.exp(torch.arange(60.0) / 20.0)[None, :, None]
+    stepped = torch.where(torch.arange(300) < 150, 1.0, 500.0)[None, :, None]
+    for values in (noise, noise.cumsum(1), sparse, growing, stepped, noise.exp().double()[:, :12]):
+        torch.testing.assert_close(without_wild_values(values), values)
+
+
+def test_a_code_for_no_reading_and_a_lone_spike_are_missing_and_what_lasts_is_cut_back():
+    plain = [10.0, 11.0, 9.0, 10.5, 9.5] * 20
+    coded = [*plain[:40], -9999.0, -9999.0, *plain[42:]]
+    assert robust(coded) == [*plain[:40], None, None, *plain[42:]]
+    assert robust([*plain[:-1], 1e6]) == [*plain[:-1], None]
+    assert robust([*plain[:-1], 30.0]) == [*plain[:-1], None]
+    moved = robust([*plain[:-2], 30.0, 31.0])  # more than a spike, but not yet believed in whole
+    assert moved[:-2] == plain[:-2]
+    assert 11.0 < moved[-2] == moved[-1] < 20.0
+
+
+def test_of_a_few_values_none_is_wild():
+    assert robust([1.0, 2.0, 1.0, 1e6]) == [1.0, 2.0, 1.0, 1e6]

@@ -15,6 +15,7 @@ import torch
 
 import limosa
 from limosa.app.cli import main
+from limosa.data.corpus import read_corpus
 from limosa.errors import DataError, Interrupted, LimosaError, UsageError
 from limosa.tasks import _runs
 from limosa.tasks import pretrain as recipe
@@ -321,17 +322,19 @@ def test_an_option_that_a_recipe_would_overrule_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
-        ("rows = 44", "lines = 44", r"\[synthetic\].*lines.*needs.*rows"),
-        ("validation = 0.1", "", r"\[corpus\].*needs.*validation"),
+        ("share = 0.4", "part = 0.4", r"\[synthetic\].*part.*needs.*share"),
+        ("validation = 0.05", "", r"\[corpus\].*needs.*validation"),
         ('name = "patched"', "", r"\[model\].*names no model"),
-        ("warmup = 200", "warm_up = 200", r"\[train\].*warm_up"),
+        ("warmup = 300", "warm_up = 300", r"\[train\].*warm_up"),
         ("[train]", "colour = 1\n[train]", r"patched has no such option.*colour"),
+        ("flip = 0.1", "flop = 0.1", r"\[augmentation\].*flop"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_named_by_table_and_key(tmp_path, old, new, found):
     assert old in RECIPE
     path = tmp_path / "own.toml"
-    path.write_text(RECIPE.replace(old, new, 1).replace("corpus/corpus.csv.gz", "corpus.csv"))
+    files = '["corpus/corpus.csv.gz", "corpus/corpus2.parquet"]'
+    path.write_text(RECIPE.replace(old, new, 1).replace(files, '["corpus.csv"]'))
     rows = "".join(f"a,{step % 7}\n" for step in range(900))
     (tmp_path / "corpus.csv").write_text(f"unique_id,y\n{rows}")
     with pytest.raises(UsageError, match=found):
@@ -341,7 +344,7 @@ def test_what_is_wrong_in_a_recipe_is_named_by_table_and_key(tmp_path, old, new,
 @pytest.mark.parametrize(
     ("corpus", "found"),
     [
-        ("unique_id,value\na,1\n", "expected but not found.*'y'"),
+        ("unique_id,value\na,1\n", "y.*needs columns unique_id and y"),
         ("unique_id,y\na,much\n", "much.*a number"),
         ("unique_id,y\nbikes/1,1\n", "excludes every series"),
     ],
@@ -350,7 +353,7 @@ def test_a_corpus_that_cannot_be_used_is_a_data_error(tmp_path, corpus, found):
     path = tmp_path / "corpus.csv"
     path.write_text(corpus)
     with pytest.raises(DataError, match=found):
-        recipe.read_corpus(path, tomllib.loads(RECIPE)["corpus"], 8)
+        read_corpus([path], tomllib.loads(RECIPE)["corpus"]["exclude"])
 
 
 def test_an_interrupted_recipe_says_how_to_go_on(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -419,3 +420,48 @@ def test_the_time_left_is_the_pace_times_the_steps_left(monkeypatch):
 def test_an_option_out_of_range_is_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         TrainConfig(**options)
+
+
+# -- by the clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """A clock that the run reads, which goes on by a hundredth of a minute at each look."""
+    now = [0.0]
+
+    def look() -> float:
+        now[0] += 0.6
+        return now[0]
+
+    monkeypatch.setattr("limosa.training.loop.time.monotonic", look)
+    return now
+
+
+def test_a_run_of_minutes_ends_with_them_and_with_the_rate_fallen(clock):
+    seen: list[Progress] = []
+    config = replace(CONFIG, steps=100_000, minutes=5.0, optimizer="sgd", weight_decay=0.0)
+    _, result = fit_line(config, on_progress=seen.append, validation=[Sums().batch(10_000)])
+    assert 300.0 <= clock[0] < 320.0
+    assert 50 < result.step == seen[-1].step == seen[-1].steps
+    assert seen[len(seen) // 2].steps == pytest.approx(result.step, rel=0.2)  # told from the speed so far
+    assert seen[-1].validation is not None  # of the last step
+    rates = []
+    lever = Lever(best=0.0)
+    fit(lever, Sums(), config, on_progress=lambda _: rates.append(float(lever.height.detach())))
+    moves = [after - before for before, after in pairwise(rates)]
+    assert moves[-1] < 0.1 * max(moves)
+
+
+def test_a_resumed_run_of_minutes_has_only_those_left(clock, tmp_path):
+    config = replace(CONFIG, steps=100_000, minutes=5.0)
+    with pytest.raises(Stopped):
+        fit_line(config, folder=tmp_path, on_progress=stop_at(40))
+    clock[0] = 1e6  # some days later
+    fit_line(config, folder=tmp_path, resume=True)
+    assert 1e6 + 150.0 < clock[0] < 1e6 + 270.0
+
+
+def test_minutes_below_zero_are_refused():
+    with pytest.raises(UsageError, match="minutes is -1"):
+        TrainConfig(minutes=-1.0)

@@ -132,7 +132,7 @@ def _profile(rng: Random, n: int, smooth: Tensor, gated: Tensor) -> Tensor:
     number = rng.between(1, 9, n, 1).floor()
     wave = torch.complex(rng.normal(n, 8), rng.normal(n, 8)) * order**-decay * (order <= number)
     spectrum = torch.cat((torch.zeros(n, 1, device=rng.device), wave), 1)
-    harmonic = standardised(torch.fft.irfft(spectrum, _PHASES))
+    harmonic = standardised(_irfft(spectrum, _PHASES))
     cycle = torch.arange(_PHASES, device=rng.device) / _PHASES
     apart = (cycle - rng.uniform(0, 1, n, 3, 1) + 0.5) % 1 - 0.5  # [n, 3, phases] signed distance to each centre
     width = rng.between(0.015, 0.3, n, 3, 1)
@@ -197,6 +197,18 @@ def regimes(rng: Random, length: int, switches: Tensor) -> Tensor:
     return torch.where(form == 0, levels, torch.where(form == 1, two, drift)).gather(1, segment)
 
 
+def trains(rng: Random, n: int, length: int) -> Tensor:
+    """A strict pattern of one period: saw teeth, decaying pulses, a pulse of some width, or stairs. [n, length]"""
+    period = rng.between(3, max(4.0, length / 4), n, 1)
+    phase = (torch.arange(length, device=rng.device) / period + rng.uniform(0, 1, n, 1)) % 1.0
+    sharp, stairs = rng.between(2, 40, n, 1), rng.between(2, 9, n, 1).floor()
+    form = rng.choice(4, n)[:, None]
+    teeth = torch.where(form == 0, phase, (-sharp * phase).exp())
+    plain = torch.where(form == 1, (phase < 1.0 / sharp).to(phase.dtype), (phase * stairs).floor() / stairs)
+    side = torch.where(rng.chance(0.3, n, 1), -1.0, 1.0)
+    return side * standardised(torch.where(form % 2 == 0, teeth, plain))
+
+
 def _drift(rng: Random, n: int, length: int) -> Tensor:
     """A smooth path of unit size for amplitudes, phases and log-volatilities: a coarse AR(1), drawn out. [n, length]"""
     coarse = length // 12 + 4
@@ -237,7 +249,7 @@ def _process(rng: Random, n: int, length: int) -> Tensor:
     amplitude = amplitude / amplitude.square().sum(1, keepdim=True).sqrt()
     spectrum = torch.complex(rng.normal(*amplitude.shape), rng.normal(*amplitude.shape)) * amplitude
     spectrum = torch.nn.functional.pad(spectrum, (1, 0))
-    values: Tensor = torch.fft.irfft(spectrum, size, norm="forward")[:, :length]
+    values: Tensor = _irfft(spectrum, size, norm="forward")[:, :length]
     return values / math.sqrt(2)
 
 
@@ -316,7 +328,7 @@ def _filtered(
         transfer = transfer * (1 + average * z) / (1 - 2 * cycle * angle.cos() * z + cycle**2 * z**2)
     power = transfer.real.square() + transfer.imag.square()
     transfer = transfer / power.mean(1, keepdim=True).sqrt()
-    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(shocks) * transfer, size)
+    filtered: Tensor = _irfft(_rfft(shocks) * transfer, size)
     return filtered
 
 
@@ -324,3 +336,23 @@ def _fft_size(length: int) -> int:
     """An even length 2^a 3^b at least half as long again, so that the circle's seam stays far from the series."""
     least = max(8, 3 * length // 2)
     return min(power << max(1, math.ceil(math.log2(least / power))) for power in (1, 3, 9, 27, 81, 243))
+
+
+def _rfft(rows: Tensor) -> Tensor:
+    found: Tensor = torch.fft.rfft(_filled(rows))
+    return found[: len(rows)]
+
+
+def _irfft(rows: Tensor, size: int, norm: str = "backward") -> Tensor:
+    found: Tensor = torch.fft.irfft(_filled(rows), size, norm=norm)
+    return found[: len(rows)]
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """`rows` and on a GPU rows of zeros, up to a multiple of 256.
+
+    cuFFT keeps a plan for each number of rows and drops the oldest of 4,096. CUDA graphs still use those that were made
+    for them, and crash: the number of different plans has to stay small.
+    """
+    more = -len(rows) % 256 if rows.is_cuda else 0
+    return torch.nn.functional.pad(rows, (0, 0, 0, more)) if more else rows

@@ -28,6 +28,7 @@ class Recipe:
     walk: Range = (0, 0)
     steps: Range = (0, 0)  # size of level shifts or regimes
     switches: Range = (0.5, 3)  # expected number of shifts in the series
+    train: Range = (0, 0)  # size of a strict pattern: saw teeth, pulses or stairs
     composed: float = 0  # `slow` is a sum or product of two Gaussian processes of random kernels
     volatile: float = 0.1  # the size of the noise wanders or jumps
     tails: float = 0.1  # shocks follow a Student t
@@ -95,6 +96,22 @@ RECIPES: dict[str, Recipe] = {
         clocks=("free", "hour", "ten"), steps=(1, 1), switches=(3, 120), season=(0.02, 0.6), arma=(0.05, 0.5),
         memory=(1, 60), white=(0.01, 0.3), volatile=0.4, spikes=0.1, clipped=0.15, rounded=0.15,
     ),
+    "profile": Recipe(
+        clocks=_FAST, season=(1, 1), weekly=0.3, arma=(0.1, 1), memory=(2, 80), white=(0.003, 0.1), exponential=0.2,
+    ),
+    "drifting": Recipe(
+        clocks=(*_FAST, "free"), season=(0.5, 1), smooth=0.2, trend=(0.1, 2), slow=(0.1, 1), arma=(0.003, 0.1),
+        memory=(2, 50), white=(0.001, 0.05), exponential=0.3,
+    ),
+    "reverting": Recipe(
+        arma=(1, 1), memory=(10, 800), steps=(0.2, 2), switches=(1, 8), volatile=0.3, tails=0.2, white=(0.003, 0.1),
+    ),
+    "train": Recipe(
+        train=(1, 1), season=(0.01, 0.4), arma=(0.01, 0.5), memory=(2, 60), white=(0.003, 0.2), trend=(0.01, 0.5),
+    ),
+    "annual": Recipe(
+        trend=(0.3, 3), walk=(0.05, 2), slow=(0.05, 1), white=(0.02, 0.5), steps=(0.05, 0.5), exponential=0.6,
+    ),
 }  # fmt: skip
 KINDS: tuple[str, ...] = tuple(RECIPES)
 
@@ -106,8 +123,9 @@ CLOCKS: dict[str, tuple[float, float, float]] = {
 }  # fmt: skip
 
 _WEIGHTS = {
-    "load": 0.24, "traffic": 0.07, "temperature": 0.12, "solar": 0.03, "seasons": 0.08, "business": 0.07, "walk": 0.08,
+    "load": 0.2, "traffic": 0.07, "temperature": 0.12, "solar": 0.03, "seasons": 0.08, "business": 0.07, "walk": 0.08,
     "noise": 0.02, "arma": 0.08, "process": 0.06, "counts": 0.05, "web": 0.04, "sensor": 0.04, "regime": 0.02,
+    "profile": 0.1, "drifting": 0.06, "reverting": 0.04, "train": 0.02, "annual": 0.01,
 }  # fmt: skip
 
 

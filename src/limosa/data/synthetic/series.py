@@ -106,6 +106,7 @@ def _compose(rng: Random, kinds: Tensor, length: int, config: SyntheticConfig) -
     add("second", lambda n, r: parts.waves(rng, length, longer[r]))
     add("trend", lambda n, r: parts.trends(rng, n, length))
     add("slow", lambda n, r: parts.wandering(rng, n, length, composed[r]))
+    add("train", lambda n, r: parts.trains(rng, n, length))
     add("steps", lambda n, r: parts.regimes(rng, length, switches[r]))
     return observe(rng, rows, config, total, season)
 

@@ -18,24 +18,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Card, Window, check_at_least
+from limosa.core import Card, Forecast, Window, check_at_least
 from limosa.nn.attention import Block, check_heads, rotary
 from limosa.nn.channels import split_channels
 from limosa.nn.losses import pinball
 from limosa.nn.quantiles import LEVELS, ordered_quantiles
 from limosa.nn.rolling import RollingForecaster
 from limosa.nn.rules import LAST, RULES, Repeats, apply_rules, find_repeats
-from limosa.nn.scaling import Scaled, scaled
+from limosa.nn.scaling import Scaled, scaled, without_wild_values
 
 CHANNELS = 7  # what a step shows the transformer, see `_steps`
-FACTS = 8  # what a series shows it, see `_facts`
+FACTS = 11  # what a series shows it, see `_facts`
 LOCAL = 2 * RULES + 4  # what the head sees of a step beside the transformer's latent
 
 
@@ -73,6 +73,7 @@ class Prepared(NamedTuple):
     past: Scaled  # [R, L, 1]
     steps: Tensor  # [CHANNELS, R, T] what each step shows the transformer
     facts: Tensor  # [R, FACTS] periods, predictability and how much was observed
+    positive: Tensor  # [R] whether no value was below zero
     rules: Tensor  # [R, F, RULES] what each simple rule forecasts
     errors: Tensor  # [R, F, RULES] mean squared error of each rule that far ahead, in the past
     spread: Tensor  # [R, F] how far the cycles lie apart at each phase
@@ -103,23 +104,45 @@ class Patched(RollingForecaster):
     @torch.no_grad()
     def _prepare(self, window: Window) -> Prepared:
         """Scale the past robustly, find its periods, apply the rules. Nothing here is learnt or differentiated."""
+        with torch.autocast(window.past.device.type, enabled=False):  # bf16 would lose the differences
+            return self._prepared(window)
+
+    def _prepared(self, window: Window) -> Prepared:
         P, horizon = self.config.patch, min(window.horizon, self.horizon)
-        past = split_channels(window, 1).past[:, -self.config.context :]
+        past = without_wild_values(split_channels(window, 1).past[:, -self.config.context :])
         own = scaled(F.pad(past, (0, 0, -past.shape[1] % P, 0), value=torch.nan))
         ahead = P * -(-horizon // P)
-        repeats = find_repeats(own.z[..., 0], own.observed[..., 0], ahead=ahead, longest_lag=self.config.longest_lag)
+        positive = _never_negative(past)[:, 0]
+        zero = (-own.center / torch.where(own.scale > 0, own.scale, 1.0))[..., 0].float()  # [R, 1]
+        repeats = find_repeats(
+            own.z[..., 0], own.observed[..., 0], ahead=ahead, longest_lag=self.config.longest_lag, zero=zero
+        )
         rules, errors = apply_rules(repeats)
         at = repeats.error_at(F.pad(repeats.lags, (1, 0), value=1))  # [R, 3] of the last value and the two periods
         typical = at.amin(-1, keepdim=True).sqrt()  # [R, 1]
         return Prepared(
             past=own,
             steps=_steps(repeats, rules[:, :1, LAST], typical),
-            facts=_facts(repeats, at, typical, P),
+            facts=_facts(repeats, at, typical, P, positive),
+            positive=positive,
             rules=rules,
             errors=errors,
             spread=repeats.spread[:, -ahead:],
             sigma=errors.amin(-1).sqrt(),
         )
+
+    def forecast(self, window: Window) -> Forecast:
+        """Quantiles of any horizon, in data units; not below zero where the past never was. NaN for an empty series."""
+        made = super().forecast(window)
+        if window.horizon <= self.horizon:
+            return made
+        past = without_wild_values(window.past[:, -self.context :])  # bands of later passes were widened
+        return replace(made, values=_at_least_zero(made.values, _never_negative(past)))
+
+    def head(self, state: Encoding, batch: Window) -> Forecast:
+        """Forecast of up to the native horizon from the last state, in data units, not below zero where none was."""
+        made = super().head(state, batch)
+        return replace(made, values=_at_least_zero(made.values, state.prepared.positive.view(len(batch), -1)))
 
     def _quantiles(self, state: Encoding, steps: int) -> Tensor:
         """Quantiles [R, steps, 1, Q] in scaled units from the last state."""
@@ -179,6 +202,16 @@ def _apply(layer: nn.Module, state: Encoding) -> Encoding:
     return state._replace(hidden=layer(state.hidden, state.turn, state.allowed))
 
 
+def _never_negative(past: Tensor) -> Tensor:
+    """Whether no value of `past` [B, L, C] is below zero, [B, C]."""
+    return ~(past < 0).any(1)
+
+
+def _at_least_zero(values: Tensor, positive: Tensor) -> Tensor:
+    """Quantiles [B, Q, H, C] cut at zero where `positive` [B, C]."""
+    return torch.where(positive[:, None, None], values.clamp(min=0), values)
+
+
 def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
     """[CHANNELS, R, T] per step: value, whether observed, three past cycles, distances in typical errors."""
     L = r.z.shape[1]
@@ -190,14 +223,19 @@ def _steps(r: Repeats, last: Tensor, typical: Tensor) -> Tensor:
     return torch.asinh(torch.stack([*shown, fresh / typical, (now - last) / typical]))
 
 
-def _facts(r: Repeats, at: Tensor, typical: Tensor, patch: int) -> Tensor:
-    """[R, FACTS] per series: its periods, the errors of forecasting by them and by the last value, the share seen."""
+def _facts(r: Repeats, at: Tensor, typical: Tensor, patch: int, positive: Tensor) -> Tensor:
+    """[R, FACTS] per series: periods, errors of using them and of the last value, share seen, where zero is."""
     L = r.z.shape[1]
     count = r.observed.sum(-1, keepdim=True).clamp(min=1)
     begun = torch.where(r.observed, torch.arange(L, device=count.device), L).amin(-1, keepdim=True)
     share = count / (L - begun).clamp(min=1)  # padding is not missing
     relative = (at / (2.0 * r.variance + 1e-6)).clamp(max=4.0)
-    return torch.cat([(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share], dim=-1).float()
+    zeros = (r.observed & ((r.z - r.zero).abs() < 1e-3)).sum(-1, keepdim=True) / count
+    bound = positive[:, None].float()
+    natural = [bound, bound * torch.asinh(r.zero), bound * zeros]
+    return torch.cat(
+        [(r.lags / patch).log(), relative, typical.log(), (count / patch).log(), share, *natural], dim=-1
+    ).float()
 
 
 CARD = Card(
@@ -207,5 +245,6 @@ CARD = Card(
         context=96, horizon=16, patch=8, longest_lag=48, width=32, heads=2, layers=2, feedforward=48, latent=8
     ),
     source="limosa",
+    scale_law=False,  # of a series that is never negative zero is a bound, and its logarithm may be taken
     summary="compact patched forecaster for any series; limosa-small is this model, pretrained",
 )
