@@ -327,9 +327,9 @@ def test_a_gap_raises_no_alarm_where_its_edges_do_not_fit_together(tmp_path):
 
 def test_a_gap_of_years_takes_no_longer_than_one_of_days(folder):
     streaming = limosa.watch(folder)
-    for stamp in ("2024-05-01 00:00:00", "2034-05-01 00:00:00"):
+    for stamp in ("2024-05-01 00:00:00", "2034-05-01 00:00:00", "2034-05-01 00:01:00"):
         streaming.update(stamp, [0.0, 0.0, 0.0])
-    assert streaming.stream.rows == 2 + streaming.longest_gap
+    assert streaming.stream.rows == 3 + streaming.longest_gap
 
 
 def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without_asking(folder, now, wanted):
@@ -376,3 +376,14 @@ def test_a_folder_of_an_older_version_is_refused_with_the_command_that_mends_it(
     (tmp_path / "old" / "detection.json").write_text(json.dumps(content | {"time": "time"}))
     with pytest.raises(DataError, match=r"save (it|the model) again"):
         limosa.watch(tmp_path / "old")
+
+
+@pytest.mark.parametrize("wrong", [["2034-05-01 00:00:00"], ["2034-05-01 00:00:00", "2034-05-01 00:01:00"]])
+def test_a_wrong_clock_does_not_silence_the_stream(wrong, folder, now, tmp_path, wanted):
+    lines = text(now.assign(time=[*now["time"][:50], *wrong, *now["time"][50 + len(wrong) :]]))
+    first = list(watch_lines(lines[:201], limosa.watch(folder, state=tmp_path)))
+    second = list(watch_lines([lines[0], *lines[190:]], limosa.watch(folder, state=tmp_path)))
+    starts = [(one.start, one.channels[0].channel) for one in wanted if one.state == "close" and one.rows > 3]
+    assert [
+        (one.start, one.channels[0].channel) for one in first + second if one.state == "close" and one.rows > 3
+    ] == starts
