@@ -129,13 +129,20 @@ class _OpenIncident:
 class IncidentTracker:
     """Scores in, alarms and incidents out, one row at a time.
 
-    `edges` [C, C], where a detector has a graph, holds the strength of the link of each two channels.
+    `edges` [C, C], where a detector has a graph, holds the strength of the link of each two channels. The first
+    `warmup` rows raise no alarm: their scores look at less than a full context.
     """
 
     def __init__(
-        self, threshold: Threshold, channels: Sequence[str], config: AlertConfig, edges: Floats | None = None
+        self,
+        threshold: Threshold,
+        channels: Sequence[str],
+        config: AlertConfig,
+        edges: Floats | None = None,
+        warmup: int = 0,
     ) -> None:
         self.threshold, self.channels, self.config, self.edges = threshold, tuple(channels), config, edges
+        self.warmup = warmup  # rows to come that raise no alarm
         self.count = 0  # incidents so far
         self.current: _OpenIncident | None = None
 
@@ -144,6 +151,11 @@ class IncidentTracker:
 
         Returns whether it raises an alarm, and the incident where that changes its state.
         """
+        if self.warmup:
+            from limosa.alerts.threshold import Verdict
+
+            self.warmup -= 1
+            return Verdict(0.0, self.threshold.nats), None
         score_threshold = self.threshold.score_threshold
         verdict = self.threshold.step(score)
         excess, current = verdict.neg_log_p - verdict.threshold, self.current
@@ -224,13 +236,14 @@ class IncidentTracker:
         """What a restart needs, as JSON can hold it."""
         now = self.current
         current = None if now is None else {**asdict(now), "contribution": now.contribution.tolist()}
-        return {"threshold": self.threshold.state_dict(), "count": self.count, "current": current}
+        state = {"threshold": self.threshold.state_dict(), "count": self.count, "current": current}
+        return state | {"warmup": self.warmup}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         import numpy as np
 
         self.threshold.load_state_dict(state["threshold"])
-        self.count, self.current = state["count"], None
+        self.count, self.current, self.warmup = state["count"], None, state["warmup"]
         if now := state["current"]:
             self.current = _OpenIncident(**now | {"contribution": np.array(now["contribution"])})

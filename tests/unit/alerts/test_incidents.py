@@ -125,3 +125,12 @@ def test_the_state_does_not_grow():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UsageError, match=r"cooldown is 0|settle is 5|risk is 0.5"):
         AlertConfig(**options)
+
+
+def test_rows_before_a_full_context_raise_no_alarm_also_after_a_restart():
+    config, one = AlertConfig(), tracker()
+    one.warmup = 20
+    assert news_of(one, np.full(15, 40.0)) == []
+    again = IncidentTracker(tracker().threshold, NAMES, config)
+    again.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    assert news_of(again, np.full(10, 40.0), begin=15)[0].start == 20

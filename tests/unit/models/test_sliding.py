@@ -73,3 +73,15 @@ def test_scores_come_in_the_precision_of_the_rows(dtype):
     model.fit(normal(), briefly)
     made = model.score(Window(past=normal(10)[None].to(dtype), horizon=1))
     assert made.values.dtype == made.total.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["pca", "forecast_error", "stackvae_g"])
+def test_a_channel_just_after_a_hole_is_not_judged_by_what_fills_it(name):
+    card = models.card(name)
+    model = card.build(card.tiny)
+    model.fit(normal(), briefly)
+    rows = normal(200, seed=1)
+    usual = model.score(Window(past=rows[None], horizon=1)).values[0, 150:, 0].max()
+    rows[20:140, 0] = NAN
+    assert model.score(Window(past=rows[None], horizon=1)).values[0, 140 : 140 + model.window // 2 - 1, 0].max() == 0.0
+    assert model.score(Window(past=rows[None], horizon=1)).values[0, 150:, 0].max() <= 3.0 * usual

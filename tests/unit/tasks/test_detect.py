@@ -180,7 +180,7 @@ def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_named(model
     now.loc[100:150, "cpu"] = np.nan
     now = now.drop(index=range(200, 203))
     with caplog.at_level("WARNING", logger="limosa"):
-        found = limosa.detect(now, train=normal, model=model, steps=5)
+        found = limosa.detect(now, train=normal, model=model, steps=5, risk=1e-4)
     assert "nothing was observed of dead" in caplog.text
     assert np.isfinite(found.score).all()
     assert not found.alarm[100:160].any()
