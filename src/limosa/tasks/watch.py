@@ -109,7 +109,9 @@ def detect_stream(
 class StreamingDetector:
     """A fitted detector over rows to come, with all it has to remember; `folder` keeps that for a restart.
 
-    Raises: DataError if the folder holds the state of another detector.
+    Of the state of another detector with the same channels only the time of the last row is taken over, with a warning.
+
+    Raises: DataError if the folder holds the state of other channels, or none that can be read.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class StreamingDetector:
         self.stream = Stream(fitted.detector)
         self.time: TimeAxis | None = None  # of these rows, once the first was seen
         self.clock = StreamClock(self.longest_gap)
+        self.detector_hash = "" if folder is None else fitted.fingerprint()
         if self.folder is not None and (self.folder / STATE).is_file():
             self._resume(self.folder)
 
@@ -193,6 +196,7 @@ class StreamingDetector:
             return
         state = {
             "channels": self.fitted.channels,
+            "detector": self.detector_hash,
             "rows": self.stream.rows,
             "clock": self.clock.state_dict(),
             "time": None if self.time is None else dataclasses.asdict(self.time),
@@ -206,17 +210,26 @@ class StreamingDetector:
             state = json.loads((folder / STATE).read_text())
             if tuple(state["channels"]) != self.fitted.channels:
                 raise ValueError("it is of other channels")
-            self.tracker.load_state_dict(state["tracker"])
+            if same := state["detector"] == self.detector_hash:
+                self.tracker.load_state_dict(state["tracker"])
+            else:
+                self.tracker.count = int(state["tracker"]["count"])
             self._set_time(None if state["time"] is None else TimeAxis(**state["time"]))
             self.clock.load_state_dict(state["clock"])
             rows = int(state["rows"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder / STATE} cannot be resumed ({error}); choose another folder") from error
+        if not same:
+            log.warning(
+                f"{folder} is of another detector: only the time of the last row and the number of the last incident "
+                "are taken over"
+            )
+            return
         self.stream = Stream.load(folder, self.fitted.detector)
         if self.stream.rows != rows:  # stopped between the two files: rows sent again must not count twice
             log.warning(f"{folder} was being written when the stream stopped; the detector's last rows are forgotten")
             self.stream = Stream(self.fitted.detector)
-            self.stream.rows = rows
+            self.stream.rows, self.tracker.warmup = rows, int(self.fitted.detector.context) - 1
         at = "" if self.clock.last is None else f", the last at {self.clock.word(self.clock.last)}"
         log.info(f"going on after {self.stream.rows:,} rows{at}")
 

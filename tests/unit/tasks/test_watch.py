@@ -387,3 +387,15 @@ def test_a_wrong_clock_does_not_silence_the_stream(wrong, folder, now, tmp_path,
     assert [
         (one.start, one.channels[0].channel) for one in first + second if one.state == "close" and one.rows > 3
     ] == starts
+
+
+def test_of_the_state_of_another_detector_only_the_time_is_kept(folder, now, tmp_path, caplog, wanted):
+    normal = table(1500, 0)
+    other = limosa.detect(normal, train=normal.assign(b=normal["b"] + 8.0), model="z2").detector
+    list(watch_lines(text(now)[:81], limosa.watch(other, state=tmp_path)))
+    again = limosa.watch(folder, state=tmp_path)
+    assert "is of another detector" in caplog.text
+    news = list(watch_lines([text(now)[0], *text(now)[51:]], again))
+    assert again.stream.rows == 320  # the rows that the other one has seen are not taken again
+    long = {one.start for one in wanted if one.rows > 3}
+    assert long == {one.start for one in news if one.rows > 3}

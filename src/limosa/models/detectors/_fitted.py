@@ -7,6 +7,7 @@ Importing this file imports neither torch, pandas nor numpy.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -85,6 +86,22 @@ class FittedDetector:
     def score(self, values: Floats) -> tuple[Floats, Floats]:
         """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
         return scores_of(self.detector, values)
+
+    def fingerprint(self) -> str:
+        """A hash of all that was learnt: equal for equal detectors, also after their files have moved."""
+        import torch
+
+        about = [
+            repr(self.detector.config),
+            list(self.channels),
+            asdict(self.time),
+            [asdict(one) for one in self.tails],
+        ]
+        made = hashlib.sha256(json.dumps(about).encode())
+        for name, value in sorted(self.detector.state_dict().items()):
+            made.update(name.encode())
+            made.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return made.hexdigest()[:16]
 
     def save(self, folder: str | Path) -> None:
         """Write the detector's files and `detection.json` beside them.

@@ -74,6 +74,17 @@ class Sliding(Saved):
         """Scores of the last n rows, from energies [B, span - 1 + n, ...]; here the energies and their mean."""
         return Scores(values=energies, total=energies.mean(-1))
 
+    def check_numbers(self) -> None:
+        """Every number is finite but the scale of a channel that was never observed, and scales are above 0.
+
+        Raises: ValueError otherwise.
+        """
+        if not bool((self.scale > 0.0).all()):
+            raise ValueError("scale holds numbers that are not above 0")
+        infinite, self.scale = self.scale, self.scale.clamp(max=1.0)
+        super().check_numbers()
+        self.scale = infinite
+
     # -- fitting --------------------------------------------------------------------------------------------------
 
     def standardise(self, rows: Tensor, *, floor: float = 0.0, share: float = 0.0) -> Tensor:

@@ -44,7 +44,7 @@ def _unusual(distance: Floats, seen: Flags, level: float) -> Flags:
         apart = np.flatnonzero((ratio > least)[: max(1, int(share * rows))])
         if not len(apart):
             continue
-        far = distance >= ordered[apart[-1]]
+        far: Flags = distance >= ordered[apart[-1]]
         if (anywhere and not still[apart[-1]]) or len(list(_places(far))) <= PLACES:
             return far
     usual = float(np.quantile(distance[seen], 1.0 - STRETCH_SHARE))
