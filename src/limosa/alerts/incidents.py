@@ -1,7 +1,7 @@
 """Track incidents: join alarms into what an operator can act on: since when, how sure, which channels, which links.
 
-An incident opens with an alarm, is extended as it goes on, and closes after `cooldown` rows without an alarm. Alarms to
-which the same channel contributes most belong to the same incident within `settle` rows, and extend it once more. A
+An incident opens with an alarm, is extended as it goes on, and closes after `cooldown` rows without an alarm. One that
+comes back within `settle` rows on the same channel is a new incident, with its own start, that names the one before. A
 change that lasts for `settle` rows is the new normal: the incident closes, and what is normal now raises no further
 alarm. An `IncidentTracker` takes a row at a time in fixed memory; whole tables go the same way.
 Importing this file imports neither torch nor numpy.
@@ -77,6 +77,7 @@ class Incident:
     channels: tuple[ChannelShare, ...]  # largest share first
     broken_links: tuple[BrokenLink, ...]  # strongest first
     settled: bool = False  # closed because it is the new normal
+    reopens: int | None = None  # number of the incident before, on the same channel within `settle` rows
 
     def dated(self, time: Callable[[int], Any]) -> Incident:
         """The incident with its int64 stamps given as `time` gives them."""
@@ -110,7 +111,8 @@ class _OpenIncident:
     threshold: float  # score, at the start
     contribution: Floats  # [C] summed over alarms
     rows: int = 1  # since the start, also those after the last alarm
-    rows_open: int = 1  # since it was opened last
+    rows_all: int = 1  # since the first of the incidents that each reopen the one before
+    reopens: int | None = None
     rows_since_alarm: int = 0
     next_extend: int = 8  # rows at which it is reported again
     closed: bool = False
@@ -161,17 +163,14 @@ class IncidentTracker:
         excess, current = verdict.neg_log_p - verdict.threshold, self.current
         if current is not None:
             current.rows += 1
-            current.rows_open += 1
+            current.rows_all += 1
             current.rows_since_alarm += 1
             if current.closed and current.rows_since_alarm > self.config.settle:
                 current = self.current = None
         if verdict.alarm:
-            if current is None or (current.closed and not current.has_main_channel(contribution)):
+            if current is None or current.closed:
                 return verdict, self._open(stamp, score, contribution, excess, score_threshold)
             current.add_alarm(stamp, score, contribution, excess)
-            if current.closed:
-                current.closed, current.rows_open = False, 1
-                return verdict, self._report(current, "extend")
         return verdict, None if current is None or current.closed else self._go_on(current, verdict.alarm)
 
     def open_incident(self) -> Incident | None:
@@ -179,16 +178,18 @@ class IncidentTracker:
         return None if self.current is None or self.current.closed else self._report(self.current, "open")
 
     def _open(self, stamp: int, score: float, contribution: Floats, excess: float, threshold: float) -> Incident:
+        before = self.current if self.current is not None and self.current.has_main_channel(contribution) else None
+        again = {} if before is None else {"reopens": self.count, "rows_all": before.rows_all}
         self.count += 1
         at = {"start": stamp, "end": stamp, "peak": stamp, "score": score, "excess": excess, "threshold": threshold}
-        self.current = _OpenIncident(**at, contribution=contribution.copy())  # type: ignore[arg-type]
+        self.current = _OpenIncident(**at, **again, contribution=contribution.copy())  # type: ignore[arg-type]
         return self._report(self.current, "open")
 
     def _go_on(self, current: _OpenIncident, alarm: bool) -> Incident | None:
         """Close the open incident where it is over or settled; else report it now and then."""
-        over, settled = current.rows_since_alarm >= self.config.cooldown, current.rows_open >= self.config.settle
+        over, settled = current.rows_since_alarm >= self.config.cooldown, current.rows >= self.config.settle
         if over or settled:
-            settled = settled or current.rows - current.rows_since_alarm >= self.config.settle
+            settled = settled or current.rows_all - current.rows_since_alarm >= self.config.settle
             if settled:
                 self.threshold.learn_new_normal()
             current.closed = True
@@ -214,6 +215,7 @@ class IncidentTracker:
             confidence=-math.expm1(-current.excess),
             channels=tuple(ChannelShare(self.channels[i], float(shares[i])) for i in order if shares[i] >= MIN_SHARE),
             broken_links=self._broken_links(shares),
+            reopens=current.reopens,
         )
 
     def _broken_links(self, shares: Floats) -> tuple[BrokenLink, ...]:

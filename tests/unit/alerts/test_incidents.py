@@ -52,12 +52,17 @@ def test_alarms_a_few_rows_apart_are_one_incident_and_far_apart_are_two():
     assert [incident.incident for incident in news_of(tracker(), far)] == [1, 1, 2, 2]
 
 
-def test_what_comes_back_on_the_same_channel_is_the_same_incident_and_on_another_one_is_not():
+def test_what_comes_back_on_the_same_channel_is_a_new_incident_that_names_the_one_before():
     one = tracker()
     news_of(one, [40.0, *QUIET])
     again = news_of(one, [60.0, *QUIET], begin=31)
-    assert [(incident.incident, incident.state) for incident in again] == [(1, "extend"), (1, "close")]
-    assert news_of(one, [80.0], contribution=(0.0, 0.0, 5.0), begin=62)[0].incident == 2
+    assert [(incident.incident, incident.state, incident.start) for incident in again] == [
+        (2, "open", 31),
+        (2, "close", 31),
+    ]
+    assert {incident.reopens for incident in again} == {1}
+    other = news_of(one, [80.0], contribution=(0.0, 0.0, 5.0), begin=62)[0]
+    assert (other.incident, other.reopens) == (3, None)
 
 
 def test_the_higher_the_peak_the_surer_the_incident():
@@ -87,6 +92,7 @@ def test_a_level_shift_raises_one_incident_not_dozens(size, memory):
         _, incident = one.update(row, float(total[row]), contribution[row])
         if incident is not None:
             incidents[incident.incident] = incident
+    incidents = {at: one for at, one in incidents.items() if one.reopens is None}
     of_shift = [
         incident for incident in incidents.values() if incident.start >= 7000 and incident.channels[0].channel == "b"
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -399,3 +401,17 @@ def test_of_the_state_of_another_detector_only_the_time_is_kept(folder, now, tmp
     assert again.stream.rows == 320  # the rows that the other one has seen are not taken again
     long = {one.start for one in wanted if one.rows > 3}
     assert long == {one.start for one in news if one.rows > 3}
+
+
+def test_a_stream_that_gets_sigterm_saves_its_state_as_on_ctrl_c(folder, now, tmp_path):
+    import subprocess
+
+    command = [sys.executable, "-m", "limosa", "detect", "-", "-m", str(folder), "--state", str(tmp_path), "-q"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        running.stdin.writelines(text(now)[:106])
+        running.stdin.flush()
+        assert json.loads(running.stdout.readline())["state"] == "open"
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 143
+    assert json.loads((tmp_path / "watch.json").read_text())["rows"] == 105
