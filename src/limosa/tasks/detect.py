@@ -174,7 +174,7 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
     threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
     for at, (stamp, one) in enumerate(zip(rows.stamps.tolist(), score.tolist(), strict=True)):
         threshold[at] = tracker.threshold.score_threshold  # follows the rows, so one after the other
-        verdict, incident = tracker.update(stamp, one, contribution[at])
+        verdict, incident = tracker.update(stamp, one, contribution[at], rows.values[at])
         alarm[at] = verdict.alarm
         if incident is not None:
             last[incident.incident] = incident

@@ -155,9 +155,11 @@ class StreamingDetector:
         return changed
 
     def _step(self, stamp: int, values: Sequence[float]) -> Incident | None:
+        import numpy as np
+
         scores = self.stream.update(values)
         contribution = scores.values[0, 0].double().cpu().numpy()
-        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution)[1]
+        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution, np.array(values))[1]
 
     def _checked(self, row: Sequence[float]) -> list[float]:
         try:
