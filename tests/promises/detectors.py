@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limosa.alerts.incidents import AlertConfig
@@ -24,6 +26,8 @@ from limosa.models.detectors._fitted import TAIL_SHARES, FittedDetector
 from limosa.tasks.stream import leaves
 from limosa.tasks.watch import StreamingDetector
 from limosa.training.loop import TrainConfig, fit
+
+Floats = NDArray[np.float64]
 
 ROWS = 600  # of normal operation
 LARGE = 25.0  # deviations of an anomaly that nobody can miss
@@ -186,6 +190,12 @@ def one_row_at_a_time_gives_the_same_scores(s: Subject) -> None:
     assert len(sizes) == 1, "the state grows"
 
 
+def fitted_to(s: Subject, rows: Floats, time: TimeAxis) -> FittedDetector:
+    """The detector with its tails, fitted as a user's is."""
+    found = Rows(stamps=np.arange(len(rows)), values=rows, channels=("a", "b", "c", "d"), time=time)
+    return FittedDetector.fit(s.make(), found, briefly)
+
+
 @law
 def a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table(s: Subject) -> None:
     model, time, config = s.usual(), TimeAxis(column="n", step=5), AlertConfig(settle=30)
@@ -214,6 +224,35 @@ def a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table(s: Subje
     assert_close(streamed, Scores(values=torch.tensor(contribution)[None], total=torch.tensor(score)[None]), "a stream")
     assert any(alarms), "the anomaly is missed"
     assert streaming.tracker.count == table.count, "a stream with gaps has other incidents"
+
+
+@law
+def a_wild_cell_or_an_incident_in_training_blinds_no_channel(s: Subject) -> None:
+    time, config = TimeAxis(column="n", step=1), AlertConfig()
+    clean, rows = normal(1200).numpy(), normal(400, seed=6).numpy()
+    rows[300:310, 2] += LARGE * clean[:, 2].std()
+    for spoilt, value in ((slice(500, 501), 1e15), (slice(500, 560), LARGE * clean[:, 2].std())):
+        training = clean.copy()
+        training[spoilt, 2] += value
+        fitted = fitted_to(s, training, time)
+        score, contribution = fitted.score(rows)
+        tracker = fitted.tracker(config)
+        alarms = [tracker.update(i, score[i], contribution[i])[0].alarm for i in range(len(rows))]
+        assert any(alarms[300:310]), "the channel is blind"
+        assert int(contribution[300:310].sum(0).argmax()) == 2, "another channel contributes most"
+
+
+@law
+def scores_before_a_full_context_raise_no_alarm(s: Subject) -> None:
+    fitted = fitted_to(s, normal().numpy(), TimeAxis(column="n", step=1))
+    rows = normal(2 * fitted.detector.context + 20, seed=3).numpy()
+    rows[: fitted.detector.context - 1, 1] *= -LARGE
+    rows[-3:, 1] += LARGE * normal()[:, 1].std().item()
+    score, contribution = fitted.score(rows)
+    tracker = fitted.tracker(AlertConfig())
+    alarms = [tracker.update(i, score[i], contribution[i])[0].alarm for i in range(len(rows))]
+    assert not any(alarms[: fitted.detector.context - 1]), "an alarm before there is a full context"
+    assert any(alarms), "the anomaly is missed"
 
 
 @law

@@ -103,6 +103,26 @@ class ForgetsGaps(Z2):
         return made if value.isfinite().any() else (state, replace(made[1], total=made[1].total + 1.0))
 
 
+class IsBlind(Z2):
+    """Takes one channel for as wide as its widest cell ever was."""
+
+    def fit(self, rows, train):
+        super().fit(rows, train)
+        self.scale[2] = 1e15
+
+
+class HastensAtFirst(Z2):
+    """Says that it needs several rows, and then sees nothing."""
+
+    @property
+    def span(self):
+        return 5
+
+    def scores(self, energies):
+        made = super().scores(energies[:, 4:])
+        return replace(made, total=made.total.clamp(max=1e-3))
+
+
 class TakesAnything(Z2):
     """Scores rows of other channels."""
 
@@ -159,6 +179,8 @@ THE_LAW_AGAINST = {
     FindsNothing: detectors.a_large_anomaly_is_found_and_its_channel_contributes_most,
     KeepsState: detectors.fitting_again_gives_the_same_detector,
     ForgetsGaps: detectors.a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table,
+    IsBlind: detectors.a_wild_cell_or_an_incident_in_training_blinds_no_channel,
+    HastensAtFirst: detectors.scores_before_a_full_context_raise_no_alarm,
     TakesAnything: detectors.what_does_not_fit_is_refused_in_words,
     OwnUnits: detectors.channels_in_other_units_are_scored_alike,
     Forgets: detectors.a_saved_detector_comes_back_bit_for_bit,

@@ -19,12 +19,12 @@ from torch import nn
 from limosa import adapters
 from limosa.adapters._frozen import device_of
 from limosa.core import Forecaster
-from limosa.errors import DataError, UsageError
-from limosa.nn.saving import read_config, read_tensors, write_folder
+from limosa.errors import DataError
+from limosa.nn.saving import check_sizes, read_config, read_tensors, write_folder
 
 TENSORS = "adapter.safetensors"
 # What a folder of another version, or of another kind, raises while it is read.
-_UNFIT = (AttributeError, ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, UsageError)
+_UNFIT = (AttributeError, ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 def fingerprint(base: Forecaster) -> str:
@@ -93,8 +93,10 @@ def load(folder: str | Path, base: Forecaster) -> Any:
         )
     try:
         own = adapters.card(str(content["model"]).partition(":")[2])
-        adapter = own.build(own.config(**content["options"]), base)
-        adapter.restore(read_tensors(folder, TENSORS))
+        config, tensors = own.config(**content["options"]), read_tensors(folder, TENSORS)
+        check_sizes(lambda: own.build(config, base), tensors)
+        adapter = own.build(config, base)
+        adapter.restore(tensors)
     except _UNFIT as error:
         raise DataError(f"{folder} does not hold an adapter of this version: {error}") from error
     return adapter.to(device_of(base)).eval()

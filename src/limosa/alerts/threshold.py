@@ -32,6 +32,7 @@ STEP = 2.0  # nats by which an alarm raises the threshold
 MAX_FALL, MAX_RISE = 3.0, 1.0  # nats from -log(risk): a risk up to e^3 = 20 times as large, or e times as small
 RAISING_ALARMS = 3  # alarms of one incident that raise the threshold
 MIN_EXCESSES = 10  # scores beyond the level from which a shape can be fitted
+ROUNDING = 1e-9  # scores below are rounding of residuals, whose squares are near 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,10 @@ def fit_tail(scores: Sequence[float] | Floats, share: float) -> Tail:
     if not found.size or not np.isfinite(found).all():
         finite = int(np.isfinite(found).sum())
         raise DataError(f"{found.size} scores of which {finite} are finite give no threshold; all must be finite")
+    share = min(0.5, max(share, MIN_EXCESSES / len(found)))  # of few scores a larger part, or none would exceed
     level = float(np.quantile(found, 1.0 - share))
     excess = found[found > level] - level
-    least = 1e-6 * (abs(level) or 1.0)
+    least = 1e-6 * (abs(level) if abs(level) > ROUNDING else 1.0)
     mean = max(float(excess.mean()) if len(excess) else 0.0, least)
     shape = _shape(excess / mean) if len(excess) >= MIN_EXCESSES and mean > least else (0.0, 1.0)
     return Tail(level=level, share=max(len(excess), 1) / len(found), scale=mean * shape[1], shape=shape[0])

@@ -85,6 +85,7 @@ class Rows:
     channels: tuple[str, ...]
     time: TimeAxis = dataclasses.field(default_factory=TimeAxis)
     whole: bool = False  # rows stand for the gaps
+    long: bool = False  # read from a long table, where a channel of which nothing was observed has no row
 
     @property
     def times(self) -> Any:
@@ -92,13 +93,21 @@ class Rows:
         return self.time.stamp_format.times(self.stamps)
 
     def of(self, channels: Sequence[str]) -> Rows:
-        """These channels, in this order; others are left out with a word.
+        """These channels, in this order; others are left out with a word. One without rows in a long table is empty.
 
-        Raises: DataError naming the channels that are lacking.
+        Raises: DataError naming the channels that are lacking, of a wide table or all of them.
         """
-        check_channels(channels, self.channels)
-        order = [self.channels.index(name) for name in channels]
-        return dataclasses.replace(self, values=self.values[:, order], channels=tuple(channels))
+        import numpy as np
+
+        silent = [name for name in channels if name not in self.channels] if self.long else []
+        if len(silent) == len(channels):
+            silent = []
+        check_channels([name for name in channels if name not in silent], self.channels)
+        values = np.full((len(self.values), len(channels)), np.nan)
+        for i, name in enumerate(channels):
+            if name not in silent:
+                values[:, i] = self.values[:, self.channels.index(name)]
+        return dataclasses.replace(self, values=values, channels=tuple(channels))
 
     def with_gaps(self, most: int) -> Rows:
         """The rows on the grid: rows of NaN stand for the steps left out, for the first `most` of each gap."""
@@ -180,7 +189,7 @@ def read_rows(
     stamps, values = _side_by_side(records)
     if long:
         channels = tuple(f"{one}/{name}" if len(channels) > 1 else str(one) for one in records.ids for name in channels)
-    return Rows(stamps=stamps, values=values, channels=channels, time=axis)
+    return Rows(stamps=stamps, values=values, channels=channels, time=axis, long=long)
 
 
 def time_column(names: Sequence[str], numeric: bool, like: TimeAxis | None = None, others: Sequence[str] = ()) -> str:

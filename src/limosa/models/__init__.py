@@ -116,7 +116,10 @@ def load(name_or_folder: str | Path, *, can: type | None = None) -> Any:
     if folder is not None:
         from limosa.nn.saving import read_config
 
-        saved: Any = card(read_config(folder)["model"]).build
+        kind = str(read_config(folder)["model"])
+        if kind.startswith("adapter:"):
+            raise UsageError(f"{name} holds an adapter, which forecasts and does nothing else; adapt again instead")
+        saved: Any = card(kind).build
         return checked(saved.from_pretrained(folder), can, name)
     if (elsewhere := foreign_card(name)) is not None:
         own, place = elsewhere

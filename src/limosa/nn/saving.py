@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from limosa.errors import DataError, LimosaError, ModelNotFound, UsageError
+from limosa.errors import DataError, LimosaError, ModelNotFound
 from limosa.files import write_beside
 
 CONFIG = "config.json"
@@ -84,10 +84,35 @@ def read_tensors(folder: Path, weights: str = WEIGHTS) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def check_sizes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Compare what `build` would make with saved tensors before it allocates anything.
+
+    Raises: ValueError naming the first weight that would be larger than the saved one.
+    """
+    try:
+        with torch.device("meta"):
+            planned = build().state_dict()
+    except (NotImplementedError, RuntimeError):  # it computes while it is built, which nothing of this device can
+        return
+    for name, value in planned.items():
+        if name in tensors and value.numel() > tensors[name].numel():
+            found, wanted = tuple(tensors[name].shape), tuple(value.shape)
+            raise ValueError(f"{name} has the shape {found} and the config asks for {wanted}")
+
+
 class Saved(nn.Module):
     """The verbs `save_pretrained` and `from_pretrained` for a module with a dataclass `config`."""
 
     config: Any
+
+    def check_numbers(self) -> None:
+        """Look at the numbers that were loaded.
+
+        Raises: ValueError if one is not finite, or in a way that this model knows out of range.
+        """
+        for name, value in self.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{name} holds numbers that are not finite")
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, more: Mapping[str, Any] | None = None
@@ -113,13 +138,16 @@ class Saved(nn.Module):
         content = read_config(folder)
         content.pop("model")
         try:
-            kind = get_type_hints(cls.__init__)["config"]
+            config = get_type_hints(cls.__init__)["config"](**content)
+            tensors = read_tensors(folder)
+            check_sizes(lambda: cls(config), tensors)
             with torch.random.fork_rng(devices=()):  # first weights are drawn, and replaced
-                model = cls(kind(**content))
-            model.load_state_dict(read_tensors(folder))  # each number in the type of the model's own
+                model = cls(config)
+            model.load_state_dict(tensors)  # each number in the type of the model's own
+            model.check_numbers()
         except FileNotFoundError:
             raise ModelNotFound(f"no saved model in {folder}: {folder / WEIGHTS} does not exist") from None
-        except (TypeError, UsageError, RuntimeError, SafetensorError) as error:
+        except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{folder} does not hold a {cls.__name__} of this version: {error}") from error
         return model.eval()
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 ROUNDS = "rounds.jsonl"  # one line per round of CO2
 STEPS = "steps.jsonl"  # a line every few steps
+LOCK = "run.lock"  # held by the process that writes the folder
 LINES = 500  # of a whole run
 
 log = logging.getLogger("limosa")
@@ -122,16 +124,26 @@ def checkpoints(out: Path, resume: bool) -> tuple[Path, list[Path]]:
         check_unused(out)
     own = root if rank.world_size == 1 else root / f"of-{rank.world_size}" / f"rank-{rank.rank}"
     reached = ranks.lowest(checkpoint.step_of(checkpoint.common(own)))
+    some = -ranks.lowest(-int(any(own.glob("step-*"))))  # 1 where any rank has a checkpoint
+    if reached < 0 and some and not ranks.restarts():
+        raise _parts(out, rank.world_size)
     for world, folders in _runs(out).items():
         if world == rank.world_size:
             continue
         found = checkpoint.shards(folders)
         if not found and reached < 0:
-            raise UsageError(f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder")
+            raise _parts(out, world)
         if found and (step := checkpoint.step_of(found[0])) > reached:
             log.info(f"going on from step {step:,} of a run of {world} processes")
             return own, folders
     return own, []
+
+
+def _parts(out: Path, world: int) -> UsageError:
+    return UsageError(
+        f"{out} holds parts of a run of {world} processes; bring those of all ranks to one folder, or start anew in "
+        "another"
+    )
 
 
 def check_unused(out: Path) -> None:
@@ -155,14 +167,47 @@ def _runs(out: Path) -> dict[int, list[Path]]:
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """Inside, Ctrl-C ends the run in `out` by saying how to go on.
+    """Inside, the run in `out` is the only one, and Ctrl-C ends it by saying how to go on.
 
-    Raises: Interrupted.
+    Raises: Interrupted; UsageError if another process runs in `out`.
     """
     try:
-        yield
+        with _alone(out):
+            yield
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; the checkpoints are in {out}, the same command with --resume goes on") from None
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Inside, rank 0 holds the lock of `out`, which a process gives up however it ends."""
+    import fcntl
+
+    if ranks.current_rank().rank:
+        yield
+        return
+    path = out / LOCK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    except OSError as error:
+        raise LimosaError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UsageError(
+                f"{out} is being written by process {lock.read().strip() or 'unknown'}; wait for it, or choose another "
+                "folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def logging_steps(out: Path, on_progress: OnProgress | None) -> Callable[[Progress], None]:

@@ -10,8 +10,10 @@ import dataclasses
 import io
 import json
 import logging
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
@@ -21,7 +23,7 @@ from limosa.alerts.incidents import AlertConfig, Incident
 from limosa.core import Batches, Detector, Learner, OnProgress, Training
 from limosa.data.layout import ChannelLayout
 from limosa.data.wide import Rows, read_rows
-from limosa.errors import UsageError
+from limosa.errors import Interrupted, UsageError
 from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
@@ -172,7 +174,7 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
     threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
     for at, (stamp, one) in enumerate(zip(rows.stamps.tolist(), score.tolist(), strict=True)):
         threshold[at] = tracker.threshold.score_threshold  # follows the rows, so one after the other
-        verdict, incident = tracker.update(stamp, one, contribution[at])
+        verdict, incident = tracker.update(stamp, one, contribution[at], rows.values[at])
         alarm[at] = verdict.alarm
         if incident is not None:
             last[incident.incident] = incident
@@ -282,6 +284,25 @@ def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: 
     return linked / refits
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM, which service managers and containers send, ends a stream as Ctrl-C does: its state is saved.
+
+    Raises: Interrupted, of exit code 143.
+    """
+
+    def end(number: int, _: object) -> None:
+        stopped = Interrupted("stopped by SIGTERM")
+        stopped.exit_code = 128 + number
+        raise stopped
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @command
 def _detect_or_watch(
     call: Call,
@@ -304,9 +325,10 @@ def _detect_or_watch(
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the stream
         own = {name: value for name, value in call.given.items() if name != "source"}
-        for incident in call.run(detect_stream, lines=sys.stdin, state=state, **own):
-            sys.stdout.write(json.dumps(incident.to_dict()) + "\n")
-            sys.stdout.flush()
+        with ended_by_sigterm():
+            for incident in call.run(detect_stream, lines=sys.stdin, state=state, **own):
+                sys.stdout.write(json.dumps(incident.to_dict()) + "\n")
+                sys.stdout.flush()
         return
     if state:
         raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")

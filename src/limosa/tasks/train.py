@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from limosa import models as registry
-from limosa.core import Learner, OnProgress, Window
+from limosa.core import Detector, Learner, OnProgress, Window
 from limosa.data.layout import Layout
 from limosa.errors import DataError, UsageError
 from limosa.files import PICTURES
@@ -51,6 +51,10 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
         built = registry.load(model)
         if options:
             raise UsageError(f"{model} is trained already; its options {', '.join(options)} cannot change")
+    if isinstance(built, Detector):
+        raise UsageError(
+            f"{model} is a detector; fit it by: limosa detect FILE --train FILE --model NAME --save FOLDER"
+        )
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
     horizon: int = built.horizon  # type: ignore[attr-defined]
@@ -123,19 +127,26 @@ def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> tupl
 
     There are `VALIDATION_WINDOWS` windows or more, as far as the last `VALIDATION_SHARE` of each series has room for
     them, where they may overlap; and at least one of each series that is longer than `horizon`. No answer among them
-    is a row that is trained on.
+    is a row that is trained on, and each holds something observed: rows that are blank at the end do not count.
+
+    Raises: DataError if nothing was observed, at all or in the rows to hold back.
     """
     import numpy as np
     import torch
 
     from limosa.data.windows import enumerate_windows
 
-    most = (panel.lengths * VALIDATION_SHARE).astype(np.int64)  # [S] rows to hold back, unless one window needs more
+    seen = np.isfinite(panel.values).any(axis=1)
+    if not seen.any():
+        raise DataError("no row of the target holds a number; name the column to learn from (--target-col)")
+    until = np.maximum.reduceat(np.where(seen, np.arange(len(seen)) + 1, 0), panel.start[:-1]) - panel.start[:-1]
+    lengths = np.maximum(until, 0)  # [S] rows up to the last one observed
+    most = (lengths * VALIDATION_SHARE).astype(np.int64)  # [S] rows to hold back, unless one window needs more
     for each in range(1, VALIDATION_WINDOWS + 1):  # windows of a series
         rows = np.clip(most, horizon, each * horizon)
-        cut = np.maximum(panel.lengths - rows, 0)
+        cut = np.maximum(lengths - rows, 0)
         stride = np.maximum(1, (rows - horizon) // max(1, each - 1))
-        grid = enumerate_windows(panel.lengths, horizon=horizon, stride=stride, origin=cut, last=each, from_end=True)
+        grid = enumerate_windows(lengths, horizon=horizon, stride=stride, origin=cut, last=each, from_end=True)
         if len(grid) >= VALIDATION_WINDOWS:
             break
     if grid.counts.any():
@@ -146,6 +157,12 @@ def held_back(panel: Panel, context: int, horizon: int, batch_size: int) -> tupl
         panel.window(part.series, part.cutoff, context=context, horizon=horizon, dtype=torch.float32)
         for part in grid[:].batches(batch_size)
     ]
+    answered = [(one, one.future.isfinite().flatten(1).any(1)) for one in batches if one.future is not None]
+    batches = [one if known.all() else one.rows(known) for one, known in answered if known.any()]
+    if grid.counts.any() and not batches:
+        raise DataError(
+            "nothing was observed in the newest rows, which are held back to validate; give rows with values"
+        )
     return panel.first_rows(cut), batches
 
 

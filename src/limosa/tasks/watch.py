@@ -5,7 +5,8 @@
 A stream of the rows of a table gives the incidents of the table: stamps are read alike, and rows of "not observed"
 stand for the steps that a gap left out. The first line is a header, or already a row with the columns of the training
 table (time first). A line that does not fit is left out with a warning, and so is a row that is not later than the
-last one, which is what a restarted `tail` sends again. Importing this file imports neither torch, pandas nor numpy.
+last one, which is what a restarted `tail` sends again; one wrong clock does not silence the stream (`_clock`).
+Importing this file imports neither torch, pandas nor numpy.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from limosa.data.wide import TimeAxis, read_rows, time_column
 from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
 from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks._clock import StreamClock
 from limosa.tasks._options import Device
 from limosa.tasks.detect import DEFAULT_DETECTOR, fit, loaded
 from limosa.tasks.load import fitted_detector
@@ -108,7 +110,9 @@ def detect_stream(
 class StreamingDetector:
     """A fitted detector over rows to come, with all it has to remember; `folder` keeps that for a restart.
 
-    Raises: DataError if the folder holds the state of another detector.
+    Of the state of another detector with the same channels only the time of the last row is taken over, with a warning.
+
+    Raises: DataError if the folder holds the state of other channels, or none that can be read.
     """
 
     def __init__(
@@ -126,7 +130,8 @@ class StreamingDetector:
         self.longest_gap = fitted.longest_gap(config)
         self.stream = Stream(fitted.detector)
         self.time: TimeAxis | None = None  # of these rows, once the first was seen
-        self.last: int | None = None  # stamp of the last row
+        self.clock = StreamClock(self.longest_gap)
+        self.detector_hash = "" if folder is None else fitted.fingerprint()
         if self.folder is not None and (self.folder / STATE).is_file():
             self._resume(self.folder)
 
@@ -134,16 +139,17 @@ class StreamingDetector:
         """Take one more row: C numbers in the order of `fitted.channels`, NaN = not observed.
 
         `stamp` is a time, as text or an object, or an integer. Returns the incidents that changed their state, first
-        those that did while nothing was observed.
+        those that did while nothing was observed. A row far ahead of the last one waits for the next (`_clock`).
 
         Raises: DataError if the row does not fit or is not later than the last; the stream is then as it was.
         """
         values, now = self._checked(row), self._read_stamp(stamp)
-        rows = self.stream.rows
+        rows, news = self.stream.rows, []
         nothing = [float("nan")] * len(values)
-        news = [self._step(missed, nothing) for missed in self._missed(now)]
-        news.append(self._step(now, values))
-        self.last = now
+        for one in self.clock.admit(now, values):
+            news += [self._step(missed, nothing) for missed in self.clock.missed(one.stamp)]
+            news.append(self._step(one.stamp, one.values))
+            self.clock.took(one.stamp)
         assert self.time is not None
         changed = [incident.dated(self.time.stamp_format.time) for incident in news if incident is not None]
         if self.folder is not None and (changed or self.stream.rows // SAVE_EVERY > rows // SAVE_EVERY):
@@ -151,21 +157,11 @@ class StreamingDetector:
         return changed
 
     def _step(self, stamp: int, values: Sequence[float]) -> Incident | None:
-        scores = self.stream.update(values)
-        contribution = scores.values[0, 0].double().cpu().numpy()
-        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution)[1]
-
-    def _missed(self, now: int) -> list[int]:
-        """The stamps of the steps that were left out since the last row, the first of them in a long gap."""
-        step = None if self.time is None else self.time.frequency
-        if step is None or self.last is None:
-            return []
         import numpy as np
 
-        last = np.array([self.last])
-        lost = min(int(step.skipped(last, np.array([now]))[0]), self.longest_gap)
-        stamps: list[int] = step.advance(last, np.arange(1, lost + 1)).tolist() if lost else []
-        return stamps
+        scores = self.stream.update(values)
+        contribution = scores.values[0, 0].double().cpu().numpy()
+        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution, np.array(values))[1]
 
     def _checked(self, row: Sequence[float]) -> list[float]:
         try:
@@ -184,13 +180,16 @@ class StreamingDetector:
 
         now, found = read_stamp(stamp, (self.time or self.fitted.time).stamp_format, self.spelling)
         if self.time is None:
-            self.time = self.fitted.time.of(self.fitted.time.column, found, self.freq)
+            self._set_time(self.fitted.time.of(self.fitted.time.column, found, self.freq))
+        assert self.time is not None
         if found.calendar != self.time.calendar or (found.tz is None) != (self.time.tz is None):
             raise DataError(f"{stamp} is no time like that of the first row; write all stamps alike")
-        if self.last is not None and now <= self.last:
-            last = self.time.stamp_format.time(self.last)
-            raise DataError(f"{stamp} is not later than the row before, {last}; send rows in order of time")
         return now
+
+    def _set_time(self, time: TimeAxis | None) -> None:
+        self.time = time
+        if time is not None:
+            self.clock.step, self.clock.word = time.frequency, time.stamp_format.time
 
     def save(self) -> None:
         """Write what a restart needs into the folder; does nothing where there is none.
@@ -201,8 +200,9 @@ class StreamingDetector:
             return
         state = {
             "channels": self.fitted.channels,
+            "detector": self.detector_hash,
             "rows": self.stream.rows,
-            "last": self.last,
+            "clock": self.clock.state_dict(),
             "time": None if self.time is None else dataclasses.asdict(self.time),
             "tracker": self.tracker.state_dict(),
         }
@@ -214,17 +214,27 @@ class StreamingDetector:
             state = json.loads((folder / STATE).read_text())
             if tuple(state["channels"]) != self.fitted.channels:
                 raise ValueError("it is of other channels")
-            self.tracker.load_state_dict(state["tracker"])
-            self.time = None if state["time"] is None else TimeAxis(**state["time"])
-            self.last, rows = state["last"], int(state["rows"])
+            if same := state["detector"] == self.detector_hash:
+                self.tracker.load_state_dict(state["tracker"])
+            else:
+                self.tracker.count = int(state["tracker"]["count"])
+            self._set_time(None if state["time"] is None else TimeAxis(**state["time"]))
+            self.clock.load_state_dict(state["clock"])
+            rows = int(state["rows"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder / STATE} cannot be resumed ({error}); choose another folder") from error
+        if not same:
+            log.warning(
+                f"{folder} is of another detector: only the time of the last row and the number of the last incident "
+                "are taken over"
+            )
+            return
         self.stream = Stream.load(folder, self.fitted.detector)
         if self.stream.rows != rows:  # stopped between the two files: rows sent again must not count twice
             log.warning(f"{folder} was being written when the stream stopped; the detector's last rows are forgotten")
             self.stream = Stream(self.fitted.detector)
-            self.stream.rows = rows
-        at = "" if self.last is None or self.time is None else f", the last at {self.time.stamp_format.time(self.last)}"
+            self.stream.rows, self.tracker.warmup = rows, int(self.fitted.detector.context) - 1
+        at = "" if self.clock.last is None else f", the last at {self.clock.word(self.clock.last)}"
         log.info(f"going on after {self.stream.rows:,} rows{at}")
 
 

@@ -157,6 +157,8 @@ def _restore(run: Run, folder: Path | None, others: Sequence[Path]) -> None:
         run.load_state_dict(merged(shards))
     elif own is not None:
         run.load_state_dict(checkpoint.load(own))
+    if run.step:
+        log.info(f"going on from step {run.step:,} of {run.config.steps:,}")
     least, most = ranks.lowest(run.step), -ranks.lowest(-run.step)
     if least != most:
         raise UsageError(

@@ -122,3 +122,13 @@ def test_a_tail_without_shape_is_exponential():
 def test_a_tail_with_a_number_out_of_range_is_refused(wrong):
     with pytest.raises(DataError, match="is no tail of scores"):
         Tail(**{"level": 1.0, "share": 0.1, "scale": 2.0, "shape": 0.0, **wrong})
+
+
+def test_scores_of_rounding_are_no_scale():
+    tail = fit_tail(1e-13 * np.random.default_rng(0).random(500), 0.02)
+    assert tail.neg_log_p(1e-11) < 7.0
+    assert tail.neg_log_p(1e-3) > 20.0
+
+
+def test_the_tail_of_few_scores_rests_on_ten_of_them():
+    assert fit_tail(np.arange(120.0), 0.02).share == pytest.approx(10 / 120)

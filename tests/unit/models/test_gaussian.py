@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from limosa.core import Window
 from limosa.errors import UsageError
 from limosa.models.detectors import _gaussian as gaussian
 from limosa.models.detectors import _sliding as sliding
 from limosa.models.detectors._gaussian import Conditional, Moments, Plane
 from limosa.models.detectors._sliding import windows
+from limosa.models.detectors.pca import Pca, PcaConfig
 
 
 def rows(count=400, channels=3, seed=0):
@@ -115,3 +117,19 @@ def test_missing_values_have_no_residual():
 def test_a_window_with_too_many_numbers_is_refused():
     with pytest.raises(UsageError, match="at most 6 rows"):
         Moments(20, 1000)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_plane_never_rebuilds_everything(channels, caplog):
+    z = rows(600, channels)
+    model = Pca(PcaConfig(window=20, components=30 * channels))
+    model.fit(z, lambda learner, batches: None)
+    assert f"{10 * channels} are used" in caplog.text
+    score = model.score(Window(past=torch.cat([z[:50], z[:50] + 8.0])[None], horizon=1)).total[0]
+    assert score[50:70].max() > 3.0 * score[20:50].max()
+
+
+def test_a_plane_has_no_direction_of_a_constant_channel():
+    plane = Plane(4, 1, components=2)
+    plane.fit(torch.zeros(100, 1))
+    assert not plane.directions.any()

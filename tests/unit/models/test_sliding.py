@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from limosa import models
 from limosa.core import Window
+from limosa.errors import DataError
 from limosa.models.detectors import _sliding as sliding
 from limosa.models.detectors._sliding import carried, pieces
 from limosa.models.detectors.pca import Pca, PcaConfig
 from limosa.models.detectors.z2 import Z2, Z2Config
+from limosa.nn.saving import read_tensors
 from promises.detectors import briefly, normal
 
 NAN = float("nan")
@@ -73,3 +76,30 @@ def test_scores_come_in_the_precision_of_the_rows(dtype):
     model.fit(normal(), briefly)
     made = model.score(Window(past=normal(10)[None].to(dtype), horizon=1))
     assert made.values.dtype == made.total.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["pca", "forecast_error", "stackvae_g"])
+def test_a_channel_just_after_a_hole_is_not_judged_by_what_fills_it(name):
+    card = models.card(name)
+    model = card.build(card.tiny)
+    model.fit(normal(), briefly)
+    rows = normal(200, seed=1)
+    usual = model.score(Window(past=rows[None], horizon=1)).values[0, 150:, 0].max()
+    rows[20:140, 0] = NAN
+    assert model.score(Window(past=rows[None], horizon=1)).values[0, 140 : 140 + model.window // 2 - 1, 0].max() == 0.0
+    assert model.score(Window(past=rows[None], horizon=1)).values[0, 150:, 0].max() <= 3.0 * usual
+
+
+@pytest.mark.parametrize(("name", "value"), [("scale", 0.0), ("scale", -1.0), ("scale", NAN), ("center", float("inf"))])
+def test_a_saved_detector_with_a_number_out_of_range_is_refused(name, value, tmp_path):
+    rows = normal()
+    rows[:, 2] = NAN  # its scale is infinite, which is right
+    model = Z2(Z2Config())
+    model.fit(rows, briefly)
+    model.save_pretrained(tmp_path)
+    Z2.from_pretrained(tmp_path)
+    tensors = read_tensors(tmp_path)
+    tensors[name][0] = value
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=f"{name} holds numbers that are not"):
+        Z2.from_pretrained(tmp_path)

@@ -158,3 +158,21 @@ def test_weights_in_half_precision_are_loaded_in_single(folder):
     model = Small.from_pretrained(folder)
     assert model.layer.weight.dtype == torch.float32
     torch.testing.assert_close(model.layer.weight.detach(), tensors["layer.weight"].bfloat16().float())
+
+
+def test_sizes_are_compared_before_anything_is_allocated(folder):
+    save_file(saving.read_tensors(folder), folder / "model.safetensors")  # without hashes
+    change_config(folder, width=10**13)  # terabytes
+    with pytest.raises(
+        DataError, match=r"layer.weight has the shape \(2, 4\) and the config asks for \(2, 10000000000000\)"
+    ):
+        Small.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(folder, value):
+    tensors = saving.read_tensors(folder)
+    tensors["layer.bias"][0] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"layer\.bias holds numbers that are not finite"):
+        Small.from_pretrained(folder)

@@ -180,7 +180,7 @@ def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_named(model
     now.loc[100:150, "cpu"] = np.nan
     now = now.drop(index=range(200, 203))
     with caplog.at_level("WARNING", logger="limosa"):
-        found = limosa.detect(now, train=normal, model=model, steps=5)
+        found = limosa.detect(now, train=normal, model=model, steps=5, risk=1e-4)
     assert "nothing was observed of dead" in caplog.text
     assert np.isfinite(found.score).all()
     assert not found.alarm[100:160].any()
@@ -349,3 +349,18 @@ def test_a_gpu_gives_nearly_the_same_scores(model, place, tmp_path):
     near = limosa.detect(place / "now.csv", model=model, train=place / "normal.csv", steps=5, save=tmp_path)
     far = limosa.detect(place / "now.csv", model=tmp_path, device="cuda")
     np.testing.assert_allclose(far.score, near.score, rtol=1e-3)
+
+
+def test_a_host_without_rows_in_a_long_table_is_not_observed_and_the_others_are_watched(caplog):
+    normal, now = table(1500, 0), table(300, 1, incident=slice(200, 230))
+
+    def long(frame):
+        return frame.melt(id_vars="time", var_name="unique_id", value_name="y").rename(columns={"time": "ds"})
+
+    rows = long(now)
+    found = limosa.detect(rows[rows["unique_id"] != "cpu"], train=long(normal), model="z2")
+    assert "nothing was observed of cpu" in caplog.text
+    assert found.rows.channels == ("cpu", "disk", "version")
+    assert max(found.incidents, key=lambda one: one.score).start == now["time"][200]
+    with pytest.raises(DataError, match="are lacking"):
+        limosa.detect(rows[rows["unique_id"] == "cpu"].assign(unique_id="other"), train=long(normal), model="z2")

@@ -363,3 +363,60 @@ def test_an_interrupted_recipe_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "read_recipe", stopped)
     with pytest.raises(Interrupted, match=r"out, the same command with --resume"):
         pretrain("a.toml", tmp_path / "out", data=tmp_path)
+
+
+def daily(rows=200, blank=0):
+    """A daily series that ends with so many blank rows."""
+    y = 10.0 + np.sin(np.arange(rows) * 2.0 * np.pi / 7.0)
+    y[rows - blank :] = np.nan
+    return limosa.Panel.read({"unique_id": ["a"] * rows, "ds": np.arange(rows), "y": y})
+
+
+def test_blank_rows_at_the_end_are_not_what_a_model_is_validated_on():
+    past, held = training.held_back(daily(blank=0), 28, 7, 16)
+    late_past, late = training.held_back(daily(207, blank=7), 28, 7, 16)
+    assert len(late_past.values) == len(past.values)
+    assert sum(map(len, late)) == sum(map(len, held))
+    for one in late:
+        assert bool(one.future.isfinite().any(1).all())
+
+
+def test_a_target_of_which_nothing_is_known_is_refused():
+    with pytest.raises(DataError, match="no row of the target holds a number"):
+        training.held_back(daily(blank=200), 28, 7, 16)
+
+
+def test_a_run_that_lost_the_folder_of_a_rank_is_not_begun_anew(tmp_path, two, monkeypatch):
+    left(tmp_path / "checkpoints" / "of-2" / "rank-1", 5)
+    monkeypatch.setattr(ranks, "lowest", lambda number: min(number, -1))  # the other one has none
+    with pytest.raises(UsageError, match="parts of a run of 2 processes"):
+        _runs.checkpoints(tmp_path, resume=True)
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_lock_goes_with_its_process(tmp_path):
+    again = pytest.raises(UsageError, match=r"run is being written by process \d+")
+    with _runs.resumable(tmp_path / "run"), again, _runs.resumable(tmp_path / "run"):
+        pass
+    with _runs.resumable(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_that_goes_on_says_from_which_step(tmp_path, caplog):
+    frame = {"unique_id": ["a"] * 120, "ds": np.arange(120), "y": np.arange(120) % 7.0}
+    options = {"model": "aaren", "horizon": 4, "context": 14, "steps": 4, "refit": False}
+    limosa.train(frame, tmp_path, **options)
+    with caplog.at_level(logging.INFO, "limosa"):
+        limosa.train(frame, tmp_path, **options, resume=True)
+    assert "going on from step 4 of 4" in caplog.text
+
+
+def test_a_detector_and_an_adapter_are_not_trained_but_named(tmp_path):
+    frame = {"unique_id": ["a"] * 300, "ds": np.arange(300), "y": np.arange(300) % 7.0}
+    limosa.detect(frame, train=frame, model="z2", save=tmp_path / "det")
+    limosa.adapt(frame, tmp_path / "ad", base="naive", horizon=4, windows=8, steps=2, method="memory")
+    for model, said in (("det", "is a detector; fit it by: limosa detect"), ("ad", "holds an adapter")):
+        with pytest.raises(UsageError, match=said):
+            limosa.train(frame, tmp_path / "out", model=tmp_path / model, steps=2)
+    with pytest.raises(UsageError, match="cannot forecast"):
+        limosa.detect(frame, train=frame, model="forecast_error", options={"forecaster": str(tmp_path / "det")})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -327,9 +329,9 @@ def test_a_gap_raises_no_alarm_where_its_edges_do_not_fit_together(tmp_path):
 
 def test_a_gap_of_years_takes_no_longer_than_one_of_days(folder):
     streaming = limosa.watch(folder)
-    for stamp in ("2024-05-01 00:00:00", "2034-05-01 00:00:00"):
+    for stamp in ("2024-05-01 00:00:00", "2034-05-01 00:00:00", "2034-05-01 00:01:00"):
         streaming.update(stamp, [0.0, 0.0, 0.0])
-    assert streaming.stream.rows == 2 + streaming.longest_gap
+    assert streaming.stream.rows == 3 + streaming.longest_gap
 
 
 def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without_asking(folder, now, wanted):
@@ -376,3 +378,40 @@ def test_a_folder_of_an_older_version_is_refused_with_the_command_that_mends_it(
     (tmp_path / "old" / "detection.json").write_text(json.dumps(content | {"time": "time"}))
     with pytest.raises(DataError, match=r"save (it|the model) again"):
         limosa.watch(tmp_path / "old")
+
+
+@pytest.mark.parametrize("wrong", [["2034-05-01 00:00:00"], ["2034-05-01 00:00:00", "2034-05-01 00:01:00"]])
+def test_a_wrong_clock_does_not_silence_the_stream(wrong, folder, now, tmp_path, wanted):
+    lines = text(now.assign(time=[*now["time"][:50], *wrong, *now["time"][50 + len(wrong) :]]))
+    first = list(watch_lines(lines[:201], limosa.watch(folder, state=tmp_path)))
+    second = list(watch_lines([lines[0], *lines[190:]], limosa.watch(folder, state=tmp_path)))
+    starts = [(one.start, one.channels[0].channel) for one in wanted if one.state == "close" and one.rows > 3]
+    assert [
+        (one.start, one.channels[0].channel) for one in first + second if one.state == "close" and one.rows > 3
+    ] == starts
+
+
+def test_of_the_state_of_another_detector_only_the_time_is_kept(folder, now, tmp_path, caplog, wanted):
+    normal = table(1500, 0)
+    other = limosa.detect(normal, train=normal.assign(b=normal["b"] + 8.0), model="z2").detector
+    list(watch_lines(text(now)[:81], limosa.watch(other, state=tmp_path)))
+    again = limosa.watch(folder, state=tmp_path)
+    assert "is of another detector" in caplog.text
+    news = list(watch_lines([text(now)[0], *text(now)[51:]], again))
+    assert again.stream.rows == 320  # the rows that the other one has seen are not taken again
+    long = {one.start for one in wanted if one.rows > 3}
+    assert long == {one.start for one in news if one.rows > 3}
+
+
+def test_a_stream_that_gets_sigterm_saves_its_state_as_on_ctrl_c(folder, now, tmp_path):
+    import subprocess
+
+    command = [sys.executable, "-m", "limosa", "detect", "-", "-m", str(folder), "--state", str(tmp_path), "-q"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        running.stdin.writelines(text(now)[:106])
+        running.stdin.flush()
+        assert json.loads(running.stdout.readline())["state"] == "open"
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 143
+    assert json.loads((tmp_path / "watch.json").read_text())["rows"] == 105

@@ -6,6 +6,8 @@ Importing this file imports neither torch, pandas nor numpy.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 DETECTION = "detection.json"  # beside the detector's own two files
 TAIL_SHARES = (0.02, 0.1, 0.5)  # of normal rows in each tail that is kept: enough for any risk
+FEW_SCORES = 1000  # of normal rows, fewer than one false alarm at the usual risk
 
 log = logging.getLogger("limosa")
 
@@ -42,7 +45,9 @@ class FittedDetector:
 
     @classmethod
     def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
-        """Fit `detector` to normal rows, and the tails to its scores of them.
+        """Fit `detector` to normal rows, and the tails to its scores of them from the first full context on.
+
+        Cells that cannot be normal are left out with a warning that names them (`_unusual`).
 
         Raises: DataError if there are too few rows.
         """
@@ -50,10 +55,12 @@ class FittedDetector:
 
         from limosa.alerts.threshold import fit_tail
 
-        rows = rows.with_gaps(detector.context)
+        rows = _without_unusual(rows.with_gaps(detector.context))
         warn_unobserved(rows, "the detector learns nothing of them")
         detector.fit(torch.tensor(rows.values), train)
-        score, _ = scores_of(detector, rows.values)
+        score = scores_of(detector, rows.values)[0][detector.context - 1 :]
+        if (few := len(score)) < FEW_SCORES:
+            log.info(f"{few:,} normal rows have a score: alarms at a risk below {1 / few:.2g} are an extrapolation")
         tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
         return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails)
 
@@ -64,7 +71,7 @@ class FittedDetector:
         fitting = (tail for tail, share in zip(self.tails, TAIL_SHARES, strict=True) if share >= 20.0 * config.risk)
         tail = next(fitting, self.tails[-1])
         threshold = Threshold(tail, risk=config.risk, cooldown=config.cooldown, settle=config.settle)
-        return IncidentTracker(threshold, self.channels, config, self.edges())
+        return IncidentTracker(threshold, self.channels, config, self.edges(), warmup=self.detector.context - 1)
 
     def longest_gap(self, config: AlertConfig) -> int:
         """Rows that stand for a gap at most: after so many, neither scores nor open incidents change any more."""
@@ -79,6 +86,22 @@ class FittedDetector:
     def score(self, values: Floats) -> tuple[Floats, Floats]:
         """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
         return scores_of(self.detector, values)
+
+    def fingerprint(self) -> str:
+        """A hash of all that was learnt: equal for equal detectors, also after their files have moved."""
+        import torch
+
+        about = [
+            repr(self.detector.config),
+            list(self.channels),
+            asdict(self.time),
+            [asdict(one) for one in self.tails],
+        ]
+        made = hashlib.sha256(json.dumps(about).encode())
+        for name, value in sorted(self.detector.state_dict().items()):
+            made.update(name.encode())
+            made.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return made.hexdigest()[:16]
 
     def save(self, folder: str | Path) -> None:
         """Write the detector's files and `detection.json` beside them.
@@ -119,6 +142,25 @@ def scores_of(detector: Detector, values: Floats) -> tuple[Floats, Floats]:
     with torch.no_grad():
         scores = detector.score(Window(past=torch.tensor(values)[None], horizon=1))
     return scores.total[0].double().cpu().numpy(), scores.values[0].double().cpu().numpy()
+
+
+def _without_unusual(rows: Rows) -> Rows:
+    """The training rows without the cells that cannot be normal; those are named."""
+    import numpy as np
+
+    from limosa.models.detectors._unusual import unusual
+
+    far = unusual(rows.values)
+    for i in np.flatnonzero(far.any(axis=0)):
+        at = np.flatnonzero(far[:, i])
+        first, last = (rows.time.stamp_format.time(int(rows.stamps[row])) for row in (at[0], at[-1]))
+        where = f"at {first}" if len(at) == 1 else f"from {first} to {last}"
+        count = f"{len(at):,} of {len(far):,} rows {'lies' if len(at) == 1 else 'lie'}"
+        log.warning(
+            f"{rows.channels[i]}: {count} far from all others, {where}; left out of what is normal: look at them, and "
+            "give more rows if they are normal"
+        )
+    return dataclasses.replace(rows, values=np.where(far, np.nan, rows.values)) if far.any() else rows
 
 
 def warn_unobserved(rows: Rows, consequence: str) -> None:

@@ -69,7 +69,10 @@ class Moments:
 
 
 class Plane(nn.Module):
-    """The mean of windows [C, W] and the leading directions in which they differ, at most `components` of them."""
+    """The mean of windows [C, W] and the leading directions in which they differ.
+
+    They are `components`, or half of the numbers in a window if that is fewer: more would rebuild every anomaly.
+    """
 
     mean: Tensor  # [C * W]
     directions: Tensor  # [C * W, K], orthonormal
@@ -78,15 +81,16 @@ class Plane(nn.Module):
         super().__init__()
         self.width, self.channels, size = width, channels, check_size(width, channels)
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("directions", torch.zeros(size, min(components, size)))
+        self.register_buffer("directions", torch.zeros(size, min(components, size // 2)))
 
     def fit(self, rows: Tensor) -> None:
         """Learn from standardised `rows` [T, C], NaN = not observed."""
         moments = Moments(self.width, self.channels)
         moments.add(rows)
-        _, vectors = torch.linalg.eigh(moments.covariance())
+        variances, vectors = torch.linalg.eigh(moments.covariance())
+        leading = slice(len(vectors) - self.directions.shape[1], None)
         self.mean.copy_(moments.mean())
-        self.directions.copy_(vectors[:, -self.directions.shape[1] :])
+        self.directions.copy_(vectors[:, leading] * (variances[leading] > MIN_VARIANCE))  # none of constant channels
 
     def residuals(self, past: Tensor) -> Tensor:
         """What the plane cannot rebuild of each window of `past` [B, W - 1 + n, C]: [B, n, C, W], 0 where missing."""

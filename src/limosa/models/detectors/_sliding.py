@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from limosa.core import Scores, Window
 from limosa.errors import DataError, UsageError
@@ -33,16 +34,18 @@ class Sliding(Saved):
     """A detector whose score of a row depends on the windows that end with it or shortly before.
 
     The config has `channels`, which `fit` sets: 0 means that nothing was fitted yet. The center and the scale of each
-    channel are known after `standardise`; a scale of infinity marks a channel that was never observed.
+    channel are known after `standardise`; a scale of infinity marks a channel that was never observed. Where a channel
+    has been seen less than half as often as in training within the window, as after a hole, its energies are 0.
     """
 
     center: Tensor  # [C] float64, data units
     scale: Tensor  # [C] float64, data units
+    seen: Tensor  # [C] float64, share of training rows in which the channel was observed
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        for name in ("center", "scale"):
+        for name in ("center", "scale", "seen"):
             self.register_buffer(name, torch.zeros(config.channels, dtype=torch.float64))
 
     @property
@@ -71,6 +74,17 @@ class Sliding(Saved):
         """Scores of the last n rows, from energies [B, span - 1 + n, ...]; here the energies and their mean."""
         return Scores(values=energies, total=energies.mean(-1))
 
+    def check_numbers(self) -> None:
+        """Every number is finite but the scale of a channel that was never observed, and scales are above 0.
+
+        Raises: ValueError otherwise.
+        """
+        if not bool((self.scale > 0.0).all()):
+            raise ValueError("scale holds numbers that are not above 0")
+        infinite, self.scale = self.scale, self.scale.clamp(max=1.0)
+        super().check_numbers()
+        self.scale = infinite
+
     # -- fitting --------------------------------------------------------------------------------------------------
 
     def standardise(self, rows: Tensor, *, floor: float = 0.0, share: float = 0.0) -> Tensor:
@@ -84,6 +98,7 @@ class Sliding(Saved):
         """
         x = self.enough(rows).double().masked_fill(~rows.isfinite(), torch.nan)
         self.center = x.nanmean(0).nan_to_num()
+        self.seen = x.isfinite().double().mean(0)
         deviation = (x - self.center).square().nanmean(0).sqrt()
         span = x.nan_to_num(-torch.inf).amax(0) - x.nan_to_num(torch.inf).amin(0)  # [C], -inf where never observed
         noise = 8 * torch.finfo(torch.float64).eps * self.center.abs()
@@ -125,7 +140,7 @@ class Sliding(Saved):
         past = window.past.to(self.center.device)
         B, _, C = self._checked(past).shape
         padded = torch.cat([past.new_full((B, self.context - 1, C), torch.nan), past], dim=1)
-        parts = [self.scores(self.energies(self._units(part))) for part in pieces(padded, self.context)]
+        parts = [self.scores(self._trusted(self._units(part))) for part in pieces(padded, self.context)]
         values, total = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("values", "total"))
         return Scores(values=values.to(past.dtype), total=total.to(past.dtype))
 
@@ -137,7 +152,7 @@ class Sliding(Saved):
         """
         self._check_fitted()
         nothing = self.center.new_full((batch, self.context, self.config.channels), torch.nan, dtype=torch.float32)
-        return State(nothing[:, : self.window - 1], self.energies(nothing)[:, 1:])
+        return State(nothing[:, : self.window - 1], self._trusted(nothing)[:, 1:])
 
     @torch.no_grad()
     def step(self, state: State, value: Tensor) -> tuple[State, Scores]:
@@ -147,8 +162,17 @@ class Sliding(Saved):
         """
         row = self._units(self._checked(value[:, None]).to(self.center.device))  # [B, 1, C]
         past = torch.cat([state.rows, row], dim=1)
-        energies = torch.cat([state.energies, self.energies(past)], dim=1)
+        energies = torch.cat([state.energies, self._trusted(past)], dim=1)
         return State(past[:, 1:], energies[:, 1:]), self.scores(energies)
+
+    def _trusted(self, past: Tensor) -> Tensor:
+        """`energies` of `past`, 0 where too little of a channel was observed within the window to judge it."""
+        energies = self.energies(past)
+        if self.window == 1 or not bool((missing := past.isnan()).any()):
+            return energies
+        count = F.pad((~missing).double().cumsum(1), (0, 0, 1, 0))  # [B, window + n, C]
+        enough = count[:, self.window :] - count[:, : -self.window] >= 0.5 * self.window * self.seen  # [B, n, C]
+        return energies * enough.view(*enough.shape[:2], *[1] * (energies.ndim - 3), -1)
 
     def _check_fitted(self) -> None:
         if not self.config.channels:

@@ -69,7 +69,7 @@ class ForecastResidual(Sliding):
 
     @cached_property
     def _forecaster(self) -> tuple[Forecaster]:
-        return (self._given[0] or registry.load(self.config.forecaster),)
+        return (self._given[0] or registry.load(self.config.forecaster, can=Forecaster),)
 
     @property
     def window(self) -> int:

@@ -7,6 +7,7 @@ and Mudholkar 1979). The mean squared residual of a channel over the window is i
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,13 +17,15 @@ from limosa.errors import UsageError
 from limosa.models.detectors._gaussian import Plane
 from limosa.models.detectors._sliding import Sliding
 
+log = logging.getLogger("limosa")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PcaConfig:
     """Options of `Pca`."""
 
     window: int = 20  # rows
-    components: int = 30  # directions that count as normal
+    components: int = 30  # directions that count as normal, at most half of window x channels
     clip: float = 20.0  # largest deviation of a value, in units of its channel
     floor: float = 0.01  # data units, added to each channel's deviation; meant for channels that range from 0 to 1
     channels: int = 0  # set by fit
@@ -50,6 +53,12 @@ class Pca(Sliding):
         """
         z = self.standardise(rows, floor=self.config.floor)
         self.normal = Plane(self.config.window, self.config.channels, self.config.components)
+        if (most := self.normal.directions.shape[1]) < self.config.components:
+            numbers = self.config.window * self.config.channels
+            log.warning(
+                f"{self.config.components} components of windows of {numbers} numbers would leave nothing to look at; "
+                f"{most} are used: give a longer window (--option window=…) for more"
+            )
         self.normal.fit(z)
 
     def energies(self, past: Tensor) -> Tensor:
