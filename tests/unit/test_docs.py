@@ -31,7 +31,7 @@ def blocks(page, language):
 
 
 COMMANDS = [
-    pytest.param(line, id=f"{page.name}: {line}")
+    pytest.param(line, id=f"{page.name}: {line}", marks=[pytest.mark.slow] * ("--nproc" in line))
     for page in PAGES
     for block in blocks(page, "sh")
     for line in block.splitlines()
