@@ -66,6 +66,12 @@ HEADLINES = (
     Headline("adapt", "worst_cell_mse_change", "the same, worst cell", percent),
     Headline("adapt", "lora_mse_change_etth1", "lora on ETTh1 at 96 steps (memory -6.8 %)", percent),
     Headline("adapt", "latency_overhead_batch1", "what the memory adds to the time of one series", percent),
+    Headline("perk", "recall_128x", "test-time memory, facts recalled at 128 times the trained length (look-up 1)"),
+    Headline(
+        "perk", "in_context_recall_32x", "a transformer in context, facts recalled at 32 times its trained length"
+    ),
+    Headline("perk", "long_period_over_ridge", "memory of a long period, squared error relative to ridge", times),
+    Headline("perk", "real_use_mse_change", "memory of nine months, limosa-small on the next three", percent),
     Headline("long_horizon", "informer_cells_not_worse", "Informer cells not worse than published, of 40"),
     Headline("long_horizon", "spacetime_cells_below_nlinear", "SpaceTime cells below NLinear, of 12"),
     Headline(
