@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,7 @@ def series_chart(panel: Panel, report: Report, path: Path) -> None:
         for shade, values in zip((BLUE, GREY, INK), panel.values[own].T, strict=False):
             line(axes, pd.Series(values, index=index), color=shade, linewidth=1.2, zorder=4)
         axes.set_title(str(panel.ids[i]), loc="left", fontsize=11, fontweight="bold", color=INK)
-        words = "\n".join(message[:70] for message in said.get(str(panel.ids[i]), ["nothing to mend"])[:3])
+        words = "\n".join(fill(message, 80) for message in said.get(str(panel.ids[i]), ["nothing to mend"])[:3])
         axes.set_xlabel(words, loc="left", fontsize=8, color=INK)
         date_axis(axes, index)
         plain_axes(axes)

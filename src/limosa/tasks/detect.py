@@ -61,7 +61,8 @@ class Detection:
         import pandas as pd
 
         names = [field.name for field in dataclasses.fields(Incident)]
-        return pd.DataFrame([incident.to_row() for incident in self.incidents], columns=names)
+        rows = pd.DataFrame([incident.to_row() for incident in self.incidents], columns=names)
+        return rows.astype({"reopens": "Int64"})  # a number, or nothing
 
     def scores_frame(self) -> pd.DataFrame:
         """One row per row of the table: time, score, threshold, alarm, and the contribution of each channel."""

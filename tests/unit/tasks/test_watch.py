@@ -286,6 +286,7 @@ def test_a_stream_with_gaps_gives_the_incidents_and_scores_of_the_table(kind, mo
     found = limosa.detect(tmp_path / "rows.csv", model=tmp_path / "saved")
     assert [one.to_dict() for one in found.incidents] == whole
     assert list(found.frame()["start"].astype(object).map(str)) == [str(one["start"]) for one in whole]
+    assert str(found.frame()["reopens"].dtype) == "Int64"  # the number of an incident, or nothing
     scores = streamed_scores(limosa.watch(tmp_path / "saved"), (tmp_path / "rows.csv").read_text())
     np.testing.assert_allclose(scores, found.score, rtol=0.0 if model == "z2" else 1e-4)
     gaps = 0 if TABLES[kind] is None else 3 + 1 + 3 + 25 + limosa.watch(tmp_path / "saved").longest_gap
