@@ -253,6 +253,7 @@ def some_data(rows=300):
     return prepare(frozen, panel_of(seasons(rows, 2)), sizes)
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     data, config = some_data(), PerkConfig(**SIZES)
     whole = fit(data.base, data, config, FitRun(steps=4, folder=tmp_path / "a"))
@@ -271,6 +272,7 @@ def test_a_fit_that_was_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     assert equal(encode_panel(again, panel).factors, encode_panel(whole.adapter, panel).factors)
 
 
+@pytest.mark.slow
 def test_meta_training_takes_pasts_of_many_lengths():
     data, lengths = some_data(), set()
     original = Perk.loss
@@ -292,6 +294,7 @@ def test_series_too_short_to_hold_two_windows_are_said_to_be():
         fit(data.base, data, PerkConfig(**SIZES), FitRun(steps=1))
 
 
+@pytest.mark.slow
 def test_meta_training_makes_memories_that_help():
     """Each series has a slow wave of its own size, which only its history shows."""
     torch.manual_seed(0)
@@ -339,6 +342,7 @@ def test_a_stream_learns_from_a_window_only_when_all_of_its_answers_were_observe
     assert not equal(states[47], other[47])
 
 
+@pytest.mark.slow
 def test_a_stream_ends_with_the_memory_of_as_many_updates_and_goes_on_from_a_saved_state(tmp_path):
     model, rows = a_perk(), seasons(48, 1)
     made = streamed(model, rows)
