@@ -49,6 +49,7 @@ def accepted(adapter: str, base: str) -> bool:
 
 
 PAIRS = [(adapter, base) for adapter in adapters.names() for base in models.names() if accepted(adapter, base)]
+QUICK = ("patched", "naive")  # one that learns and one that does not; the slow suite has the others
 
 
 def channels_of(base: str) -> int:
@@ -88,7 +89,8 @@ def fitted(adapter: str, base: str):
 
 def each_pair(function):
     """Run a law on every adapter and frozen forecaster that go together."""
-    return pytest.mark.parametrize(("adapter", "base"), PAIRS)(function)
+    marked = [pytest.param(*pair, marks=[] if pair[1] in QUICK else [pytest.mark.slow]) for pair in PAIRS]
+    return pytest.mark.parametrize(("adapter", "base"), marked)(function)
 
 
 def test_every_adapter_goes_on_some_forecaster_and_every_forecaster_takes_some_adapter():
@@ -140,16 +142,19 @@ def test_a_saved_adapter_refuses_another_model(adapter, tmp_path):
         _saving.load(tmp_path, other)
 
 
+SLOW = ("one_batch_is_learnt_by_heart", "the_same_seed_trains_the_same_weights")  # both train
 HELD = [
-    (law, adapter, base)
+    pytest.param(
+        law, adapter, base, id=f"{law.name}-{adapter}-{base}", marks=[pytest.mark.slow] if law.name in SLOW else []
+    )
     for adapter, base in PAIRS
-    if base in ("patched", "naive")
+    if base in QUICK
     for law in LAWS
     if law.binds(on(adapter, base))
     and (law.of is Forecaster or (law.of is Learner and list(on(adapter, base).make().parameters())))
 ]
 
 
-@pytest.mark.parametrize(("law", "adapter", "base"), HELD, ids=lambda part: getattr(part, "name", part))
+@pytest.mark.parametrize(("law", "adapter", "base"), HELD)
 def test_an_adapter_keeps_the_promises_of_a_model(law, adapter, base):
     law.check(on(adapter, base, noise=0.05))

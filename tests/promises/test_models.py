@@ -40,9 +40,14 @@ def pretrained() -> list[Subject]:
 
 
 def pairs(subjects: list[Subject], laws: list[Law]) -> list[Any]:
-    """Each law with each of the subjects that have to keep it."""
+    """Each law with each of the subjects that have to keep it; the slow suite trains those without a calendar."""
     return [
-        pytest.param(law, subject, id=f"{law.name}-{subject.name}")
+        pytest.param(
+            law,
+            subject,
+            id=f"{law.name}-{subject.name}",
+            marks=[pytest.mark.slow] if law.of is Learner and not subject.calendar else [],
+        )
         for law in laws
         for subject in subjects
         if law.binds(subject)

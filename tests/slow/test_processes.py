@@ -60,7 +60,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 def finished(command: list[str]) -> tuple[int, str]:
     """The exit code and what was said."""
     process = start(command)
-    _, said = process.communicate(timeout=200)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
@@ -230,7 +230,7 @@ def test_a_recipe_is_trained_by_several_processes(table, tmp_path):
 def test_a_model_cut_across_ranks_by_fsdp2_in_bf16_learns_in_the_same_loop(tmp_path):
     script = str(Path(__file__).with_name("sharded.py"))
     running = [start([sys.executable, script, str(rank), "2", str(tmp_path)]) for rank in range(2)]
-    said = [process.communicate(timeout=200)[1] for process in running]
+    said = [process.communicate(timeout=600)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
     assert first["cut"]["share"] + second["cut"]["share"] == pytest.approx(1.0, abs=0.05)  # uneven tensors are padded

@@ -59,6 +59,7 @@ def equal(one, other):
 
 
 # The frozen model's card says that its forecasts do not follow every shift of a series.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law", [law for law in LAWS if law.of is Forecaster and not law.of_scales], ids=lambda law: law.name
 )

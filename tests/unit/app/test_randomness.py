@@ -44,7 +44,12 @@ def states():
     return torch.get_rng_state().numpy().tobytes() + keys.tobytes(), rest, random.getstate()
 
 
-@pytest.mark.parametrize("verb", VERBS)
+SLOW = ("train further", "adapt head")  # both train the embedded model
+
+
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=[pytest.mark.slow] if verb in SLOW else []) for verb in VERBS]
+)
 def test_a_verb_leaves_the_random_state_of_its_caller_alone_and_does_not_depend_on_it(verb, tmp_path):
     torch.manual_seed(11)
     np.random.seed(11)  # noqa: NPY002
