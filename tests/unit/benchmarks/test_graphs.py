@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from limosa.models.detectors._gaussian import Conditional
+from limosa.models.detectors._gaussian import Conditional, fit, links
 
 
 @pytest.fixture
@@ -47,6 +47,5 @@ def test_stability_is_how_much_the_strongest_edges_agree(graphs):
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 def test_the_links_of_a_detector_recover_the_graph(graphs, kind):
     made = graphs.known(kind, 10, seed=0, rows=3000)
-    part = Conditional(5, 10, ridge=1.0)
-    part.fit(torch.from_numpy(made.rows / made.rows.std(0)).float())
-    assert graphs.auc_pr(part.links.numpy(), made.edges) > 0.9
+    moments = fit([Conditional(5, 10, ridge=1.0)], torch.from_numpy(made.rows / made.rows.std(0)).float())
+    assert graphs.auc_pr(links(moments).numpy(), made.edges) > 0.9

@@ -2,10 +2,13 @@
 
 `Plane` is spanned by the leading principal components: the residual is what it cannot rebuild. `Conditional` predicts
 each channel's newest value from its own past and all other channels: rows of the precision matrix, shrunk by a ridge.
-Their entries are partial correlations, so they are a graph of channels as well. `Moments` adds windows up.
+Their entries are partial correlations, so they are a graph of channels as well. `Moments` adds windows up, and
+`cross_fit` has normal rows judged by fits that have not seen them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,21 +86,22 @@ class Plane(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("directions", torch.zeros(size, min(components, size // 2)))
 
-    def fit(self, rows: Tensor) -> None:
-        """Learn from standardised `rows` [T, C], NaN = not observed."""
-        moments = Moments(self.width, self.channels)
-        moments.add(rows)
+    def solve(self, moments: Moments) -> None:
+        """Learn from the moments of windows."""
         variances, vectors = torch.linalg.eigh(moments.covariance())
         leading = slice(len(vectors) - self.directions.shape[1], None)
         self.mean.copy_(moments.mean())
         self.directions.copy_(vectors[:, leading] * (variances[leading] > MIN_VARIANCE))  # none of constant channels
 
-    def residuals(self, past: Tensor) -> Tensor:
-        """What the plane cannot rebuild of each window of `past` [B, W - 1 + n, C]: [B, n, C, W], 0 where missing."""
+    def energies(self, past: Tensor) -> Tensor:
+        """Mean squares [B, n, C] of what the plane cannot rebuild of the windows of `past` [B, W - 1 + n, C].
+
+        What is missing counts as rebuilt.
+        """
         whole = windows(past, self.width)  # [B, n, C, W]
         x = carried(whole).flatten(2) - self.mean
         left = (x - (x @ self.directions) @ self.directions.mT).view(whole.shape)
-        return torch.where(whole.isfinite(), left, 0.0)
+        return torch.where(whole.isfinite(), left, 0.0).square().mean(-1)
 
 
 class Conditional(nn.Module):
@@ -105,7 +109,6 @@ class Conditional(nn.Module):
 
     mean: Tensor  # [C * W]
     weights: Tensor  # [C, C * W]
-    links: Tensor  # [C, C]
 
     def __init__(self, width: int, channels: int, ridge: float) -> None:
         super().__init__()
@@ -113,38 +116,53 @@ class Conditional(nn.Module):
         size = check_size(width, channels)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("weights", torch.zeros(channels, size))
-        self.register_buffer("links", torch.zeros(channels, channels))
 
-    def fit(self, rows: Tensor) -> Tensor:
-        """Learn from standardised `rows` [T, C], NaN = not observed.
+    def solve(self, moments: Moments) -> None:
+        """Learn from the moments of windows."""
+        rows, own = _precision(moments, self.ridge)
+        self.mean.copy_(moments.mean())
+        self.weights.copy_(rows / own.sqrt()[:, None])
 
-        Returns the residuals [T - W + 1, C] of the newest row of each window, by a fit to windows that lack this row.
-        """
-        W, C, unseen = self.width, self.channels, []
-        moments = Moments(W, C)
-        moments.add(rows)
-        for block in torch.arange(len(rows)).tensor_split(FOLDS):
-            first, last = int(block[0]), int(block[-1]) + 1
-            before = max(0, first - W + 1)
-            touching = Moments(W, C)
-            touching.add(rows[before : last + W - 1])
-            self._solve(moments.less(touching))
-            for part in pieces(rows[None, before:last], W):
-                whole = windows(part, W)
-                residuals = self.residuals(carried(whole))
-                unseen.append(torch.where(whole[..., -1].isnan(), 0.0, residuals)[0])
-        self._solve(moments)
-        self.links.copy_(_links(moments))
-        return torch.cat(unseen)
+    def energies(self, past: Tensor) -> Tensor:
+        """Squared residuals [B, n, C] of the newest rows of windows of `past` [B, W - 1 + n, C], 0 where missing."""
+        whole = windows(past, self.width)
+        return torch.where(whole[..., -1].isnan(), 0.0, self.residuals(carried(whole)).square())
 
     def residuals(self, x: Tensor) -> Tensor:
         """Of the newest row of windows `x` [..., C, W] without holes: [..., C]."""
         return (x.flatten(-2) - self.mean) @ self.weights.mT
 
-    def _solve(self, moments: Moments) -> None:
-        rows, own = _precision(moments, self.ridge)
-        self.mean.copy_(moments.mean())
-        self.weights.copy_(rows / own.sqrt()[:, None])
+
+def fit(experts: Sequence[Plane | Conditional], rows: Tensor) -> Moments:
+    """Fit each expert to the windows of standardised `rows` [T, C], NaN = not observed; returns their moments."""
+    moments = Moments(experts[0].width, experts[0].channels)
+    moments.add(rows)
+    for expert in experts:
+        expert.solve(moments)
+    return moments
+
+
+def cross_fit(experts: Sequence[Plane | Conditional], rows: Tensor) -> tuple[Moments, Tensor]:
+    """Fit each expert as `fit` does, and judge each row by fits to windows that lack it.
+
+    Returns the moments, and these energies [T - W + 1, experts, C] of the windows.
+    """
+    W, C = experts[0].width, experts[0].channels
+    moments, unseen = Moments(W, C), []
+    moments.add(rows)
+    for block in torch.arange(len(rows)).tensor_split(FOLDS):
+        first, last = int(block[0]), int(block[-1]) + 1
+        before = max(0, first - W + 1)
+        touching = Moments(W, C)
+        touching.add(rows[before : last + W - 1])
+        rest = moments.less(touching)
+        for expert in experts:
+            expert.solve(rest)
+        parts = pieces(rows[None, before:last], W)
+        unseen += [torch.stack([expert.energies(part)[0] for expert in experts], dim=1) for part in parts]
+    for expert in experts:
+        expert.solve(moments)
+    return moments, torch.cat(unseen)
 
 
 def _precision(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
@@ -156,7 +174,7 @@ def _precision(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
     return rows, rows[:, W - 1 :: W].diagonal()
 
 
-def _links(moments: Moments) -> Tensor:
+def links(moments: Moments) -> Tensor:
     """[C, C] from 0 to 1: the part of channel i's newest value that channel j alone predicts, over the whole window.
 
     A partial correlation for each row of the window, joined as independent evidence; 0 with itself.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limosa.core import Card, Training, check_at_least
 from limosa.errors import UsageError
-from limosa.models.detectors._gaussian import Plane
+from limosa.models.detectors._gaussian import Plane, fit
 from limosa.models.detectors._sliding import Sliding
 
 log = logging.getLogger("limosa")
@@ -59,11 +59,11 @@ class Pca(Sliding):
                 f"{self.config.components} components of windows of {numbers} numbers would leave nothing to look at; "
                 f"{most} are used: give a longer window (--option window=…) for more"
             )
-        self.normal.fit(z)
+        fit([self.normal], z)
 
     def energies(self, past: Tensor) -> Tensor:
         """Mean squared residuals [B, n, C] of the windows of `past` [B, window - 1 + n, C]."""
-        return self.normal.residuals(past).square().mean(-1)
+        return self.normal.energies(past)
 
     def _units(self, values: Tensor) -> Tensor:
         return super()._units(values).clamp(-self.config.clip, self.config.clip)

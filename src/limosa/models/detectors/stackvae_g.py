@@ -9,10 +9,10 @@ instead of the mean of 200 draws, and units come from training rows only: deviat
 them, so that a channel which is nearly constant does not saturate. `variant="fused"`, the
 default, differs in:
 
-* A second, linear expert says what each channel should be given its own past and all others (`_gaussian`): its
-  residual is not mixed with those of neighbours, so contributions come from it, and its partial correlations are the
-  edges of the graph.
-* Residuals are standardised by those of normal rows, the linear expert's by rows that its fit has not seen.
+* A linear expert says what each channel should be given its own past and all others (`_gaussian`): its residual is
+  not mixed with those of neighbours, so contributions come from it, and its partial correlations are the edges of the
+  graph. A third expert is what the principal components of normal windows cannot rebuild.
+* Residuals are standardised by those of normal rows, those of both linear experts by rows that their fits lack.
 * An anomaly may be short or long: residuals are averaged over several spans, and the largest score counts.
 * The likelihood is Gaussian with a floor, on what was observed; a channel does not compete with its neighbours.
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,14 +33,15 @@ from limosa.core import Card, Scores, Training, Window, check_at_least, check_ch
 from limosa.data.windows import permuted
 from limosa.errors import UsageError
 from limosa.models.detectors._channel_graph import SHARPNESS, ChannelGraph
-from limosa.models.detectors._gaussian import Conditional
-from limosa.models.detectors._residual_scale import ResidualScale
+from limosa.models.detectors._gaussian import Conditional, Plane, cross_fit, links
+from limosa.models.detectors._residual_scale import NORMAL_QUANTILE, ResidualScale
 from limosa.models.detectors._sliding import Sliding, carried, pieces, windows
 
 SHARE = 0.01  # of a channel's range, added to its deviation
 SOFT = 10.0  # deviations from which a value counts by its logarithm
 LEAST_SIGMA = 0.1  # of the likelihood, in units of the channel: a window rebuilt better than that is rebuilt
-NETWORK = 1.0 / 3.0  # of the total; the linear expert, whose fit is exact, has the rest
+WEIGHTS = (0.6, 0.1, 0.3)  # of the linear expert, the network and the plane in the total
+COMPONENTS = 30  # of the plane
 BATCH = 64  # windows
 
 
@@ -161,6 +163,8 @@ class StackVaeG(Sliding):
 
     config: StackVaeGConfig
     mixing: Tensor  # [C, C] the network's graph, kept so that it is not computed at each row
+    links: Tensor  # [C, C] partial correlations; fused only
+    edge: Tensor  # scalar, NORMAL_QUANTILE of the weighted mean on normal rows; fused only
 
     def __init__(self, config: StackVaeGConfig) -> None:
         super().__init__(config)
@@ -175,7 +179,11 @@ class StackVaeG(Sliding):
         self.register_buffer("mixing", torch.zeros(c.channels, c.channels))
         if self._fused:
             self.linear = Conditional(c.window, c.channels, c.ridge)
-            self.residual_scale = ResidualScale(2, c.channels, c.scales)
+            self.plane = Plane(c.window, c.channels, COMPONENTS)
+            self.residual_scale = ResidualScale(2, c.channels, c.scales)  # of the linear expert and the network
+            self.plane_scale = ResidualScale(1, c.channels, (1,))  # its residuals are means of a window already
+            self.register_buffer("edge", torch.ones(()))
+            self.register_buffer("links", torch.zeros(c.channels, c.channels))
 
     @property
     def _fused(self) -> bool:
@@ -201,10 +209,13 @@ class StackVaeG(Sliding):
         with torch.no_grad():
             self.mixing.copy_(self.network.graph())
             if self._fused:
-                unseen = self.linear.fit(z)  # [T - window + 1, C]
-                energies = torch.cat([self.energies(part)[0] for part in pieces(z[None], self.window)])
-                energies[:, 0] = unseen.square()
-                self.residual_scale.fit(energies)
+                moments, unseen = cross_fit([self.linear, self.plane], z)  # [T - window + 1, 2, C]
+                self.links.copy_(links(moments))
+                rebuilt = torch.cat([self._rebuilt(part)[0] for part in pieces(z[None], self.window)])
+                energies = torch.stack([unseen[:, 0], rebuilt, unseen[:, 1]], dim=1)
+                self.residual_scale.fit(energies[:, :2])
+                self.plane_scale.fit(energies[:, 2:])
+                self.edge.fill_(np.quantile(self._fused_total(energies[None]).numpy(), NORMAL_QUANTILE))
 
     def _units(self, values: Tensor) -> Tensor:
         """Squashed: beyond `SOFT` deviations a value counts by its logarithm."""
@@ -212,21 +223,32 @@ class StackVaeG(Sliding):
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
+    def _rebuilt(self, past: Tensor) -> Tensor:
+        """Squared residuals of the network [B, n, C] of `past` [B, window - 1 + n, C], 0 where not observed."""
+        x = carried(windows(past, self.window)).contiguous()  # [B, n, C, W]
+        residuals = x[..., -1] - self.network.newest(x, self.mixing)
+        return residuals.square().masked_fill(past[:, self.window - 1 :].isnan(), 0.0)
+
     def energies(self, past: Tensor) -> Tensor:
         """Squared residuals [B, n, experts, C] of `past` [B, window - 1 + n, C], 0 where not observed."""
-        x = carried(windows(past, self.window)).contiguous()  # [B, n, C, W]
-        rebuilt = x[..., -1] - self.network.newest(x, self.mixing)
-        experts = [self.linear.residuals(x), rebuilt] if self._fused else [rebuilt]
-        missing = past[:, self.window - 1 :, None].isnan()  # [B, n, 1, C]
-        return torch.stack(experts, dim=2).square().masked_fill(missing, 0.0)
+        if not self._fused:
+            return self._rebuilt(past)[:, :, None]
+        return torch.stack([self.linear.energies(past), self._rebuilt(past), self.plane.energies(past)], dim=2)
 
     def scores(self, energies: Tensor) -> Scores:
-        """From squared residuals [B, span - 1 + n, experts, C]: totals of both, contributions of the linear."""
+        """From squared residuals [B, span - 1 + n, experts, C]: totals of all, contributions of the linear expert."""
         if not self._fused:
             return super().scores(energies[:, :, 0])
-        linear, network = self.residual_scale.total(energies).unbind(-1)
-        contribution = self.residual_scale.contribution(energies[:, self.span - 1 :])[:, :, 0]
-        return Scores(values=contribution, total=torch.lerp(linear, network, NETWORK))
+        contribution = self.residual_scale.contribution(energies[:, self.span - 1 :, :2])[:, :, 0]
+        return Scores(values=contribution, total=self._fused_total(energies) / self.edge)
+
+    def _fused_total(self, energies: Tensor) -> Tensor:
+        """The weighted mean [B, n] of the experts' totals, from squared residuals [B, span - 1 + n, experts, C]."""
+        totals = [
+            self.residual_scale.total(energies[:, :, :2]),
+            self.plane_scale.total(energies[:, self.span - 1 :, 2:]),
+        ]
+        return torch.cat(totals, dim=-1) @ energies.new_tensor(WEIGHTS)
 
     def edges(self) -> Tensor:
         """[C, C] from 0 to 1, how strongly each channel (row) depends on each other one (column); 0 with itself.
@@ -235,7 +257,7 @@ class StackVaeG(Sliding):
         """
         self._check_fitted()
         if self._fused:
-            return self.linear.links
+            return self.links
         strengths = self.network.graph.strengths().detach() / SHARPNESS
         return strengths * (1.0 - torch.eye(len(strengths)))
 
