@@ -49,7 +49,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import ROOT, Options, command_line, common_options, data_folder, finish, saved_before
+from common import ROOT, Options, command_line, common_options, finish, saved_before
 from limosa import adapters, models
 from limosa.adapters import _run as adapting
 from limosa.adapters._cache import CachedBatches, CachedWindow, cache_predictions
@@ -58,7 +58,7 @@ from limosa.adapters._fitting import FitRun
 from limosa.adapters._frozen import mixed
 from limosa.adapters._saving import fingerprint
 from limosa.adapters._validation import ErrorSums
-from limosa.adapters.memory import Memory, MemoryConfig
+from limosa.adapters.memory import MemoryConfig, TSMemory
 from limosa.adapters.memory import fit as fit_memory
 from limosa.adapters.retrieval import RetrievalConfig
 from limosa.adapters.retrieval import fit as fit_retrieval
@@ -68,11 +68,10 @@ from limosa.data.windows import Windows, enumerate_windows
 from limosa.errors import LimosaError
 from limosa.tasks.load import load
 from limosa.training.loop import TrainConfig, fit
-from long_horizon import read
+from long_horizon import panel
 
 KEPT = ROOT / "runs" / "adapt"
-SETS = {"ETTh1": (1, "h"), "ETTh2": (1, "h"), "ETTm1": (8, "15min"), "ETTm2": (8, "15min")}
-SETS |= {"weather": (8, "10min"), "exchange": (1, "D")}  # stride of test windows, step
+STRIDES = {"ETTh1": 1, "ETTh2": 1, "ETTm1": 8, "ETTm2": 8, "weather": 8, "exchange": 1}  # of test windows
 HORIZONS = (96, 192, 336, 720)
 CONTEXT = 512
 PARTS = ("cells", "teacher", "rivals", "bases", "latency")
@@ -98,22 +97,6 @@ class Size:
 
 
 @cache
-def panel(data: str) -> tuple[Panel, tuple[int, int, int]]:
-    """A data set as one series of several channels, standardised by its training rows; and its parts."""
-    source = read(data, data_folder())
-    rows = source.parts[2]
-    made = Panel(
-        ids=np.array([data], dtype=object),
-        stamps=source.stamps[:rows].numpy(),
-        values=source.values[:rows].double().numpy(),
-        known=np.zeros((rows, 0)),
-        static=np.zeros((1, 0)),
-        start=np.array([0, rows]),
-        freq=SETS[data][1],
-    )
-    return made, source.parts
-
-
 def until(whole: Panel, row: int) -> Panel:
     """The rows before `row`."""
     return replace(
@@ -132,7 +115,7 @@ def data_of(base: Forecaster, data: str, size: Size, horizon: int = 720) -> Adap
 def held_out(base: Forecaster, name: str, data: str, size: Size, horizon: int = 720) -> CachedBatches:
     """Test windows with the frozen model's predictions; those near the end have fewer than `horizon` answers."""
     whole, (train, validation, _) = panel(data)
-    stride = SETS[data][0] * size.stride
+    stride = STRIDES[data] * size.stride
     origin = np.array([validation])
     index = enumerate_windows(whole.lengths, past=CONTEXT, horizon=HORIZONS[0], origin=origin, stride=stride)[:]
     path = KEPT / "answers" / f"test-{name}-{data}-{horizon}-{stride}-{fingerprint(base)}.npy"
@@ -165,7 +148,7 @@ def scores(test: CachedBatches, forecast: Callable[[CachedWindow], Forecast]) ->
     return {horizon: own.errors().until(horizon) for horizon, own in sums.items() if own.count.any()}
 
 
-def corrected(memory: Memory) -> Callable[[CachedWindow], Forecast]:
+def corrected(memory: TSMemory) -> Callable[[CachedWindow], Forecast]:
     """The adapted forecast from the frozen model's cached one."""
     return lambda at: mixed(at.base_forecast, memory.correction(at.past, at.base_forecast), memory.alpha)
 
@@ -390,7 +373,7 @@ def transfer(name: str, data: str, size: Size, fewer: Size, seed: int) -> Row:
     if not path.exists():
         return {}
     base = base_of(name, size)
-    memory = Memory(options(data), base).eval()
+    memory = TSMemory(options(data), base).eval()
     memory.load_state_dict(load_file(path))
     test = held_out(base, name, data, fewer, horizon=96)
     return {"frozen": scores(test, lambda at: at.base_forecast), "adapted": [scores(test, corrected(memory))]}
@@ -399,7 +382,7 @@ def transfer(name: str, data: str, size: Size, fewer: Size, seed: int) -> Row:
 def latency(size: Size, which: Namespace, quick: bool) -> list[Row]:
     """What an adapter adds to a forecast."""
     base = models.load("limosa-small")
-    memory = Memory(MemoryConfig(), base).eval()
+    memory = TSMemory(MemoryConfig(), base).eval()
     adaptation = data_of(base, "ETTh1", size, horizon=96)
     config = RetrievalConfig(context=CONTEXT, horizon=96)
     looked_up = fit_retrieval(base, adaptation, config, FitRun()).adapter.eval()
@@ -462,7 +445,7 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
 def arguments() -> tuple[Options, Namespace]:
     """The common options, and which parts."""
     parser = command_line(__doc__ or "")
-    parser.add_argument("--data", nargs="+", choices=tuple(SETS), default=list(SETS))
+    parser.add_argument("--data", nargs="+", choices=tuple(STRIDES), default=list(STRIDES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: --seed and the two after it")
     parser.add_argument("--one-method", choices=TRIED, help="only this method, in this process")

@@ -50,6 +50,7 @@ from common import ROOT, Options, command_line, common_options, data_folder, fin
 from kernels_spacetime import autoregression
 from limosa import models
 from limosa.core import Forecast, Forecaster, Window
+from limosa.data.panel import Panel
 from limosa.training.loop import TrainConfig, fit
 
 Columns = Literal["one", "all"]
@@ -57,6 +58,7 @@ HELD: dict[Columns, int] = {"one": 1024, "all": 256}  # windows of the validatio
 SEEDS = {"informer": 2, "spacetime": 1, "aaren": 1}
 KEPT = ROOT / "runs" / "long_horizon"
 MINUTES = {"ETTh1": 60, "ETTh2": 60, "ETTm1": 15, "ETTm2": 15}
+FREQ = {"ETTh1": "h", "ETTh2": "h", "ETTm1": "15min", "ETTm2": "15min", "weather": "10min", "exchange": "D"}
 TARGET = {"WTH": "WetBulbCelsius"}  # of the others it is OT
 Places = dict[tuple[str, Columns], dict[int, tuple[float, ...]]]  # data and columns -> horizon -> figures
 
@@ -219,6 +221,22 @@ def read(name: str, folder: Path) -> Source:
     mean, deviation = values[: parts[0]].mean(0), values[: parts[0]].std(0)
     standard = torch.from_numpy((values - mean) / deviation).float()
     return Source(values=standard, stamps=torch.from_numpy(stamps), parts=parts)
+
+
+def panel(name: str) -> tuple[Panel, tuple[int, int, int]]:
+    """A data set as one series of several channels, standardised by its training rows; and its parts."""
+    source = read(name, data_folder())
+    rows = source.parts[2]
+    made = Panel(
+        ids=np.array([name], dtype=object),
+        stamps=source.stamps[:rows].numpy(),
+        values=source.values[:rows].double().numpy(),
+        known=np.zeros((rows, 0)),
+        static=np.zeros((1, 0)),
+        start=np.array([0, rows]),
+        freq=FREQ[name],
+    )
+    return made, source.parts
 
 
 def slices(source: Source, plan: Plan, horizon: int, seed: int) -> tuple[Slices, Slices, Slices]:

@@ -71,13 +71,12 @@ from limosa.data.panel import Panel
 from limosa.data.windows import enumerate_windows
 from limosa.tasks.load import load
 from limosa.training.randomness import own_randomness
-from long_horizon import read
+from long_horizon import FREQ, panel
 from sherl_memory import memory, one_step
 from sherl_rivals import rival
 
 KEPT = ROOT / "runs" / "sherl"
 PARTS = ("memory", "series", "dev", "text", "image")
-SETS = {"ETTh1": "h", "ETTh2": "h", "ETTm1": "15min", "ETTm2": "15min", "weather": "10min", "exchange": "D"}
 SHIPPED = ("lora", "head", "full", "sherl")
 OTHERS = ("lora, same loss", "lora last", "last block", "bitfit", "lst", "unipt")
 DEV = {"tetouan": 8, "la_speed": 16, "solarpower": 8}  # series taken
@@ -100,22 +99,6 @@ Row = dict[str, Any]
 
 
 # -- series ------------------------------------------------------------------------------------------------------------
-
-
-def panel(data: str) -> tuple[Panel, tuple[int, int, int]]:
-    """A data set as one series of several channels, standardised by its training rows; and its parts."""
-    source = read(data, data_folder())
-    rows = source.parts[2]
-    made = Panel(
-        ids=np.array([data], dtype=object),
-        stamps=source.stamps[:rows].numpy(),
-        values=source.values[:rows].double().numpy(),
-        known=np.zeros((rows, 0)),
-        static=np.zeros((1, 0)),
-        start=np.array([0, rows]),
-        freq=SETS[data],
-    )
-    return made, source.parts
 
 
 def series_data(data: str, size: dict[str, int]) -> AdaptationData:
@@ -262,7 +245,7 @@ def cells(part: str, which: Namespace, quick: bool) -> list[tuple[str, dict[str,
     if part in ("series", "dev"):
         size = {"windows": 4096, "steps": 300, "scored": 4000}
         size = {"windows": 256, "steps": 4, "scored": 100} if quick else size
-        sets = (list(SETS) if part == "series" else list(DEV))[: 1 if quick else None]
+        sets = (list(FREQ) if part == "series" else list(DEV))[: 1 if quick else None]
         methods = ("frozen", *SHIPPED, *OTHERS) if part == "series" else DEV_METHODS
     else:
         import sherl_tasks
@@ -331,7 +314,7 @@ def metrics_of(table: list[Row]) -> dict[str, float]:
             metrics[f"{names[row['method']]}_share_{row['depth']}_blocks"] = row["share_of_full"]
     by = {(row["part"], row["data"], row["method"]): row for row in table if row["part"] != "memory"}
     relative = {}
-    for data in SETS:
+    for data in FREQ:
         names_run = [("series", data, name) for name in ("sherl", "lora", "lora, same loss")]
         if all(name in by for name in names_run):
             own, *loras = (by[name]["mse"] for name in names_run)

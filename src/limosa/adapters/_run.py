@@ -24,7 +24,7 @@ from limosa.adapters._data import AdaptationConfig, AdaptationData, prepare
 from limosa.adapters._fitting import FitRun, Fitted
 from limosa.adapters._frozen import Corrected, device_of
 from limosa.adapters._validation import Errors
-from limosa.adapters.memory import Memory, MemoryConfig
+from limosa.adapters.memory import MemoryConfig, TSMemory
 from limosa.core import Forecaster, OnProgress, Window, configured
 from limosa.data.panel import Panel
 from limosa.errors import DataError, UsageError
@@ -225,7 +225,7 @@ def _best(before: Errors, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 def _unchanged(data: AdaptationData, run: FitRun, before: Errors) -> Outcome:
     """The frozen forecaster as an adapter: a memory that corrects nothing."""
-    adapter = run.build(Memory, MemoryConfig(horizon=data.config.horizon), data.base)
+    adapter = run.build(TSMemory, MemoryConfig(horizon=data.config.horizon), data.base)
     adapter.alpha.zero_()
     return Outcome(method=FROZEN, fitted=Fitted(adapter=adapter.eval(), errors=before), seconds=0.0)
 

@@ -40,7 +40,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """Options of `Memory`."""
+    """Options of `TSMemory`."""
 
     context: int = 512  # steps that the adapter reads; the frozen forecaster may read more
     horizon: int = 720  # steps that it can correct; later ones stay as they are
@@ -57,7 +57,7 @@ class MemoryConfig:
             raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
 
-class Memory(Corrected):
+class TSMemory(Corrected):
     """A frozen forecaster with the network of this file. Satisfies Forecaster and Learner."""
 
     config: MemoryConfig
@@ -167,7 +167,7 @@ class Block(nn.Module):
 
 def fit(base: Forecaster, data: AdaptationData, config: MemoryConfig, run: FitRun) -> Fitted:
     """Train a memory on the training windows, beside a teacher if the config says so, and weigh its correction."""
-    adapter, batches = run.build(Memory, config, base), data.training
+    adapter, batches = run.build(TSMemory, config, base), data.training
     report: dict[str, Any] = {"teacher_mse": {}, "gate_rate": {}, "leak_suspected": False}
     if config.teacher:
         training, validation = teach(data, config.context)
@@ -184,7 +184,7 @@ def fit(base: Forecaster, data: AdaptationData, config: MemoryConfig, run: FitRu
 
 CARD = AdapterCard(
     config=MemoryConfig,
-    build=Memory,
+    build=TSMemory,
     fit=fit,
     tiny=MemoryConfig(context=32, horizon=24, patch=8, width=16, token=8),
     needs="any forecaster",

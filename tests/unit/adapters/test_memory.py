@@ -13,7 +13,7 @@ from limosa.adapters._data import AdaptationConfig, prepare
 from limosa.adapters._fitting import FitRun
 from limosa.adapters._neighbours import Found, Store
 from limosa.adapters._teacher import teach
-from limosa.adapters.memory import Memory, MemoryConfig, fit
+from limosa.adapters.memory import MemoryConfig, TSMemory, fit
 from limosa.core import Window
 from limosa.errors import UsageError
 from unit.adapters.conftest import Last, panel_of
@@ -26,7 +26,7 @@ SIZES = AdaptationConfig(context=48, horizon=12, windows=400, validation_windows
 def loud(base=None, config=TINY):
     """A memory whose last layer is not zero."""
     torch.manual_seed(0)
-    made = Memory(config, base or Last()).eval()
+    made = TSMemory(config, base or Last()).eval()
     torch.nn.init.normal_(made.head.weight, std=0.2)
     torch.nn.init.normal_(made.head.bias, std=0.2)
     return made
@@ -73,7 +73,7 @@ def test_steps_beyond_those_it_learnt_stay_as_they_are():
 
 @pytest.mark.parametrize("levels", [(0.5,), (0.25, 0.75), (0.01, 0.2, 0.5, 0.8, 0.99)])
 def test_it_works_for_any_levels_and_on_another_forecaster(levels):
-    memory = Memory(TINY, Last(levels))
+    memory = TSMemory(TINY, Last(levels))
     memory.load_state_dict(loud().state_dict())
     made = memory.forecast(window())
     assert made.levels == levels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limosa.adapters.memory import Memory, MemoryConfig
+from limosa.adapters.memory import MemoryConfig, TSMemory
 from limosa.core import Window
 from limosa.errors import LimosaError, ModelNotFound
 from limosa.models.foreign.chronos import Chronos
@@ -63,7 +63,7 @@ def test_chronos_answers_in_our_order_and_can_be_adapted(make):
         assert bool((made.values[0].diff(dim=0) >= 0).all())
         assert bool(made.values[0].isfinite().all())
         assert bool(made.values[1, ..., 1].isnan().all()), "a series without values"
-    memory = Memory(MemoryConfig(context=32, horizon=16, width=16, token=8), base).eval()
+    memory = TSMemory(MemoryConfig(context=32, horizon=16, width=16, token=8), base).eval()
     assert torch.equal(memory.forecast(window(8)).values.nan_to_num(), base.forecast(window(8)).values.nan_to_num())
     assert not list(dict(memory.named_parameters()).keys() & {f"model.{n}" for n, _ in base.model.named_parameters()})
 
