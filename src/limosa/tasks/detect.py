@@ -28,6 +28,7 @@ from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
 from limosa.options import Call, Option, command, verb
 from limosa.tasks import _runs
+from limosa.tasks._monitor import Monitor, RowScore
 from limosa.tasks._options import ComputeOn, Device, ModelOptions, writable
 from limosa.tasks.load import fitted_detector, torch_device
 
@@ -169,18 +170,24 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
     import numpy as np
 
     warn_unobserved(rows, "it raises no alarm")
-    score, contribution = fitted.score(rows.values)
-    tracker, time = fitted.tracker(config), rows.time.stamp_format.time
+    monitor, time, (score, contribution) = (
+        Monitor(fitted, config),
+        rows.time.stamp_format.time,
+        fitted.score(rows.values),
+    )
+    settled: tuple[Floats, Floats] | None = None  # scores without what has settled
     last: dict[int, Incident] = {}  # news of each incident
     threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
-    for at, (stamp, one) in enumerate(zip(rows.stamps.tolist(), score.tolist(), strict=True)):
-        threshold[at] = tracker.threshold.score_threshold  # follows the rows, so one after the other
-        verdict, incident = tracker.update(stamp, one, contribution[at], rows.values[at])
-        alarm[at] = verdict.alarm
-        if incident is not None:
-            last[incident.incident] = incident
-    if (incident := tracker.open_incident()) is not None:
-        last[incident.incident] = incident
+    for at, (stamp, sent) in enumerate(zip(rows.stamps.tolist(), rows.sent.tolist(), strict=True)):
+        threshold[at] = monitor.tracker.threshold.score_threshold  # follows the rows, so one after the other
+        plain, shift = RowScore(float(score[at]), contribution[at]), monitor.shift
+        other = None if settled is None else RowScore(float(settled[0][at]), settled[1][at])
+        verdict, row, news = monitor.update(stamp, rows.values[at], plain, other, sent=sent)
+        alarm[at], score[at], contribution[at] = verdict.alarm, row.total, row.contribution
+        last |= {incident.incident: incident for incident in news}
+        if monitor.shift is not shift:
+            settled = None if monitor.shift is None else _scores_after(fitted, rows.values, monitor.shift, at)
+    last |= {incident.incident: incident for incident in monitor.open_incidents()}
     incidents = tuple(incident.dated(time) for incident in last.values())
     log.info(f"{len(incidents):,} incidents in {len(score):,} rows, {int(alarm.sum()):,} rows with an alarm")
     return Detection(
@@ -193,6 +200,17 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
         detector=fitted,
         normal=normal,
     )
+
+
+def _scores_after(fitted: FittedDetector, values: Floats, shift: Floats, at: int) -> tuple[Floats, Floats]:
+    """Scores and contributions without the shift, of the rows after `at`; those before are 0."""
+    import numpy as np
+
+    score, contribution = np.zeros(len(values)), np.zeros(values.shape)
+    first = max(0, at + 2 - int(fitted.detector.context))
+    total, parts = fitted.score(values[first:] - shift)
+    score[at + 1 :], contribution[at + 1 :] = total[at + 1 - first :], parts[at + 1 - first :]
+    return score, contribution
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------

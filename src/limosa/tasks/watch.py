@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from limosa.alerts.incidents import AlertConfig, Incident
-from limosa.core import OnProgress
+from limosa.core import OnProgress, Scores
 from limosa.data.layout import ChannelLayout, Spelling, spelling_of
 from limosa.data.wide import TimeAxis, read_rows, time_column
 from limosa.errors import DataError, UsageError
 from limosa.files import write_beside
 from limosa.models.detectors._fitted import FittedDetector
 from limosa.tasks._clock import StreamClock
+from limosa.tasks._monitor import Monitor, RowScore
 from limosa.tasks._options import Device
 from limosa.tasks.detect import DEFAULT_DETECTOR, fit, loaded
 from limosa.tasks.load import fitted_detector
@@ -126,7 +127,8 @@ class StreamingDetector:
         config = config or AlertConfig()
         self.fitted, self.folder, self.freq = fitted, None if folder is None else Path(folder), freq
         self.spelling = Spelling()  # of the cells to come
-        self.tracker = fitted.tracker(config)
+        self.monitor = Monitor(fitted, config)
+        self.settled: Stream | None = None  # of the rows without what has settled
         self.longest_gap = fitted.longest_gap(config)
         self.stream = Stream(fitted.detector)
         self.time: TimeAxis | None = None  # of these rows, once the first was seen
@@ -144,24 +146,38 @@ class StreamingDetector:
         Raises: DataError if the row does not fit or is not later than the last; the stream is then as it was.
         """
         values, now = self._checked(row), self._read_stamp(stamp)
-        rows, news = self.stream.rows, []
+        rows, news = self.stream.rows, list[Incident]()
         nothing = [float("nan")] * len(values)
         for one in self.clock.admit(now, values):
-            news += [self._step(missed, nothing) for missed in self.clock.missed(one.stamp)]
-            news.append(self._step(one.stamp, one.values))
+            for missed in self.clock.missed(one.stamp):
+                news += self._step(missed, nothing, sent=False)
+            news += self._step(one.stamp, one.values)
             self.clock.took(one.stamp)
         assert self.time is not None
-        changed = [incident.dated(self.time.stamp_format.time) for incident in news if incident is not None]
+        changed = [incident.dated(self.time.stamp_format.time) for incident in news]
         if self.folder is not None and (changed or self.stream.rows // SAVE_EVERY > rows // SAVE_EVERY):
             self.save()
         return changed
 
-    def _step(self, stamp: int, values: Sequence[float]) -> Incident | None:
+    def _step(self, stamp: int, values: Sequence[float], sent: bool = True) -> list[Incident]:
         import numpy as np
 
-        scores = self.stream.update(values)
-        contribution = scores.values[0, 0].double().cpu().numpy()
-        return self.tracker.update(stamp, float(scores.total[0, 0]), contribution, np.array(values))[1]
+        row, shift = np.array(values), self.monitor.shift
+        plain = _row_score(self.stream.update(values))
+        settled = None if self.settled is None else _row_score(self.settled.update(row - shift))
+        news = self.monitor.update(stamp, row, plain, settled, sent=sent)[2]
+        if self.monitor.shift is not shift:
+            self._settle()
+        return news
+
+    def _settle(self) -> None:
+        """Score the rows to come also without what has settled: begin with the rows of late."""
+        self.settled = None
+        if self.monitor.shift is not None:
+            self.settled = Stream(self.fitted.detector)
+            context = int(self.fitted.detector.context)
+            for row in self.monitor.recent[-context:][1:] if context > 1 else []:
+                self.settled.update(row - self.monitor.shift)
 
     def _checked(self, row: Sequence[float]) -> list[float]:
         try:
@@ -204,7 +220,7 @@ class StreamingDetector:
             "rows": self.stream.rows,
             "clock": self.clock.state_dict(),
             "time": None if self.time is None else dataclasses.asdict(self.time),
-            "tracker": self.tracker.state_dict(),
+            "monitor": self.monitor.state_dict(),
         }
         self.stream.save(self.folder)
         write_beside(self.folder / STATE, lambda path: path.write_text(json.dumps(state)))
@@ -215,9 +231,10 @@ class StreamingDetector:
             if tuple(state["channels"]) != self.fitted.channels:
                 raise ValueError("it is of other channels")
             if same := state["detector"] == self.detector_hash:
-                self.tracker.load_state_dict(state["tracker"])
+                self.monitor.load_state_dict(state["monitor"])
+                self._settle()
             else:
-                self.tracker.count = int(state["tracker"]["count"])
+                self.monitor.tracker.count = int(state["monitor"]["tracker"]["count"])
             self._set_time(None if state["time"] is None else TimeAxis(**state["time"]))
             self.clock.load_state_dict(state["clock"])
             rows = int(state["rows"])
@@ -233,7 +250,7 @@ class StreamingDetector:
         if self.stream.rows != rows:  # stopped between the two files: rows sent again must not count twice
             log.warning(f"{folder} was being written when the stream stopped; the detector's last rows are forgotten")
             self.stream = Stream(self.fitted.detector)
-            self.stream.rows, self.tracker.warmup = rows, int(self.fitted.detector.context) - 1
+            self.stream.rows, self.monitor.tracker.warmup = rows, int(self.fitted.detector.context) - 1
         at = "" if self.clock.last is None else f", the last at {self.clock.word(self.clock.last)}"
         log.info(f"going on after {self.stream.rows:,} rows{at}")
 
@@ -260,6 +277,10 @@ def watch_lines(lines: Iterable[str], streaming: StreamingDetector, *, time_col:
             yield from news
     finally:
         streaming.save()
+
+
+def _row_score(scores: Scores) -> RowScore:
+    return RowScore(float(scores.total[0, 0]), scores.values[0, 0].double().cpu().numpy())
 
 
 class StreamColumns:

@@ -81,10 +81,8 @@ def test_the_command_line_finds_what_python_finds(place, tmp_path, capsys):
     assert main([*command, "--json"]) == 0
     incidents = lines(capsys)
     assert [incident["start"] for incident in incidents] == [str(incident.start) for incident in python.incidents]
-    assert incidents[0]["channels"][0] == {
-        "channel": "disk",
-        "share": pytest.approx(python.incidents[0].channels[0].share),
-    }
+    assert incidents[0]["channels"][0] == pytest.approx(python.incidents[0].channels[0]._asdict())
+    assert incidents[0]["channels"][0]["direction"] == "high"
     out, scores, plot = tmp_path / "incidents.csv", tmp_path / "scores.parquet", tmp_path / "incidents.png"
     assert main([*command, "-o", str(out), "--scores", str(scores), "--plot", str(plot)]) == 0
     assert list(pd.read_csv(out)["start"]) == [str(incident.start) for incident in python.incidents]

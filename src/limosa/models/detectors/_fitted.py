@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from limosa.alerts.liveness import Habits
     from limosa.alerts.threshold import Tail
 
     Floats = NDArray[np.float64]
@@ -42,6 +44,8 @@ class FittedDetector:
     channels: tuple[str, ...]
     time: TimeAxis  # of the training rows
     tails: tuple[Tail, ...]  # of scores of training rows, one for each of TAIL_SHARES
+    highest: float = math.inf  # of those scores
+    habits: Habits | None = None  # of the channels; None: nothing is known of them
 
     @classmethod
     def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
@@ -53,6 +57,7 @@ class FittedDetector:
         """
         import torch
 
+        from limosa.alerts.liveness import Habits
         from limosa.alerts.threshold import fit_tail
 
         rows = _without_unusual(rows.with_gaps(detector.context))
@@ -62,7 +67,8 @@ class FittedDetector:
         if (few := len(score)) < FEW_SCORES:
             log.info(f"{few:,} normal rows have a score: alarms at a risk below {1 / few:.2g} are an extrapolation")
         tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
-        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails)
+        about: dict[str, Any] = {"highest": float(score.max()), "habits": Habits.fit(rows.values[rows.sent])}
+        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails, **about)
 
     def tracker(self, config: AlertConfig) -> IncidentTracker:
         """A new tracker of incidents over rows to come."""
@@ -71,7 +77,16 @@ class FittedDetector:
         fitting = (tail for tail, share in zip(self.tails, TAIL_SHARES, strict=True) if share >= 20.0 * config.risk)
         tail = next(fitting, self.tails[-1])
         threshold = Threshold(tail, risk=config.risk, cooldown=config.cooldown, settle=config.settle)
-        return IncidentTracker(threshold, self.channels, config, self.edges(), warmup=self.detector.context - 1)
+        return IncidentTracker(
+            threshold,
+            self.channels,
+            config,
+            self.edges(),
+            warmup=self.detector.context - 1,
+            habits=self.habits,
+            hours=self.time.hours,
+            highest=self.highest,
+        )
 
     def longest_gap(self, config: AlertConfig) -> int:
         """Rows that stand for a gap at most: after so many, neither scores nor open incidents change any more."""
@@ -96,6 +111,7 @@ class FittedDetector:
             list(self.channels),
             asdict(self.time),
             [asdict(one) for one in self.tails],
+            None if self.habits is None else asdict(self.habits),
         ]
         made = hashlib.sha256(json.dumps(about).encode())
         for name, value in sorted(self.detector.state_dict().items()):
@@ -108,7 +124,13 @@ class FittedDetector:
 
         Raises: LimosaError if the folder cannot be written; no file is left half-written.
         """
-        content = {"channels": self.channels, "time": asdict(self.time), "tails": [asdict(tail) for tail in self.tails]}
+        content = {
+            "channels": self.channels,
+            "time": asdict(self.time),
+            "tails": [asdict(tail) for tail in self.tails],
+            "highest": self.highest,
+            "habits": None if self.habits is None else asdict(self.habits),
+        }
         self.detector.save_pretrained(folder, more={DETECTION: content})
 
     @classmethod
@@ -117,6 +139,7 @@ class FittedDetector:
 
         Raises: ModelNotFound if nothing lies beside it, DataError if that does not fit or is of an older version.
         """
+        from limosa.alerts.liveness import Habits
         from limosa.alerts.threshold import Tail
 
         path = Path(folder) / DETECTION
@@ -127,7 +150,11 @@ class FittedDetector:
             tails, channels = tuple(Tail(**tail) for tail in content["tails"]), tuple(content["channels"])
             if len(tails) != len(TAIL_SHARES) or len(channels) != detector.config.channels:
                 raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
-            return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails)
+            habits = None if content["habits"] is None else Habits.from_dict(content["habits"])
+            if habits is not None and len(habits.low) != len(channels):
+                raise ValueError(f"habits of {len(habits.low)} and {len(channels)} channels")
+            about: dict[str, Any] = {"highest": float(content["highest"]), "habits": habits}
+            return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails, **about)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(
                 f"{path} does not say what this version needs of a fitted detector ({error}); fit the detector and "
