@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,13 +28,18 @@ class Judged(NamedTuple):
     score: float
     neg_log_p: float  # nats
     contribution: Floats  # [C]
-    values: Floats  # [C], NaN = not observed
+    values: Floats  # [C] without seasons, NaN = not observed
+    restored: Callable[[Floats], Floats]  # puts the seasons of this row on values
 
     def most_of(self, most: Floats, level: Floats) -> Floats:
-        """`most` [3, C] of an incident after this row."""
+        """`most` [4, C] of an incident after this row."""
         import numpy as np
 
-        return np.where(self.contribution > most[0], np.stack([self.contribution, self.values, level]), most)
+        more = self.contribution > most[0]
+        if not more.any():
+            return most
+        told = self.restored(self.values), self.restored(level)
+        return np.where(more, np.stack([self.contribution, *told, self.values]), most)
 
 
 @dataclass(kw_only=True)
@@ -52,7 +58,8 @@ class OpenIncident:
     level: Floats  # [C] of each channel before
     reference: Floats  # [C] the same, before the first of the incidents that each reopen the one before
     latest: Floats  # [C] means of the values in the last whole half `settle`
-    most: Floats  # [3, C] the largest contribution of each channel, its value there, and the level that was expected
+    most: Floats  # [4, C] the largest contribution of each channel, its value there, the level that was expected, and
+    # the value without seasons
     line: Floats  # [6, C] sums of 1, t, t t, x, t x and x x over rows t and values x above the level
     line_until_end: Floats  # [6, C] the same until `end`
     near: Floats  # [C] mean of the last few values, above the level
@@ -88,12 +95,13 @@ class OpenIncident:
         back = abs(away) > FAR * self.spread[main] and self.near[main] / away < RETURNED
         return bool(row.contribution[main] >= SMEARED * mean) and not back
 
-    def add_to_line(self, values: Floats) -> None:
-        """Count the values [C] of one more row into the line along which each channel moves."""
+    def add_to_line(self, row: Judged) -> None:
+        """Count one more row into the line along which each channel moves."""
         import numpy as np
 
+        values = row.values
         seen, at = np.isfinite(values), float(self.rows)
-        self.last = np.where(seen, values, self.last)
+        self.last = np.where(seen, row.restored(values), self.last)
         x = np.where(seen, values - np.where(np.isfinite(self.level), self.level, 0.0), 0.0)
         self.near = self.near + NEWEST * (x - self.near) if self.line[0].any() else x
         self.line = self.line + np.stack([seen * 1.0, seen * at, seen * at * at, x, at * x, x * x])

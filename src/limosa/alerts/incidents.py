@@ -111,6 +111,11 @@ class Incident:
     rate: float | None = None  # of the first channel where it climbs or falls all along, units an hour, else a row
     limit_in: float | None = None  # until it is at its limit at that rate, hours, else rows
 
+    @property
+    def key(self) -> str:
+        """What tells these news from others of the same stream."""
+        return f"{self.incident}-{self.state}-{self.rows}"
+
     def dated(self, time: Callable[[int], Any]) -> Incident:
         """The incident with its int64 stamps given as `time` gives them."""
         return replace(self, start=time(self.start), end=time(self.end), peak=time(self.peak))
@@ -124,11 +129,24 @@ class Incident:
             "broken_links": [one._asdict() for one in self.broken_links],
         }
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Incident:
+        """What `to_dict` gave, with its times as text. Raises: KeyError or TypeError if it is not that."""
+        parts = {
+            "channels": tuple(ChannelShare(**one) for one in content["channels"]),
+            "broken_links": tuple(BrokenLink(**one) for one in content["broken_links"]),
+        }
+        return cls(**{**content, **parts})
+
     def to_row(self) -> dict[str, Any]:
         """The incident as a row of a table; channels and links as text."""
         links = "; ".join(f"{one.first} - {one.second} {one.strength:.2f}" for one in self.broken_links)
         channels = "; ".join(map(str, self.channels))
         return vars(self) | {"channels": channels, "broken_links": links}
+
+
+def _as_they_are(values: Floats) -> Floats:
+    return values
 
 
 class IncidentTracker:
@@ -163,12 +181,18 @@ class IncidentTracker:
         self.current: OpenIncident | None = None
 
     def update(
-        self, stamp: int, score: float, contribution: Floats, values: Floats | None = None
+        self,
+        stamp: int,
+        score: float,
+        contribution: Floats,
+        values: Floats | None = None,
+        restored: Callable[[Floats], Floats] = _as_they_are,
     ) -> tuple[Verdict, Incident | None]:
         """Judge a row: its anomaly `score`, and the `contribution` [C] of each channel to it.
 
-        By its `values` [C], NaN = not observed, an incident that still grows is told from a new normal. Returns whether
-        the row raises an alarm, and the incident where that changes its state.
+        By its `values` [C], NaN = not observed, an incident that still grows is told from a new normal; `restored` puts
+        the seasons on that were taken off them. Returns whether the row raises an alarm, and the incident where that
+        changes its state.
         """
         import numpy as np
 
@@ -190,9 +214,9 @@ class IncidentTracker:
             if current.closed and current.rows_since_alarm > self.config.settle:
                 current = self.current = None
         seen = np.full(len(contribution), np.nan) if values is None else values
-        row = Judged(score, verdict.neg_log_p, contribution, seen)
+        row = Judged(score, verdict.neg_log_p, contribution, seen, restored)
         if current is not None and not current.closed:
-            current.add_to_line(seen)
+            current.add_to_line(row)
         if verdict.alarm:
             if current is None or current.closed:
                 return verdict, self._open(stamp, row, excess, score_threshold)
@@ -257,7 +281,7 @@ class IncidentTracker:
             contribution=row.contribution.copy(),
             level=level,
             latest=level,
-            most=row.most_of(np.full((3, C), -1.0), level),
+            most=row.most_of(np.full((4, C), -1.0), level),
             line=np.zeros((6, C)),
             line_until_end=np.zeros((6, C)),
             near=np.zeros(C),
@@ -265,7 +289,7 @@ class IncidentTracker:
             last=np.full(C, np.nan),
             **again,
         )
-        self.current.add_to_line(row.values)
+        self.current.add_to_line(row)
         self.current.line_until_end = self.current.line
         return self._report(self.current, "open")
 
@@ -315,13 +339,13 @@ class IncidentTracker:
 
     def _share(self, current: OpenIncident, i: int, shares: Floats, links: Sequence[BrokenLink]) -> ChannelShare:
         """The part of channel i, with its direction."""
-        name, share, (_, seen, expected) = self.channels[i], float(shares[i]), current.most[:, i].tolist()
+        name, share, (_, seen, expected, left) = self.channels[i], float(shares[i]), current.most[:, i].tolist()
         if not math.isfinite(seen) or not math.isfinite(expected):
             return ChannelShare(name, share)
         direction = "high" if seen > expected else "low"
         if self.still is not None and self.still[i]:
             direction = "frozen"
-        elif self.habits is not None and self.habits.within(i, seen, WITHIN):
+        elif self.habits is not None and self.habits.within(i, left, WITHIN):
             others = (one.second if one.first == name else one.first for one in links if name in one[:2])
             other = next((one for one in others if shares[self.channels.index(one)] < share), "")
             direction = f"decoupled from {other}" if other else direction

@@ -39,7 +39,7 @@ class Habits:
     Raises: DataError if the numbers are not those of some channels.
     """
 
-    low: tuple[float, ...]  # [C] the range of the values; NaN where none was observed
+    low: tuple[float, ...]  # [C] the range of the values without seasons; infinite where none was observed
     high: tuple[float, ...]
     pause: tuple[int, ...]  # [C] the most rows in a row without a value
     step: tuple[tuple[float, ...], ...]  # [W, C] the least mean step over each of WINDOWS; 0 where that says nothing
@@ -50,11 +50,11 @@ class Habits:
             raise DataError("the habits of the channels are of several numbers of channels; fit the detector again")
 
     @classmethod
-    def fit(cls, values: Floats) -> Habits:
-        """Those of normal rows [T, C], NaN = not observed."""
+    def fit(cls, values: Floats, judged: Floats | None = None) -> Habits:
+        """Those of normal rows [T, C], NaN = not observed, which are `judged` [T, C] without their seasons."""
         import numpy as np
 
-        seen = np.isfinite(values)
+        seen, left = np.isfinite(values), values if judged is None else judged
         steps = np.full(values.shape, np.nan)
         for i in range(values.shape[1]):
             at = np.flatnonzero(seen[:, i])
@@ -70,8 +70,8 @@ class Habits:
                 tuple(float(a) if enough and a > STEADY * b else 0.0 for a, b in zip(found, usual, strict=True))
             )
         return cls(
-            low=tuple(np.where(seen, values, np.inf).min(axis=0, initial=np.inf).tolist()),
-            high=tuple(np.where(seen, values, -np.inf).max(axis=0, initial=-np.inf).tolist()),
+            low=tuple(np.where(seen, left, np.inf).min(axis=0, initial=np.inf).tolist()),
+            high=tuple(np.where(seen, left, -np.inf).max(axis=0, initial=-np.inf).tolist()),
             pause=tuple(_longest(~seen[:, i]) for i in range(values.shape[1])),
             step=tuple(least),
         )
@@ -148,10 +148,11 @@ class Liveness:
         self.known = np.zeros(C, dtype=bool)  # [C] frozen, and told as that or within another incident
         self.open: list[_Stretch] = []
 
-    def update(self, stamp: int, values: Floats, told: Flags) -> list[Incident]:
+    def update(self, stamp: int, values: Floats, told: Flags, excused: Flags) -> list[Incident]:
         """The news after the values [C] of one more row, NaN = not observed.
 
-        `told` [C] are channels of an open incident of another kind, which are not told again as frozen.
+        `told` [C] are channels of an open incident of another kind, which are not told again as frozen; `excused` ones
+        are silent by intent.
         """
         import numpy as np
 
@@ -159,7 +160,7 @@ class Liveness:
         step = np.where(seen, abs(values - self.last), np.nan)
         self.last = np.where(seen, values, self.last)
         self.since = np.where(self.silent == 0, stamp, self.since)
-        self.silent = np.where(seen, 0, self.silent + 1)
+        self.silent = np.where(seen, 0, self.silent + ~excused)
         at = self.rows % len(self.steps)
         self.steps[at], self.stamps[at] = step, stamp
         self.rows += 1

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import base64
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limosa.alerts.incidents import AlertConfig, Incident
 from limosa.alerts.liveness import Liveness
 from limosa.alerts.threshold import Verdict
 from limosa.models.detectors._fitted import FittedDetector
+from limosa.tasks._periods import Periods
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from limosa.models.detectors._season import Season
+
     Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
 
 LIKELY = 0.05  # of the rows of late, that may score above the threshold once a channel is judged from its new level
 SOME = 0.02  # of them, above which a second tail is fitted to what is left
@@ -38,6 +43,23 @@ class RowScore(NamedTuple):
     contribution: Floats  # [C]
 
 
+class WatchedRow(NamedTuple):
+    """One row of C channels."""
+
+    stamp: int
+    values: Floats  # [C], NaN = not observed
+    judged: Floats  # [C] the same without seasons
+    excused: Flags  # [C] which of them lie in a maintenance window
+    sent: bool = True  # false for one that stands for a gap
+
+
+def _restored(season: Season, stamp: int, values: Floats) -> Floats:
+    import numpy as np
+
+    restored: Floats = season.restored(np.array([stamp]), values[None])[0]
+    return restored
+
+
 class Monitor:
     """Rows and their scores in, news out.
 
@@ -45,8 +67,10 @@ class Monitor:
     changed `shift`, scores of the rows to come begin anew from `recent`, the rows of late.
     """
 
-    def __init__(self, fitted: FittedDetector, config: AlertConfig) -> None:
+    def __init__(self, fitted: FittedDetector, config: AlertConfig, maintenance: Periods | None = None) -> None:
         import numpy as np
+
+        self.maintenance = maintenance
 
         self.fitted, self.config = fitted, config
         self.tracker = fitted.tracker(config)
@@ -72,36 +96,57 @@ class Monitor:
         rows: Floats = np.roll(self._rows, -(self._at % len(self._rows)), axis=0)
         return rows[max(0, len(rows) - self._at) :]
 
+    def prepared(self, stamps: NDArray[np.int64], values: Floats) -> tuple[Floats, Floats, Flags]:
+        """Rows [T, C]: as observed, as judged, and which cells lie in a maintenance window and so count as missing.
+
+        They are judged without seasons, and no further to the side of which no alarm is wanted than in normal rows.
+        """
+        import numpy as np
+
+        excused = np.zeros(values.shape, dtype=bool) if self.maintenance is None else self.maintenance.cells(stamps)
+        values = np.where(excused, np.nan, values)
+        judged = self.fitted.judged(stamps, values)
+        if self.config.sides and (habits := self.fitted.habits) is not None:
+            judged = judged.copy()
+            for name, side in self.config.sides.items():
+                i = self.fitted.channels.index(name)
+                low, high = (habits.low[i], np.inf) if side == "high" else (-np.inf, habits.high[i])
+                judged[:, i] = judged[:, i].clip(low, high)
+        return values, judged, excused
+
     def update(
-        self, stamp: int, values: Floats, plain: RowScore, settled: RowScore | None = None, *, sent: bool = True
+        self, row: WatchedRow, plain: RowScore, settled: RowScore | None = None
     ) -> tuple[Verdict, RowScore, list[Incident]]:
-        """Judge a row by its scores; `sent` is false for one that stands for a gap.
+        """Judge a row by its scores.
 
         Returns the verdict, the score that counted, and the incidents that changed their state.
         """
-        self._rows[self._at % len(self._rows)] = values
+        self._rows[self._at % len(self._rows)] = row.judged
         self._at += 1
-        row = plain if settled is None or plain.total <= settled.total else settled
-        verdict, incident = self.tracker.update(stamp, row.total, row.contribution, values)
+        score = plain if settled is None or plain.total <= settled.total else settled
+        season, more = self.fitted.season, {}
+        if season is not None:
+            more["restored"] = partial(_restored, season, row.stamp)
+        verdict, incident = self.tracker.update(row.stamp, score.total, score.contribution, row.judged, **more)
         news = [] if incident is None else [incident]
         if incident is not None and incident.settled:
-            self._settle(stamp)
+            self._settle(row.stamp)
         elif self.shift is not None:
             self._return(plain.total)
         if self.liveness is not None:
-            news += self._alive(self.liveness, stamp, values, sent)
-        return verdict, row, news
+            news += self._alive(self.liveness, row)
+        return verdict, score, news
 
-    def _alive(self, liveness: Liveness, stamp: int, values: Floats, sent: bool) -> list[Incident]:
+    def _alive(self, liveness: Liveness, row: WatchedRow) -> list[Incident]:
         import numpy as np
 
-        if not sent:
-            liveness.gap(stamp)
+        if not row.sent:
+            liveness.gap(row.stamp)
             return []
-        told, current = np.zeros(len(values), dtype=bool), self.tracker.current
+        told, current = np.zeros(len(row.values), dtype=bool), self.tracker.current
         if current is not None and (total := current.contribution.sum()) > 0.0:
             told = current.contribution >= MAIN * total
-        news = liveness.update(stamp, values, told)
+        news = liveness.update(row.stamp, row.values, told, row.excused)
         self.tracker.still = liveness.frozen
         return news
 
@@ -152,6 +197,14 @@ class Monitor:
         current = self.tracker.open_incident()
         more = [] if self.liveness is None else self.liveness.open_incidents()
         return ([] if current is None else [current]) + more
+
+    def left_out(self) -> list[str]:
+        """The channels that are left out since they have changed for good."""
+        import numpy as np
+
+        if self.shift is None:
+            return []
+        return [self.fitted.channels[i] for i in np.flatnonzero(np.isnan(self.shift))]
 
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs, as JSON can hold it."""

@@ -29,11 +29,8 @@ def alive(habits, **options):
 
 def told(liveness, values, begin=0):
     """Kind, state, first row, rows and channels of the news."""
-    news = [
-        one
-        for at, row in enumerate(values, begin)
-        for one in liveness.update(at, row, np.zeros(len(NAMES), dtype=bool))
-    ]
+    none = np.zeros(len(NAMES), dtype=bool)
+    news = [one for at, row in enumerate(values, begin) for one in liveness.update(at, row, none, none)]
     return [(one.kind, one.state, one.start, one.rows, [part.channel for part in one.channels]) for one in news]
 
 
@@ -88,7 +85,7 @@ def test_what_another_incident_tells_is_not_told_again(habits):
     x = rows(400, 6)
     x[200:, 0] = 0.0
     one, told_already = alive(habits), np.array([True, False, False, False])
-    assert [news for at, row in enumerate(x) for news in one.update(at, row, told_already)] == []
+    assert [news for at, row in enumerate(x) for news in one.update(at, row, told_already, ~told_already & False)] == []
 
 
 def test_a_restart_goes_on_in_the_middle_of_a_silence_and_a_freeze(habits):

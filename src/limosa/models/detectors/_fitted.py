@@ -19,6 +19,7 @@ from limosa.alerts.incidents import AlertConfig, IncidentTracker
 from limosa.core import ChannelGraphModel, Detector, Training, Window
 from limosa.data.wide import Rows, TimeAxis
 from limosa.errors import DataError, ModelNotFound
+from limosa.models.detectors._season import Season
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,12 +47,14 @@ class FittedDetector:
     tails: tuple[Tail, ...]  # of scores of training rows, one for each of TAIL_SHARES
     highest: float = math.inf  # of those scores
     habits: Habits | None = None  # of the channels; None: nothing is known of them
+    season: Season | None = None  # of the channels; None: none has one
 
     @classmethod
-    def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
+    def fit(cls, detector: Detector, rows: Rows, train: Training, *, seasonal: bool = True) -> Self:
         """Fit `detector` to normal rows, and the tails to its scores of them from the first full context on.
 
-        Cells that cannot be normal are left out with a warning that names them (`_unusual`).
+        Cells that cannot be normal are left out with a warning that names them (`_unusual`). Where it is `seasonal`,
+        channels with a daily or weekly season are judged without it.
 
         Raises: DataError if there are too few rows.
         """
@@ -62,12 +65,17 @@ class FittedDetector:
 
         rows = _without_unusual(rows.with_gaps(detector.context))
         warn_unobserved(rows, "the detector learns nothing of them")
-        detector.fit(torch.tensor(rows.values), train)
-        score = scores_of(detector, rows.values)[0][detector.context - 1 :]
+        season = Season.fit(rows) if seasonal else None
+        values = rows.values if season is None else season.removed(rows.stamps, rows.values)
+        if season is not None:
+            log.info(f"{len(season.profiles)} channels have a season, {len(season.weekly)} of them a weekly one")
+        detector.fit(torch.tensor(values), train)
+        score = scores_of(detector, values)[0][detector.context - 1 :]
         if (few := len(score)) < FEW_SCORES:
             log.info(f"{few:,} normal rows have a score: alarms at a risk below {1 / few:.2g} are an extrapolation")
         tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
-        about: dict[str, Any] = {"highest": float(score.max()), "habits": Habits.fit(rows.values[rows.sent])}
+        habits = Habits.fit(rows.values[rows.sent], values[rows.sent])
+        about: dict[str, Any] = {"highest": float(score.max()), "habits": habits, "season": season}
         return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails, **about)
 
     def tracker(self, config: AlertConfig) -> IncidentTracker:
@@ -98,8 +106,12 @@ class FittedDetector:
             return None
         return self.detector.edges().double().cpu().numpy()
 
+    def judged(self, stamps: NDArray[np.int64], values: Floats) -> Floats:
+        """Rows [T, C] as they are judged: without their seasons."""
+        return values if self.season is None else self.season.removed(stamps, values)
+
     def score(self, values: Floats) -> tuple[Floats, Floats]:
-        """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
+        """The anomaly scores [T] of `judged` rows [T, C], and the contributions [T, C] of their channels."""
         return scores_of(self.detector, values)
 
     def fingerprint(self) -> str:
@@ -112,6 +124,7 @@ class FittedDetector:
             asdict(self.time),
             [asdict(one) for one in self.tails],
             None if self.habits is None else asdict(self.habits),
+            None if self.season is None else self.season.to_dict(),
         ]
         made = hashlib.sha256(json.dumps(about).encode())
         for name, value in sorted(self.detector.state_dict().items()):
@@ -130,6 +143,7 @@ class FittedDetector:
             "tails": [asdict(tail) for tail in self.tails],
             "highest": self.highest,
             "habits": None if self.habits is None else asdict(self.habits),
+            "season": None if self.season is None else self.season.to_dict(),
         }
         self.detector.save_pretrained(folder, more={DETECTION: content})
 
@@ -153,7 +167,8 @@ class FittedDetector:
             habits = None if content["habits"] is None else Habits.from_dict(content["habits"])
             if habits is not None and len(habits.low) != len(channels):
                 raise ValueError(f"habits of {len(habits.low)} and {len(channels)} channels")
-            about: dict[str, Any] = {"highest": float(content["highest"]), "habits": habits}
+            season = None if content["season"] is None else Season.from_dict(content["season"])
+            about: dict[str, Any] = {"highest": float(content["highest"]), "habits": habits, "season": season}
             return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails, **about)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(
