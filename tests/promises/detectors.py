@@ -223,7 +223,7 @@ def a_stream_with_gaps_in_time_gives_the_scores_and_alarms_of_the_table(s: Subje
     streamed = Scores(values=torch.cat([m.values for m in scores], 1), total=torch.cat([m.total for m in scores], 1))
     assert_close(streamed, Scores(values=torch.tensor(contribution)[None], total=torch.tensor(score)[None]), "a stream")
     assert any(alarms), "the anomaly is missed"
-    assert streaming.tracker.count == table.count, "a stream with gaps has other incidents"
+    assert streaming.monitor.tracker.count == table.count, "a stream with gaps has other incidents"
 
 
 @law

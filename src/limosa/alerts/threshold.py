@@ -152,9 +152,9 @@ class Threshold:
         self.nats = min(max(self.nats + rise, first - MAX_FALL), first + MAX_RISE)
         return verdict
 
-    def learn_new_normal(self) -> None:
-        """Fit a second tail to the last scores; the incident is over."""
-        self.new_normal, self.rows_normal, self.alarms = fit_tail(self.recent, 0.5), 0, 0
+    def learn_new_normal(self, scores: Sequence[float] | Floats | None = None) -> None:
+        """Fit a second tail to the last scores, or to these; the incident is over."""
+        self.new_normal, self.rows_normal, self.alarms = fit_tail(self.recent if scores is None else scores, 0.5), 0, 0
 
     @property
     def score_threshold(self) -> float:

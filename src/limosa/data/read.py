@@ -1,9 +1,9 @@
 """Read files and frames into one arrow table.
 
-CSV in any dialect (also compressed, in UTF-16, or on standard input), the first sheet of an Excel workbook, Parquet (a
-file or a folder of files), pandas, polars, pyarrow or any other frame narwhals knows, and dicts of arrays. What a file
-is shows in its first bytes, not in its name. A fault's message is "what was found; what to do" and names the line an
-editor shows, or the row of a frame counted from 0. What the cells mean is read in `parse`.
+CSV in any dialect (also compressed, in UTF-16, or on standard input), JSON (`json_tables`), the first sheet of an Excel
+workbook, Parquet (a file or a folder of files), pandas, polars, pyarrow or any other frame narwhals knows, and dicts of
+arrays. What a file is shows in its first bytes, not in its name. A fault's message is "what was found; what to do" and
+names the line an editor shows, or the row of a frame counted from 0. What the cells mean is read in `parse`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from limosa.data.dialect import MISSING, SAMPLE, Dialect, kind_of, line_of, number_in, read_dialect
 from limosa.data.frames import UNREADABLE, index_as_columns, open_frame
+from limosa.data.json_tables import is_json, read_json
 from limosa.data.layout import Columns
 from limosa.data.source import ID_NAMES, Locate, Source, cast, is_index, wanted
 from limosa.errors import DataError, UsageError
@@ -45,6 +46,8 @@ def open_source(source: Any, columns: Columns) -> Source:
     if source == "-":
         return open_csv(sys.stdin.buffer, columns)
     path = Path(source)
+    if is_json(path):
+        return open_frame(read_json(path), columns)
     if not is_parquet(path):
         return open_csv(path, columns)
     with _parquet(path) as files:
@@ -109,6 +112,8 @@ def peek(source: Any, columns: Columns) -> tuple[list[str], bool]:
     kind of source is unknown.
     """
     numeric = False
+    if isinstance(source, str | Path) and is_json(Path(source)):
+        source = read_json(Path(source))
     if isinstance(source, str | Path):
         names, numeric = _peek_file(_existing(source))
     elif isinstance(source, Mapping):

@@ -75,6 +75,16 @@ class TimeAxis:
 
         return None if self.step is None else frequency.parse(self.step, self.tz)
 
+    @property
+    def hours(self) -> float | None:
+        """The time from a row to the next; None where rows are counted, or there is no step."""
+        if not self.calendar or self.frequency is None:
+            return None
+        import numpy as np
+
+        start = np.array([0])  # a Thursday and the first of a month
+        return float(self.frequency.advance(start, np.array([1]))[0]) / 3.6e9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -86,11 +96,22 @@ class Rows:
     time: TimeAxis = dataclasses.field(default_factory=TimeAxis)
     whole: bool = False  # rows stand for the gaps
     long: bool = False  # read from a long table, where a channel of which nothing was observed has no row
+    lost: NDArray[np.int64] | None = None  # which rows stand for gaps, where there are any
 
     @property
     def times(self) -> Any:
         """[T] pandas times or integers."""
         return self.time.stamp_format.times(self.stamps)
+
+    @property
+    def sent(self) -> NDArray[np.bool_]:
+        """[T] which rows do not stand for gaps."""
+        import numpy as np
+
+        sent = np.ones(len(self.stamps), dtype=bool)
+        if self.lost is not None:
+            sent[self.lost] = False
+        return sent
 
     def of(self, channels: Sequence[str]) -> Rows:
         """These channels, in this order; others are left out with a word. One without rows in a long table is empty.
@@ -126,7 +147,8 @@ class Rows:
         origin = np.repeat(np.arange(len(lost)), np.append(lost[1:], 0) + 1)
         stamps = step.advance(self.stamps[origin], np.arange(len(values)) - at[origin])
         stamps[at] = self.stamps  # also off the grid
-        return dataclasses.replace(self, stamps=stamps, values=values, whole=True)
+        inserted = np.setdiff1d(np.arange(len(values)), at)
+        return dataclasses.replace(self, stamps=stamps, values=values, whole=True, lost=inserted)
 
 
 def check_channels(wanted: Sequence[str], found: Sequence[str]) -> None:

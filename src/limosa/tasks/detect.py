@@ -10,10 +10,9 @@ import dataclasses
 import io
 import json
 import logging
-import signal
+import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
@@ -22,13 +21,17 @@ from limosa import models as registry
 from limosa.alerts.incidents import AlertConfig, Incident
 from limosa.core import Batches, Detector, Learner, OnProgress, Training
 from limosa.data.layout import ChannelLayout
-from limosa.data.wide import Rows, read_rows
-from limosa.errors import Interrupted, UsageError
+from limosa.data.wide import Rows, TimeAxis, read_rows
+from limosa.errors import UsageError
 from limosa.files import PICTURES, TABLES
 from limosa.models.detectors._fitted import FittedDetector, warn_unobserved
-from limosa.options import Call, Option, command, verb
+from limosa.options import Call, Option, command, pairs, verb
 from limosa.tasks import _runs
+from limosa.tasks._monitor import Monitor, RowScore, WatchedRow
 from limosa.tasks._options import ComputeOn, Device, ModelOptions, writable
+from limosa.tasks._periods import Periods, read_periods
+from limosa.tasks._signals import ended_by_sigterm, health_on_signal
+from limosa.tasks._sinks import Outbox, receivers
 from limosa.tasks.load import fitted_detector, torch_device
 
 if TYPE_CHECKING:
@@ -121,6 +124,26 @@ def detect(
     risk: Annotated[float, Option("Share of normal rows that may raise an alarm.", "SHARE")] = AlertConfig.risk,
     cooldown: Annotated[int, Option("Rows without an alarm that close an incident.", "ROWS")] = AlertConfig.cooldown,
     settle: Annotated[int, Option("Rows after which a change is the new normal.", "ROWS")] = AlertConfig.settle,
+    silence: Annotated[
+        int, Option("Rows without a value after which a channel has no data.", "ROWS")
+    ] = AlertConfig.silence,
+    limits: Annotated[
+        Mapping[str, float] | None,
+        Option("Say when a climbing channel will be there.", "CHANNEL=VALUE", name="--limit", many=True, read=pairs),
+    ] = None,
+    sides: Annotated[
+        Mapping[str, str] | None,
+        Option(
+            "The only alarms wanted of a channel: high or low.", "CHANNEL=SIDE", name="--side", many=True, read=pairs
+        ),
+    ] = None,
+    maintenance: Annotated[
+        Any, Option("Windows in which nothing is judged: start, end and, if not all, channel.", "FILE")
+    ] = None,
+    labels: Annotated[
+        Any, Option("Known incidents among the normal rows, left out of them: start, end, channel.", "FILE")
+    ] = None,
+    seasonal: Annotated[bool, Option("Take daily and weekly seasons off where training has them.")] = True,
     steps: Annotated[int, Option("Optimizer steps of a detector to fit.", "NUMBER")] = 500,
     save: Annotated[str | Path | None, Option("Keep the fitted detector there.", "FOLDER")] = None,
     seed: Annotated[int, Option("Same seed, same detector.", "NUMBER")] = 0,
@@ -143,7 +166,6 @@ def detect(
 
     Raises: UsageError, ModelNotFound, DataError for rows that cannot be read or lack a channel of the detector.
     """
-    config = AlertConfig(risk=risk, cooldown=cooldown, settle=settle)
     normal = None
     if (fitted := loaded(model, train, options, device)) is not None:
         rows = read_rows(source, like=fitted.time, known=fitted.channels, **layout)
@@ -154,33 +176,73 @@ def detect(
             normal = rows = read_rows(source, **layout)
         else:
             rows = read_rows(source, like=normal.time, known=normal.channels, **layout)
+        normal = without(normal, labels)
         fitted = fit(
-            normal, str(model), options=options, steps=steps, seed=seed, device=device, on_progress=on_progress
+            normal,
+            str(model),
+            options=options,
+            steps=steps,
+            seed=seed,
+            device=device,
+            seasonal=seasonal,
+            on_progress=on_progress,
         )
+    config = alert_config(
+        fitted.channels, risk=risk, cooldown=cooldown, settle=settle, silence=silence, limits=limits, sides=sides
+    )
     if save is not None:
         fitted.save(save)
-    found = _detected(fitted, rows.of(fitted.channels).with_gaps(fitted.longest_gap(config)), config, normal)
+    rows = rows.of(fitted.channels).with_gaps(fitted.longest_gap(config))
+    found = _detected(fitted, rows, config, normal, _periods(maintenance, fitted, rows.time, "maintenance"))
     if plot is not None:
         found.plot(plot)
     return found
 
 
-def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: Rows | None) -> Detection:
+def _periods(source: Any, fitted: FittedDetector, time: TimeAxis, what: str) -> Periods | None:
+    return None if source is None else read_periods(source, fitted.channels, time, what)
+
+
+def alert_config(
+    channels: Sequence[str],
+    *,
+    limits: Mapping[str, float] | None = None,
+    sides: Mapping[str, str] | None = None,
+    **numbers: Any,
+) -> AlertConfig:
+    """How alarms become incidents, for a detector of these channels.
+
+    Raises: UsageError if a limit or a side is of no channel, or a number is out of range.
+    """
+    config = AlertConfig(limits=dict(limits or {}), sides=dict(sides or {}), **numbers)
+    if unknown := [name for name in (*config.limits, *config.sides) if name not in channels]:
+        raise UsageError(f"there is no channel {unknown[0]}; the detector has {', '.join(channels)}")
+    return config
+
+
+def _detected(
+    fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: Rows | None, maintenance: Periods | None
+) -> Detection:
     import numpy as np
 
     warn_unobserved(rows, "it raises no alarm")
-    score, contribution = fitted.score(rows.values)
-    tracker, time = fitted.tracker(config), rows.time.stamp_format.time
+    monitor, time = Monitor(fitted, config, maintenance), rows.time.stamp_format.time
+    values, judged, excused = monitor.prepared(rows.stamps, rows.values)
+    score, contribution = fitted.score(judged)
+    settled: tuple[Floats, Floats] | None = None  # scores without what has settled
     last: dict[int, Incident] = {}  # news of each incident
     threshold, alarm = np.empty_like(score), np.zeros(len(score), dtype=bool)
-    for at, (stamp, one) in enumerate(zip(rows.stamps.tolist(), score.tolist(), strict=True)):
-        threshold[at] = tracker.threshold.score_threshold  # follows the rows, so one after the other
-        verdict, incident = tracker.update(stamp, one, contribution[at], rows.values[at])
-        alarm[at] = verdict.alarm
-        if incident is not None:
-            last[incident.incident] = incident
-    if (incident := tracker.open_incident()) is not None:
-        last[incident.incident] = incident
+    for at, (stamp, sent) in enumerate(zip(rows.stamps.tolist(), rows.sent.tolist(), strict=True)):
+        threshold[at] = monitor.tracker.threshold.score_threshold  # follows the rows, so one after the other
+        row = WatchedRow(stamp, values[at], judged[at], excused[at], sent)
+        plain, shift = RowScore(float(score[at]), contribution[at]), monitor.shift
+        other = None if settled is None else RowScore(float(settled[0][at]), settled[1][at])
+        verdict, counted, news = monitor.update(row, plain, other)
+        alarm[at], score[at], contribution[at] = verdict.alarm, counted.total, counted.contribution
+        last |= {incident.incident: incident for incident in news}
+        if monitor.shift is not shift:
+            settled = None if monitor.shift is None else _scores_after(fitted, judged, monitor.shift, at)
+    last |= {incident.incident: incident for incident in monitor.open_incidents()}
     incidents = tuple(incident.dated(time) for incident in last.values())
     log.info(f"{len(incidents):,} incidents in {len(score):,} rows, {int(alarm.sum()):,} rows with an alarm")
     return Detection(
@@ -193,6 +255,17 @@ def _detected(fitted: FittedDetector, rows: Rows, config: AlertConfig, normal: R
         detector=fitted,
         normal=normal,
     )
+
+
+def _scores_after(fitted: FittedDetector, values: Floats, shift: Floats, at: int) -> tuple[Floats, Floats]:
+    """Scores and contributions without the shift, of the rows after `at`; those before are 0."""
+    import numpy as np
+
+    score, contribution = np.zeros(len(values)), np.zeros(values.shape)
+    first = max(0, at + 2 - int(fitted.detector.context))
+    total, parts = fitted.score(values[first:] - shift)
+    score[at + 1 :], contribution[at + 1 :] = total[at + 1 - first :], parts[at + 1 - first :]
+    return score, contribution
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------------
@@ -216,6 +289,20 @@ def loaded(
     return fitted_detector(model, device)
 
 
+def without(normal: Rows, labels: Any) -> Rows:
+    """Normal rows without the known incidents among them.
+
+    Raises: DataError if the labels cannot be read.
+    """
+    if labels is None:
+        return normal
+    import numpy as np
+
+    cells = read_periods(labels, normal.channels, normal.time, "labels").cells(normal.stamps)
+    log.info(f"{int(cells.any(axis=1).sum()):,} labelled rows are left out of what is normal")
+    return dataclasses.replace(normal, values=np.where(cells, np.nan, normal.values))
+
+
 def fit(
     normal: Rows,
     model: str,
@@ -224,6 +311,7 @@ def fit(
     steps: int = 500,
     seed: int = 0,
     device: Device = "cpu",
+    seasonal: bool = True,
     on_progress: OnProgress | None = None,
 ) -> FittedDetector:
     """A new detector by the name of its file, fitted to normal rows and moved to `device` for those to come.
@@ -242,7 +330,7 @@ def fit(
         if not isinstance(built, Detector):
             raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
         log.info(f"{model} is fitted to {len(normal.values):,} rows of {len(normal.channels)} channels")
-        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress))
+        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress), seasonal=seasonal)
     fitted.detector.to(torch_device(device))
     return fitted
 
@@ -285,23 +373,8 @@ def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: 
     return linked / refits
 
 
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM, which service managers and containers send, ends a stream as Ctrl-C does: its state is saved.
-
-    Raises: Interrupted, of exit code 143.
-    """
-
-    def end(number: int, _: object) -> None:
-        stopped = Interrupted("stopped by SIGTERM")
-        stopped.exit_code = 128 + number
-        raise stopped
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _texts(_: str, value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @command
@@ -316,8 +389,18 @@ def _detect_or_watch(
         Path | None,
         Option("Picture of which channels go together, after ten refits.", "FILE", accept=writable(PICTURES)),
     ] = None,
+    webhook: Annotated[
+        Sequence[str],
+        Option("Send news there as alerts of Alertmanager.", "URL", many=True, accept=_texts),
+    ] = (),
+    program: Annotated[
+        Sequence[str],
+        Option("Run this with each news, JSON on its input.", "COMMAND", name="--exec", many=True, accept=_texts),
+    ] = (),
+    news: Annotated[Path | None, Option("Append each news to this file, one line of JSON each.", "FILE")] = None,
 ) -> None:
     """Read a table, or a stream that never ends."""
+    to = receivers(webhook, program, [] if news is None else [news])
     if call.given["source"] == "-":
         if call.output or scores or graph or "plot" in call.given:
             raise UsageError("a stream has no end; its incidents go to standard output, one line each")
@@ -326,14 +409,20 @@ def _detect_or_watch(
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # a broken byte costs its line, not the stream
         own = {name: value for name, value in call.given.items() if name != "source"}
-        with ended_by_sigterm():
-            for incident in call.run(detect_stream, lines=sys.stdin, state=state, **own):
+        with ended_by_sigterm(), health_on_signal() as on_ready:
+            more: dict[str, Any] = {"receivers": to, "on_ready": on_ready}
+            for incident in call.run(detect_stream, lines=sys.stdin, state=state, **more, **own):
                 sys.stdout.write(json.dumps(incident.to_dict()) + "\n")
                 sys.stdout.flush()
         return
     if state:
         raise UsageError("--state keeps the state of a stream, and FILE is a table; give - for FILE, or leave it out")
     found = call.run()
+    if to:
+        outbox = Outbox(to, secrets.token_hex(4))
+        for incident in found.incidents:
+            outbox.put(incident)
+        outbox.close()
     call.show(found)
     if scores:
         call.write(found.scores_frame(), scores)

@@ -81,10 +81,8 @@ def test_the_command_line_finds_what_python_finds(place, tmp_path, capsys):
     assert main([*command, "--json"]) == 0
     incidents = lines(capsys)
     assert [incident["start"] for incident in incidents] == [str(incident.start) for incident in python.incidents]
-    assert incidents[0]["channels"][0] == {
-        "channel": "disk",
-        "share": pytest.approx(python.incidents[0].channels[0].share),
-    }
+    assert incidents[0]["channels"][0] == pytest.approx(python.incidents[0].channels[0]._asdict())
+    assert incidents[0]["channels"][0]["direction"] == "high"
     out, scores, plot = tmp_path / "incidents.csv", tmp_path / "scores.parquet", tmp_path / "incidents.png"
     assert main([*command, "-o", str(out), "--scores", str(scores), "--plot", str(plot)]) == 0
     assert list(pd.read_csv(out)["start"]) == [str(incident.start) for incident in python.incidents]
@@ -186,7 +184,9 @@ def test_empty_and_constant_columns_and_holes_raise_no_alarm_and_are_named(model
     assert not found.alarm[100:160].any()
     assert not found.alarm[200:215].any()
     assert found.alarm[INCIDENT].any()
-    assert max(found.incidents, key=lambda one: one.score).channels[0].channel == "disk"
+    unusual, silent = ([one for one in found.incidents if one.kind == kind] for kind in ("unusual", "no data"))
+    assert max(unusual, key=lambda one: one.score).channels[0].channel == "disk"
+    assert [one.channels[0].channel for one in silent] == ["cpu"]  # dead never had a value
 
 
 def test_a_constant_that_moves_is_an_incident(place):
@@ -361,6 +361,8 @@ def test_a_host_without_rows_in_a_long_table_is_not_observed_and_the_others_are_
     found = limosa.detect(rows[rows["unique_id"] != "cpu"], train=long(normal), model="z2")
     assert "nothing was observed of cpu" in caplog.text
     assert found.rows.channels == ("cpu", "disk", "version")
-    assert max(found.incidents, key=lambda one: one.score).start == now["time"][200]
+    silent, incident = found.incidents
+    assert (silent.kind, silent.channels[0].channel, silent.start) == ("no data", "cpu", now["time"][0])
+    assert (incident.kind, incident.start) == ("unusual", now["time"][200])
     with pytest.raises(DataError, match="are lacking"):
         limosa.detect(rows[rows["unique_id"] == "cpu"].assign(unique_id="other"), train=long(normal), model="z2")

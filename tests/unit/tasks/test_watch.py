@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
 import sys
 import time
 
@@ -194,8 +195,6 @@ def test_a_broken_byte_costs_its_line_and_not_the_stream(folder, now, capsys, mo
 
 
 def test_incidents_come_through_a_pipe_before_the_stream_ends(folder, now):
-    import subprocess
-
     command = [sys.executable, "-m", "limosa", "detect", "-", "-m", str(folder), "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         running.stdin.writelines(text(now)[:130])
@@ -345,7 +344,8 @@ def test_the_time_column_is_the_one_asked_for_and_a_first_column_of_text_without
 
 
 def test_dates_that_may_be_day_or_month_first_are_read_as_in_training_or_refused(folder, now, caplog):
-    assert list(watch_lines(text(now.head(20).assign(time="05/06/2024")), limosa.watch(folder))) == []
+    with pytest.raises(DataError, match="none of 20 lines"):
+        list(watch_lines(text(now.head(20).assign(time="05/06/2024")), limosa.watch(folder)))
     assert "day or month first" in caplog.text
     days = pd.date_range("2021-01-20", periods=300, freq="D")
     training, rows = (table(300, 0).assign(time=days.strftime("%d/%m/%Y")), table(9, 1))
@@ -405,8 +405,6 @@ def test_of_the_state_of_another_detector_only_the_time_is_kept(folder, now, tmp
 
 
 def test_a_stream_that_gets_sigterm_saves_its_state_as_on_ctrl_c(folder, now, tmp_path):
-    import subprocess
-
     command = [sys.executable, "-m", "limosa", "detect", "-", "-m", str(folder), "--state", str(tmp_path), "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         running.stdin.writelines(text(now)[:106])
@@ -416,3 +414,58 @@ def test_a_stream_that_gets_sigterm_saves_its_state_as_on_ctrl_c(folder, now, tm
         running.send_signal(signal.SIGTERM)
         assert running.wait() == 143
     assert json.loads((tmp_path / "watch.json").read_text())["rows"] == 105
+
+
+def test_a_header_in_the_middle_gives_the_columns_a_new_order(folder, now, wanted):
+    turned = now[["c", "time", "a", "b"]]
+    assert list(watch_lines(text(now[:150]) + text(turned[150:]), limosa.watch(folder))) == wanted
+
+
+def test_lines_of_json_are_rows_too(folder, now, caplog):
+    lines = [json.dumps(row) + "\n" for row in now.to_dict("records")]
+    lines[20] = "{no json\n"
+    lines[40] = lines[40].replace('"b"', '"other"')
+    opened = [one for one in watch_lines(lines, limosa.watch(folder)) if one.state == "open"]
+    assert {("2024-05-01 01:40:00", "b"), ("2024-05-01 05:00:00", "c")} <= {
+        (str(one.start), one.channels[0].channel) for one in opened
+    }
+    assert "line 21 is left out: it is no JSON object" in caplog.text
+    with pytest.raises(DataError, match="none of the channels a, b, c"):
+        list(watch_lines(['{"x": 1}\n'], limosa.watch(folder)))
+
+
+def test_a_watch_that_sees_nothing_says_so_and_does_not_end_well(folder, now, caplog):
+    lines = [line.replace(",", ",x", 1) for line in text(now)[1:]]
+    with pytest.raises(DataError, match="none of 400 lines could be taken: a is"):
+        list(watch_lines([text(now)[0], *lines], limosa.watch(folder)))
+    said = [one for one in caplog.messages if "left out" in one]
+    assert len(said) == 5  # of the first three, the 10th and the 100th
+    assert "100 in a row are left out, the watch sees nothing" in said[-1]
+
+
+def test_the_health_says_what_is_not_seen_and_since_when(folder, now):
+    frame = now.copy()
+    frame.loc[150:250, "a"] = np.nan
+    streaming = limosa.watch(folder)
+    list(watch_lines([*text(frame[:200]), "2024,1\n"], streaming))
+    health = streaming.health()
+    assert health["rows"] == 200
+    assert health["last"] == "2024-05-01 03:19:00"
+    assert health["no_data_since"] == {"a": "2024-05-01 02:30:00"}
+    assert (health["lines_left_out"], health["why_left_out"]) == (1, "it has 2 cells, the first line has 4")
+    assert health["seconds_since_last"] < 60
+    assert health["threshold"] > 0
+    assert json.loads(json.dumps(health)) == health
+
+
+def test_the_health_is_told_at_a_signal(folder, now, tmp_path):
+    command = [sys.executable, "-m", "limosa", "detect", "-", "--model", str(folder), "-q"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        process.stdin.writelines(text(now)[:120])
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["state"] == "open"  # it reads
+        process.send_signal(signal.SIGUSR1)
+        assert json.loads(process.stderr.readline())["health"]["rows"] > 100
+        process.stdin.close()
+        assert process.wait(60) == 0

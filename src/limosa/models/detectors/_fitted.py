@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,11 +19,13 @@ from limosa.alerts.incidents import AlertConfig, IncidentTracker
 from limosa.core import ChannelGraphModel, Detector, Training, Window
 from limosa.data.wide import Rows, TimeAxis
 from limosa.errors import DataError, ModelNotFound
+from limosa.models.detectors._season import Season
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from limosa.alerts.liveness import Habits
     from limosa.alerts.threshold import Tail
 
     Floats = NDArray[np.float64]
@@ -42,27 +45,38 @@ class FittedDetector:
     channels: tuple[str, ...]
     time: TimeAxis  # of the training rows
     tails: tuple[Tail, ...]  # of scores of training rows, one for each of TAIL_SHARES
+    highest: float = math.inf  # of those scores
+    habits: Habits | None = None  # of the channels; None: nothing is known of them
+    season: Season | None = None  # of the channels; None: none has one
 
     @classmethod
-    def fit(cls, detector: Detector, rows: Rows, train: Training) -> Self:
+    def fit(cls, detector: Detector, rows: Rows, train: Training, *, seasonal: bool = True) -> Self:
         """Fit `detector` to normal rows, and the tails to its scores of them from the first full context on.
 
-        Cells that cannot be normal are left out with a warning that names them (`_unusual`).
+        Cells that cannot be normal are left out with a warning that names them (`_unusual`). Where it is `seasonal`,
+        channels with a daily or weekly season are judged without it.
 
         Raises: DataError if there are too few rows.
         """
         import torch
 
+        from limosa.alerts.liveness import Habits
         from limosa.alerts.threshold import fit_tail
 
         rows = _without_unusual(rows.with_gaps(detector.context))
         warn_unobserved(rows, "the detector learns nothing of them")
-        detector.fit(torch.tensor(rows.values), train)
-        score = scores_of(detector, rows.values)[0][detector.context - 1 :]
+        season = Season.fit(rows) if seasonal else None
+        values = rows.values if season is None else season.removed(rows.stamps, rows.values)
+        if season is not None:
+            log.info(f"{len(season.profiles)} channels have a season, {len(season.weekly)} of them a weekly one")
+        detector.fit(torch.tensor(values), train)
+        score = scores_of(detector, values)[0][detector.context - 1 :]
         if (few := len(score)) < FEW_SCORES:
             log.info(f"{few:,} normal rows have a score: alarms at a risk below {1 / few:.2g} are an extrapolation")
         tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
-        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails)
+        habits = Habits.fit(rows.values[rows.sent], values[rows.sent])
+        about: dict[str, Any] = {"highest": float(score.max()), "habits": habits, "season": season}
+        return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails, **about)
 
     def tracker(self, config: AlertConfig) -> IncidentTracker:
         """A new tracker of incidents over rows to come."""
@@ -71,7 +85,16 @@ class FittedDetector:
         fitting = (tail for tail, share in zip(self.tails, TAIL_SHARES, strict=True) if share >= 20.0 * config.risk)
         tail = next(fitting, self.tails[-1])
         threshold = Threshold(tail, risk=config.risk, cooldown=config.cooldown, settle=config.settle)
-        return IncidentTracker(threshold, self.channels, config, self.edges(), warmup=self.detector.context - 1)
+        return IncidentTracker(
+            threshold,
+            self.channels,
+            config,
+            self.edges(),
+            warmup=self.detector.context - 1,
+            habits=self.habits,
+            hours=self.time.hours,
+            highest=self.highest,
+        )
 
     def longest_gap(self, config: AlertConfig) -> int:
         """Rows that stand for a gap at most: after so many, neither scores nor open incidents change any more."""
@@ -83,8 +106,12 @@ class FittedDetector:
             return None
         return self.detector.edges().double().cpu().numpy()
 
+    def judged(self, stamps: NDArray[np.int64], values: Floats) -> Floats:
+        """Rows [T, C] as they are judged: without their seasons."""
+        return values if self.season is None else self.season.removed(stamps, values)
+
     def score(self, values: Floats) -> tuple[Floats, Floats]:
-        """The anomaly scores [T] of rows [T, C], and the contributions [T, C] of their channels."""
+        """The anomaly scores [T] of `judged` rows [T, C], and the contributions [T, C] of their channels."""
         return scores_of(self.detector, values)
 
     def fingerprint(self) -> str:
@@ -96,6 +123,8 @@ class FittedDetector:
             list(self.channels),
             asdict(self.time),
             [asdict(one) for one in self.tails],
+            None if self.habits is None else asdict(self.habits),
+            None if self.season is None else self.season.to_dict(),
         ]
         made = hashlib.sha256(json.dumps(about).encode())
         for name, value in sorted(self.detector.state_dict().items()):
@@ -108,7 +137,14 @@ class FittedDetector:
 
         Raises: LimosaError if the folder cannot be written; no file is left half-written.
         """
-        content = {"channels": self.channels, "time": asdict(self.time), "tails": [asdict(tail) for tail in self.tails]}
+        content = {
+            "channels": self.channels,
+            "time": asdict(self.time),
+            "tails": [asdict(tail) for tail in self.tails],
+            "highest": self.highest,
+            "habits": None if self.habits is None else asdict(self.habits),
+            "season": None if self.season is None else self.season.to_dict(),
+        }
         self.detector.save_pretrained(folder, more={DETECTION: content})
 
     @classmethod
@@ -117,6 +153,7 @@ class FittedDetector:
 
         Raises: ModelNotFound if nothing lies beside it, DataError if that does not fit or is of an older version.
         """
+        from limosa.alerts.liveness import Habits
         from limosa.alerts.threshold import Tail
 
         path = Path(folder) / DETECTION
@@ -127,7 +164,12 @@ class FittedDetector:
             tails, channels = tuple(Tail(**tail) for tail in content["tails"]), tuple(content["channels"])
             if len(tails) != len(TAIL_SHARES) or len(channels) != detector.config.channels:
                 raise ValueError(f"{len(tails)} tails and {len(channels)} channels")
-            return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails)
+            habits = None if content["habits"] is None else Habits.from_dict(content["habits"])
+            if habits is not None and len(habits.low) != len(channels):
+                raise ValueError(f"habits of {len(habits.low)} and {len(channels)} channels")
+            season = None if content["season"] is None else Season.from_dict(content["season"])
+            about: dict[str, Any] = {"highest": float(content["highest"]), "habits": habits, "season": season}
+            return cls(detector=detector, channels=channels, time=TimeAxis(**content["time"]), tails=tails, **about)
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(
                 f"{path} does not say what this version needs of a fitted detector ({error}); fit the detector and "
