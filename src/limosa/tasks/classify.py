@@ -103,8 +103,8 @@ class Classification:
 def importance(classifier: FittedClassifier, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much the log odds of a series' most likely class fall without the stretch around each step of each channel.
 
-    `values` [L, C] are those of the classifier's channels. A tenth of a channel at a time is replaced by the line between
-    its neighbours (occlusion, Zeiler and Fergus 2014), moved on by half of that; a step has the mean of its stretches.
+    `values` [L, C] are those of the classifier's channels. A tenth of a channel at a time becomes the line between its
+    neighbours (occlusion, Zeiler and Fergus 2014), moved on by half of that; a step has the mean of its stretches.
     Returns [L, C]; below 0 where a stretch speaks for another class.
     """
     import numpy as np

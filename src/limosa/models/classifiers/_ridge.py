@@ -20,6 +20,7 @@ from limosa.nn.ridge import RidgeFit, fit_ridge
 from limosa.nn.saving import Saved
 
 MOST_NUMBERS = 2**31  # in all features of the training series
+MOST_UNITS = 1e6  # deviations that a value may lie from the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +212,13 @@ def filled(values: Tensor) -> Series:
     """Standardised values [B, L, C] without holes, float32 [B, C, L].
 
     A hole is filled by a line between its neighbours, or by the only one where it is at an end; a channel of which
-    nothing was observed is at its mean, 0. Values further away than 1e6 deviations are taken there.
+    nothing was observed is at its mean, 0. Values further away than `MOST_UNITS` are taken there.
     """
     inside = begun(values)
     x = values.mT  # [B, C, L]
     seen = x.isfinite()
     if bool((seen | ~inside[:, None]).all()):
-        return Series(torch.where(inside[:, None], x, 0.0).clamp(-1e6, 1e6).float(), inside)
+        return Series(torch.where(inside[:, None], x, 0.0).clamp(-MOST_UNITS, MOST_UNITS).float(), inside)
     L = x.shape[-1]
     at = torch.arange(L, device=x.device).expand_as(x)
     before = torch.where(seen, at, -1).cummax(-1).values
@@ -228,4 +229,4 @@ def filled(values: Tensor) -> Series:
     first, last = x.gather(-1, low), x.gather(-1, high)
     part = (at - low) / (high - low).clamp(min=1)
     line = first + part.clamp(0.0, 1.0) * (last - first)
-    return Series(torch.where(inside[:, None], line, 0.0).clamp(-1e6, 1e6).float(), inside)
+    return Series(torch.where(inside[:, None], line, 0.0).clamp(-MOST_UNITS, MOST_UNITS).float(), inside)
