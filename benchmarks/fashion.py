@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limosa.core import Window
+from limosa.core import LabelledBatch
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package
 
@@ -40,18 +40,18 @@ class Pictures:
         """Steps of an epoch; what does not fill a step is left out."""
         return len(self.label) // (self.batch_size * self.world)
 
-    def batch(self, step: int) -> Window:
+    def batch(self, step: int) -> LabelledBatch:
         """The batch of optimizer step `step`."""
         epoch, within = divmod(step, self.steps)
         order = torch.randperm(len(self.label), generator=torch.Generator().manual_seed(1_000_003 * self.seed + epoch))
         first = (within * self.world + self.rank) * self.batch_size
         return self.at(order[first : first + self.batch_size])
 
-    def at(self, index: Tensor) -> Window:
+    def at(self, index: Tensor) -> LabelledBatch:
         """The pictures of an index, as one batch."""
-        return Window(past=self.values[index], label=self.label[index], horizon=1)
+        return LabelledBatch(values=self.values[index], label=self.label[index])
 
-    def blocks(self, size: int = 1000) -> list[Window]:
+    def blocks(self, size: int = 1000) -> list[LabelledBatch]:
         """All pictures in order."""
         return [self.at(index) for index in torch.split(torch.arange(len(self.label)), size)]
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network of five 3x3 convolutions behind patches of 4 x 4 points; satisfies Learner and Classifier."""
+    """A residual network of five 3x3 convolutions behind patches of 4 x 4 points; satisfies Learner."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -121,14 +121,14 @@ class ResNet(nn.Module):
         scores: Tensor = self.layers(pictures[:, None].contiguous(memory_format=torch.channels_last)).float()
         return scores
 
-    def loss(self, batch: Window) -> Tensor:
+    def loss(self, batch: LabelledBatch) -> Tensor:
         """Cross entropy."""
         assert batch.label is not None
-        return F.cross_entropy(self(batch.past), batch.label)
+        return F.cross_entropy(self(batch.values), batch.label)
 
-    def predict(self, window: Window) -> Tensor:
+    def predict(self, batch: LabelledBatch) -> Tensor:
         """Probabilities [B, 10]."""
-        return F.softmax(self(window.past), 1)
+        return F.softmax(self(batch.values), 1)
 
 
 def _convolution(width: int, out: int, size: int, stride: int) -> nn.Sequential:
@@ -143,7 +143,7 @@ def judged(model: ResNet, pictures: Pictures) -> tuple[float, float]:
     loss = right = 0.0
     for block in pictures.blocks():
         assert block.label is not None
-        scores = model(block.past)
+        scores = model(block.values)
         loss += float(F.cross_entropy(scores, block.label, reduction="sum"))
         right += float((scores.argmax(1) == block.label).sum())
     return loss / len(pictures.label), right / len(pictures.label)

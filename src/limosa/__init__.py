@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from limosa.tasks.adapt import adapt as adapt
     from limosa.tasks.backtest import backtest as backtest
     from limosa.tasks.check import check as check
+    from limosa.tasks.classify import classify as classify
     from limosa.tasks.detect import detect as detect
     from limosa.tasks.encode import encode as encode
     from limosa.tasks.forecast import forecast as forecast
@@ -50,6 +51,7 @@ _VERBS = (
     "adapt",
     "backtest",
     "check",
+    "classify",
     "detect",
     "encode",
     "forecast",

@@ -54,7 +54,6 @@ class Window:
     stamps: Tensor | None = None  # [B, L+H] int64, microseconds since 1970 (UTC or wall time); None: time is a count
     known: Tensor | None = None  # [B, L+H, K] covariates known in advance
     static: Tensor | None = None  # [B, S] numbers that do not change with time
-    label: Tensor | None = None  # [B] class index
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "horizon")
@@ -70,6 +69,32 @@ class Window:
             name: change(t) for name, t in tensors.items() if t is not None and not isinstance(t, int | tuple)
         }
         return replace(self, **changed)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> Self:
+        return self._map(lambda t: t if t.is_cuda else t.pin_memory())
+
+    def rows(self, index: slice | Tensor) -> Self:
+        return self._map(lambda t: t[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """Whole series, each of one class: what a classifier learns from and, without labels, what it is asked about.
+
+    Series are right-aligned: shorter ones are padded on the left with NaN.
+    """
+
+    values: Tensor  # [B, L, C], data units, NaN = not observed
+    label: Tensor | None = None  # [B] int64 class index
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, values=change(self.values), label=None if self.label is None else change(self.label))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
@@ -176,9 +201,15 @@ class ChannelGraphModel(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Anything that gives class probabilities."""
+    """Anything that learns classes of whole series and gives class probabilities. Some are `Streaming` as well."""
 
-    def predict(self, window: Window) -> Tensor:
+    def fit(self, batch: LabelledBatch, train: Training) -> None:
+        """Learn from labelled series, all of them as one batch, in data units; every class index is there.
+
+        A classifier that has parameters to learn hands itself and its batches to `train`; others ignore it.
+        """
+
+    def predict(self, batch: LabelledBatch) -> Tensor:
         """Probabilities [B, classes]."""
 
 

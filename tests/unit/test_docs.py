@@ -62,6 +62,12 @@ def place(tmp_path_factory):
     metrics = pd.DataFrame({"time": minutes, **load})
     metrics[:600].to_csv(folder / "normal.csv", index=False)
     metrics[600:].to_csv(folder / "metrics.csv", index=False)
+    recordings = [
+        pd.DataFrame({"unique_id": i, "x": np.sin(np.arange(40) / (1 + i % 2)), "label": ("slow", "fast")[i % 2]})
+        for i in range(12)
+    ]
+    pd.concat(recordings).to_csv(folder / "labelled.csv", index=False)
+    pd.concat(recordings[:4]).drop(columns="label").to_csv(folder / "recordings.csv", index=False)
     torch.manual_seed(0)
     patched = registry.card("patched")
     patched.build(patched.tiny).eval().save_pretrained(folder / "weights" / "limosa-small")

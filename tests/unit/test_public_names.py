@@ -26,6 +26,7 @@ NAMES = [
     "adapt",
     "backtest",
     "check",
+    "classify",
     "detect",
     "encode",
     "forecast",

@@ -103,6 +103,7 @@ def date_form(name: str, value: Any) -> str:
     return value or ""
 
 
+LABEL = "label"
 FREQ = Option(
     "Step: h, 15min, D, MS, ... or a number; inferred if not given.", "ALIAS", accept=frequency_name, default=None
 )
@@ -160,6 +161,21 @@ class ChannelLayout(Cells, total=False):
         str | Sequence[str],
         Option("Columns to watch; all if not given.", "NAME,...", read=names, accept=column_names, default=()),
     ]
+
+
+class LabelledLayout(Cells, total=False):
+    """Options of a verb that reads labelled series from tables."""
+
+    freq: Annotated[str | int | None, FREQ]
+    id_col: Annotated[str, ID_COL]
+    time_col: Annotated[
+        str, Option("Column of time; guessed, or rows are counted.", "NAME", accept=column_name, default="")
+    ]
+    target_col: Annotated[
+        str | Sequence[str],
+        Option("Channels; all columns if not given.", "NAME,...", read=names, accept=column_names, default=()),
+    ]
+    label_col: Annotated[str, Option("Column of the class of a series.", "NAME", accept=column_name, default=LABEL)]
 
 
 def columns_of(**layout: Unpack[Layout]) -> tuple[Columns, str | int | None]:

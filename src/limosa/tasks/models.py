@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from limosa import models as registry
-from limosa.core import Detector
+from limosa.core import Classifier, Detector
 from limosa.options import verb
 from limosa.tasks._shared import in_columns, parameter_count
 from limosa.tasks.load import load
@@ -49,5 +49,5 @@ def _pretrained_row(name: str) -> dict[str, Any]:
 def _file_row(name: str) -> dict[str, Any]:
     model = registry.build(name)
     parameters = parameter_count(model)
-    ready = parameters == 0 and not isinstance(model, Detector)
+    ready = parameters == 0 and not isinstance(model, Detector | Classifier)
     return _row(name, registry.card(name), parameters=parameters, ready=ready)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from limosa import models as registry
-from limosa.core import Detector, Learner, OnProgress, Window
+from limosa.core import Classifier, Detector, Learner, OnProgress, Window
 from limosa.data.layout import Layout
 from limosa.errors import DataError, UsageError
 from limosa.files import PICTURES
@@ -54,6 +54,10 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
     if isinstance(built, Detector):
         raise UsageError(
             f"{model} is a detector; fit it by: limosa detect FILE --train FILE --model NAME --save FOLDER"
+        )
+    if isinstance(built, Classifier):
+        raise UsageError(
+            f"{model} is a classifier; fit it by: limosa classify FILE --train FILE --model NAME --save FOLDER"
         )
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")

@@ -146,9 +146,14 @@ class Block(nn.Module):
     def forward(self, state: Encoding) -> Encoding:
         """The state with its hidden [R, N, D] one layer on."""
         x, p = state
-        mixed = self.attention(self.norms[0](x), p.seen, p.elapsed)
+        return Encoding(self.transform(x, p.seen, p.elapsed), p)
+
+    def transform(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
+        """[R, N, D] -> [R, N, D]; `seen` [R, N] bool, `elapsed` [R, N] since the step before."""
+        mixed = self.attention(self.norms[0](x), seen, elapsed)
         x = x + dropout(mixed, self.probability if self.training else 0.0)
-        return Encoding(x + self.feed_forward(self.norms[1](x)), p)
+        made: Tensor = x + self.feed_forward(self.norms[1](x))
+        return made
 
     def step(self, carry: Carry, x: Tensor, seen: Tensor, elapsed: Tensor) -> tuple[Carry, Tensor]:
         """One token [R, D]."""

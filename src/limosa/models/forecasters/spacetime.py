@@ -111,8 +111,11 @@ class Block(nn.Module):
 
     def forward(self, state: Encoding) -> Encoding:
         """The state with its hidden [R, N, D] one layer on."""
-        u = state.hidden.mT
-        return state._replace(hidden=(self._after(u, self.ssm(u)) * state.prepared.begun).mT)
+        return state._replace(hidden=self.transform(state.hidden.mT, state.prepared.begun).mT)
+
+    def transform(self, u: Tensor, begun: Tensor) -> Tensor:
+        """[R, D, N] -> [R, D, N]; `begun` [R, 1, N], 0 before the first observed step, then 1."""
+        return self._after(u, self.ssm(u)) * begun
 
     def step(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The SSM's state and the output [R, D, 1] after one more input [R, D, 1]."""
