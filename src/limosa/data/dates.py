@@ -19,6 +19,7 @@ import pandas as pd
 
 from limosa.data import frequency
 from limosa.data.layout import Spelling
+from limosa.data.zones import with_offsets
 from limosa.errors import DataError
 
 NAT = np.iinfo(np.int64).min  # also pandas' own
@@ -28,7 +29,7 @@ _DIGITS |= {12: ("%Y%m%d%H%M", "minutes"), 14: ("%Y%m%d%H%M%S", "seconds")}
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _EPOCH = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 10**-3}  # microseconds in one
 _PLAIN = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{6})?(?P<zone>Z|[+-]\d\d:?\d\d)?")
-_OFFSET = re.compile(r"(?::\d{2}(?:[.]\d+)?|[Tt]\d{2,6})\s?(Z|[+-]\d{2}(?::?\d{2})?)$")
+_OFFSET = re.compile(r"(?::\d{2}(?:[.]\d+)?(?: ?[AaPp][Mm] ?)?|[Tt]\d{2,6})\s?(Z|[+-]\d{2}(?::?\d{2})?)$")
 _ZONE_NAME = re.compile(r"\s*\[?\b(UTC|GMT|Z|[A-Z][A-Za-z_]+/[A-Za-z_/+-]+)\]?$")
 _CLOCK = re.compile(
     r"(?P<gap>[T ,]+)(?P<hour>\d{1,2})(?P<minute>:\d{2})?(?P<second>:\d{2})?(?P<part>\.\d{1,9})?"
@@ -36,8 +37,10 @@ _CLOCK = re.compile(
 )
 _PERIOD = re.compile(r"(?P<year>\d{4})[-/ ]?(?P<kind>[QMHWqmhw])(?P<number>\d{1,2})(?:-?(?P<day>[1-7]))?$")
 _PERIOD_FIRST = re.compile(
-    r"(?:(?P<kind>[QHqh])(?P<number>\d)|(?P<number2>\d)(?P<kind2>[QHqh]))[-/' ]*(?P<year>\d{4})$"
+    r"(?:(?P<kind>[QHqh])(?P<number>\d)|(?P<number2>\d)(?P<kind2>[QHqh])|(?P<kind3>[Ww])(?P<number3>\d{1,2}))"
+    r"[-/' ]*(?P<year>\d{4}|(?<=[QHqh'/ -])\d\d)$"
 )
+_SPAN = re.compile(r"(?P<first>\d{4}-\d\d-\d\d)/\d{4}-\d\d-\d\d")  # of a week, as pandas writes its periods
 _UNTIDY = re.compile(r"  |[ap]\.?\s?m\.?$|\bsept\b", re.IGNORECASE | re.MULTILINE)
 _MONTHS: tuple[str, ...] = ("january", "february", "march", "april", "may", "june", "july", "august", "september")
 _MONTHS += ("october", "november", "december")
@@ -212,7 +215,8 @@ def read_texts(texts: list[str], name: str, spelling: Spelling, expected: StampF
     numbers = pd.to_numeric(series, errors="coerce")
     if numbers.notna().all() and len(series):
         return read_numbers(numbers.to_numpy(), expected)
-    zone, notes = None, []
+    series, told = with_offsets(series, name, spelling.tz)
+    zone, notes = None, [*told]
     if names := {found[1] for text in texts[:3] if (found := _ZONE_NAME.search(text))}:
         zone = names.pop()
         zone = "UTC" if zone in ("UTC", "GMT", "Z") else zone
@@ -223,7 +227,7 @@ def read_texts(texts: list[str], name: str, spelling: Spelling, expected: StampF
     fits = stamps.values != NAT
     if offsets and not all(_OFFSET.search(text) for text, fit in zip(series, fits, strict=True) if fit):
         raise mixed(name, {*offsets, "no zone"})
-    if len(offsets) > 1:
+    if len(offsets) > 1 and not zone:
         notes.append(several_offsets(name, offsets))
     tz = zone if zone and zone != "UTC" else "UTC" if zone or len(offsets) > 1 else next(iter(offsets), None)
     values, own = stamps.values, stamps.format
@@ -255,6 +259,13 @@ def _by_form(series: pd.Series, name: str, spelling: Spelling, expected: StampFo
     sample = series.iloc[:: max(1, len(series) // 200)]
     if not _read(sample, "ISO8601").isna().all() and not (plain := _read(series, "ISO8601")).isna().any():
         return Stamps(values=_micros(plain), format=iso)
+    if all(_SPAN.fullmatch(text) for text in series.iloc[:1]):
+        first = series.str.extract(_SPAN, expand=False)
+        return Stamps(
+            values=_micros(_read(first, "ISO8601")),
+            format=iso,
+            notes=(f"dates like {series.iloc[0]} are read as their first day",),
+        )
     if _period(series.iloc[0]) is not None:
         days = [_period(text) for text in series]
         values = np.array([NAT if day is None else _micros_of(day) for day in days], dtype=np.int64)
@@ -347,13 +358,14 @@ def _tidy(text: str) -> str:
 
 
 def _period(text: str) -> datetime | None:
-    """The first day of 2000Q1, Q1 2000, 1Q2000, 2000M01, 2000H2, 2020-W02 or 2020-W02-3; None for anything else."""
+    """The first day of 2000Q1, Q1 2000, 1Q2000, Q1'00, W02 2020, 2000M01, 2000H2, 2020-W02 or 2020-W02-3; else None."""
     found = _PERIOD.fullmatch(text) or _PERIOD_FIRST.fullmatch(text)
     if not found:
         return None
     part = found.groupdict()
-    kind, year = (part["kind"] or part.get("kind2") or "").upper(), int(part["year"])
-    number = int(part["number"] or part.get("number2") or 0)
+    kind, year = (part["kind"] or part.get("kind2") or part.get("kind3") or "").upper(), int(part["year"])
+    year += (1900 if year > 68 else 2000) if year < 100 else 0  # as strptime reads two digits
+    number = int(part["number"] or part.get("number2") or part.get("number3") or 0)
     with contextlib.suppress(ValueError):
         if kind == "W":
             return datetime.fromisocalendar(year, number, int(part.get("day") or 1))

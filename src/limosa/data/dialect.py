@@ -90,6 +90,17 @@ def separator_of(text: str) -> str:
     return found
 
 
+def by_spaces(text: str, whole: bool = True) -> bool:
+    """Whether spaces set the cells of a text apart: as many words on each line, no other separator above."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", "%"))]
+    lines = lines if whole or len(lines) < 3 else lines[:-1]
+    if len(lines) < 2 or re.search(r'[;\t|,"]', lines[0]) or '"' in text:
+        return False
+    width = len(lines[0].split())
+    dated = re.compile(r"(\d{4}-\d\d-\d\d|\d\d[./]\d\d[./]\d{4}) +(?=\d\d?:\d\d)")
+    return width > 1 and all(len(dated.sub("", line).split()) == width for line in lines)
+
+
 def cells_of(line: str, separator: str) -> list[str]:
     """The cells of one line without the space around them.
 

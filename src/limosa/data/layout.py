@@ -5,6 +5,7 @@ Importing this file imports neither pandas nor numpy.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,6 +24,7 @@ class Spelling:
     date_format: str = ""  # strptime form
     dayfirst: bool = False
     decimal: str = ""  # "." or ","
+    encoding: str = ""  # of a text, "" to find out
     na: tuple[str, ...] = ()  # cells that hold nothing, besides the usual marks
 
 
@@ -58,7 +60,7 @@ def frequency_name(name: str, freq: Any) -> str | int | None:
 
     Raises: UsageError if it is none of these.
     """
-    if isinstance(freq, timedelta):
+    if isinstance(freq, timedelta) or type(freq).__name__ == "timedelta64":
         import pandas as pd
 
         freq = pd.tseries.frequencies.to_offset(pd.Timedelta(freq))
@@ -74,6 +76,11 @@ def column_name(name: str, value: Any) -> str:
     if len(found) != 1:
         raise UsageError(f"{name} is {value!r}; give the name of one column")
     return found[0]
+
+
+def target_columns(name: str, value: Any) -> tuple[str, ...]:
+    """The names of the columns to forecast; None is the default."""
+    return Columns.targets if value is None else column_names(name, value)
 
 
 def id_columns(name: str, value: Any) -> str:
@@ -103,6 +110,14 @@ def date_form(name: str, value: Any) -> str:
     return value or ""
 
 
+def text_encoding(name: str, value: Any) -> str:
+    """The name of an encoding. Raises: UsageError if there is none of that name."""
+    try:
+        return codecs.lookup(value).name if value else ""
+    except (LookupError, TypeError):
+        raise UsageError(f"{name} is {value!r}; give an encoding such as utf-8, cp1252, cp1250 or shift_jis") from None
+
+
 LABEL = "label"
 FREQ = Option(
     "Step: h, 15min, D, MS, ... or a number; inferred if not given.", "ALIAS", accept=frequency_name, default=None
@@ -124,6 +139,10 @@ class Cells(TypedDict, total=False):
     ]
     dayfirst: Annotated[bool, Option("In 01/02/2024 the day stands first.", default=False)]
     decimal: Annotated[Literal["", ".", ","], Option("Decimal mark of numbers; found out if not given.", default="")]
+    encoding: Annotated[
+        str,
+        Option("How text is encoded, such as cp1250; found out else.", "NAME", accept=text_encoding, default=""),
+    ]
     na: Annotated[
         Sequence[str],
         Option("More cells that hold nothing.", "MARK,...", read=names, accept=column_names, default=()),
@@ -140,7 +159,9 @@ class Layout(Cells, total=False):
     ]
     target_col: Annotated[
         str | Sequence[str],
-        Option("Column to forecast, or several.", "NAME,...", read=names, accept=column_names, default=Columns.targets),
+        Option(
+            "Column to forecast, or several.", "NAME,...", read=names, accept=target_columns, default=Columns.targets
+        ),
     ]
     known_cols: Annotated[
         Sequence[str],

@@ -16,12 +16,14 @@ import pandas as pd
 from limosa.data.dialect import MISSING, number_in
 
 _GROUPED = {  # numbers whose thousands are set apart, by the decimal mark
-    ".": re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?:[ '\u00a0\u202f\u2019]\d{3})+(?:\.\d*)?"),
-    ",": re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+(?:,\d*)?|[-+]?\d{1,3}(?:[ '\u00a0\u202f\u2019]\d{3})+(?:,\d*)?"),
+    ".": re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?|[-+]?\d{1,3}(?:[ '\u00a0\u2009\u202f\u2019]\d{3})+(?:\.\d*)?"),
+    ",": re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+(?:,\d*)?|[-+]?\d{1,3}(?:[ '\u00a0\u2009\u202f\u2019]\d{3})+(?:,\d*)?"),
 }
 _BARE = {mark: re.compile(rf"[-+]?(?:\d+(?:[{mark}]\d*)?|[{mark}]\d+)(?:[eE][-+]?\d+)?") for mark in ".,"}
 _ONE_GROUP = re.compile(r"[-+]?[1-9]\d{0,2}[.,]\d{3}")  # 1.234 and 1,234: a number in either spelling
 _OTHERS = str.maketrans({"\u2212": "-"})
+_SIGNS = re.compile(r"[$€£¥₹₽%]")
+_NEGATIVE = re.compile(r"\((?P<in>[\d., '\u00a0\u2009\u202f\u2019]+)\)|(?P<before>[\d.,]+)-")  # as accountants write it
 _NAMES = {".": "point", ",": "comma"}
 
 
@@ -45,7 +47,7 @@ def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likel
     plain = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
     if not decimal and not np.isnan(plain).any() and not _could_be_thousands(texts):
         return Numbers(values=plain)
-    clean = [text.translate(_OTHERS) for text in texts]
+    clean, sign = _without_signs([text.translate(_OTHERS) for text in texts])
     marks = [decimal] if decimal else [".", ","]
     read = {mark: np.array([_number(text, mark) for text in clean], dtype=np.float64) for mark in marks}
     fitting = [mark for mark in marks if not np.isnan(read[mark]).any()]
@@ -59,12 +61,11 @@ def read_numerals(texts: list[str], name: str, *, decimal: str = "", comma_likel
     if best == "." and not decimal:
         values = np.where(np.isnan(plain), values, plain)  # also 1e-3, inf and 0x10 as ever
     grouped = any(_GROUPED[best].fullmatch(text) for text in clean)
-    if best == "." and not grouped:
-        return Numbers(values=values)
-    return Numbers(
-        values=values,
-        note=f"{name} is read with a decimal {_NAMES[best]}" + (", thousands set apart" if grouped else ""),
-    )
+    said = [f"{name} is read with a decimal {_NAMES[best]}" + (", thousands set apart" if grouped else "")]
+    said = said if best == "," or grouped else []
+    if sign:
+        said.append(f"{name} is {sign}")
+    return Numbers(values=values, note="; ".join(said))
 
 
 def read_number(cell: str, separator: str, decimal: str = "", empty: Sequence[str] = ()) -> float | None:
@@ -83,6 +84,22 @@ def read_number(cell: str, separator: str, decimal: str = "", empty: Sequence[st
         if value == value:
             return value
     return None
+
+
+def _without_signs(texts: list[str]) -> tuple[list[str], str]:
+    """Texts without the one sign, such as $ or %, that stands with each, and what is said of it; (5) and 5- are -5."""
+    signs = {tuple(_SIGNS.findall(text)) for text in texts}
+    sign = "".join(next(iter(signs))) if len(signs) == 1 else ""
+    note = ""
+    if len(sign) == 1 and all(sign in (own[:1], own[-1:]) for own in (text.strip("-+() ") for text in texts)):
+        texts = [text.replace(sign, "").strip() for text in texts]
+        note = f"written with {sign}, which is left out" + (": 5% is 5" if sign == "%" else "")
+    negative = [_NEGATIVE.fullmatch(text) for text in texts]
+    if any(negative):
+        note += (
+            f"{' and ' if note else ''}written with negative numbers like {texts[[*map(bool, negative)].index(True)]}"
+        )
+    return [f"-{one['in'] or one['before']}" if one else text for text, one in zip(texts, negative, strict=True)], note
 
 
 def _could_be_thousands(texts: list[str]) -> bool:

@@ -299,10 +299,22 @@ def _distinct(rows: Records, on_fault: OnFault) -> Records:
     others = f" ({int(again.sum())} rows repeat a stamp)" if again.sum() > 1 else ""
     found = f"{rows.locate(row)}: {_show(rows, row)} is there already, on {rows.locate(row - 1).split(',')[0]}{others}"
     fix = "remove or average the repeated rows"
-    if any("no id column" in note for note in rows.notes):
-        fix += ", or give id_col (--id-col) if the file holds several series"
+    alone = any("no id column" in note for note in rows.notes)
+    zone = rows.stamp_format.calendar and rows.stamp_format.tz is None and not rows.likely
+    if zone and _clocks_go_back(rows.stamps[again]):
+        fix = "if clocks go back there, give the time zone, tz (--tz), such as Europe/Berlin, else remove these rows"
+    elif alone or rows.likely:
+        parts = [*(() if alone else rows.columns.id_parts), *rows.likely]
+        named = f" {','.join(parts)}" if rows.likely else ""
+        fix += f", or give id_col (--id-col){named} if the file holds several series"
     on_fault(DataError(f"{found}; {fix}"))
     return _pick(rows, np.flatnonzero(~again))
+
+
+def _clocks_go_back(stamps: np.ndarray) -> bool:
+    """Whether all of these stamps lie in the first hours of a Sunday, where an hour comes twice."""
+    index = pd.DatetimeIndex(stamps.view("M8[us]"))
+    return bool(((index.day_of_week == 6) & (index.hour <= 3) & (index != index.normalize())).all())
 
 
 def _show(rows: Records, row: int) -> str:

@@ -84,6 +84,7 @@ class Records:
     columns: Columns
     notes: tuple[str, ...]  # what was inferred
     guesses: tuple[str, ...]  # what was inferred and may be otherwise: "what; what to do"
+    likely: tuple[str, ...]  # unused columns that may be ids
     given: Given | None
     locate: Locate
 
@@ -141,6 +142,7 @@ def read_records(
         columns=columns,
         notes=tuple(notes),
         guesses=roles.guesses,
+        likely=roles.likely,
         given=None if single else _given(source, table, columns, held, first),
         locate=lambda row: locate(int(rows[row])),
     )

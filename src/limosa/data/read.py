@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,21 +23,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limosa.data.content import content_of, existing
 from limosa.data.dialect import MISSING, SAMPLE, Dialect, kind_of, line_of, number_in, read_dialect
 from limosa.data.frames import UNREADABLE, index_as_columns, open_frame
 from limosa.data.json_tables import is_json, read_json
 from limosa.data.layout import Columns
+from limosa.data.several import files_of, open_files
 from limosa.data.source import ID_NAMES, Locate, Source, cast, is_index, wanted
 from limosa.errors import DataError, UsageError
 
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
-_TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".psv", ".dat")
-_UNDECODABLE = "the input is not UTF-8 text ({}); save it as UTF-8"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
 def open_source(source: Any, columns: Columns) -> Source:
-    """A path (a folder holds Parquet files), "-" for CSV on standard input, an open file, a frame, or a dict of arrays.
+    """A path, a folder, a pattern such as data/*.csv, "-" for CSV on standard input, an open file, or any frame.
 
     Raises: DataError if there is no such file or it cannot be read; UsageError if its kind is unknown.
     """
@@ -45,21 +44,37 @@ def open_source(source: Any, columns: Columns) -> Source:
         return open_csv(source, columns) if isinstance(source, io.IOBase) else open_frame(source, columns)
     if source == "-":
         return open_csv(sys.stdin.buffer, columns)
-    path = Path(source)
+    files = files_of(source)
+    if len(files) > 1 and not _one_dataset(Path(source), files, columns):
+        within = Path(source).expanduser() if Path(source).is_dir() else Path(os.path.commonpath(files))
+        return open_files(files, columns, lambda file, plain: _open_file(file, columns, plain), within)
+    return _open_file(files[0] if len(files) == 1 else existing(source), columns)
+
+
+def _one_dataset(path: Path, files: list[Path], columns: Columns) -> bool:
+    """Whether a folder holds Parquet files that have ids, in a column or in the names of folders."""
+    if not path.is_dir() or not all(is_parquet(file) for file in files):
+        return False
+    names, _ = _peek_file(path, "")
+    return columns.id != Columns.id or bool({name.lower() for name in names} & {columns.id, *ID_NAMES})
+
+
+def _open_file(path: Path, columns: Columns, plain: bool = False) -> Source:
+    """One file, or one folder of Parquet files; `plain` keeps the cells of a text as texts."""
     if is_json(path):
         return open_frame(read_json(path), columns)
     if not is_parquet(path):
-        return open_csv(path, columns)
-    with _parquet(path) as files:
-        names = files.schema.names
-        texts = [n for n, kind in zip(names, files.schema.types, strict=True) if not _numeric(kind)]
-        table = files.to_table(columns=wanted(names, columns, texts))
+        return open_csv(path, columns, plain)
+    with _parquet(path) as data:
+        names = data.schema.names
+        texts = [n for n, kind in zip(names, data.schema.types, strict=True) if not _numeric(kind)]
+        table = data.to_table(columns=wanted(names, columns, texts))
     return Source(table=table, locate="row {}".format, unnamed=tuple(n for n in table.column_names if is_index(n)))
 
 
-def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Source:
-    """A text of cells with a header, in any dialect, or the first sheet of a workbook."""
-    content, notes = _content(source)
+def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns, plain: bool = False) -> Source:
+    """A text of cells with a header, in any dialect, or the first sheet of a workbook; `plain` keeps texts."""
+    content, notes = content_of(source, columns.spelling.encoding)
     dialect = _dialect_of(content)
     newline = re.compile(b"\n")
     first = 0
@@ -77,9 +92,9 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
     texts = [name for name in names if any(kind_of(cell) == "text" for cell in samples[name][:100])]
     chosen = wanted(names, columns, texts)
     numbers = {*columns.targets, *columns.known, *columns.static}
-    if columns.spelling.decimal == ",":
+    if columns.spelling.decimal == "," or plain:
         numbers = set()
-    plain = {n for n in chosen if n in numbers and all(number_in(cell) is not None for cell in samples[n])}
+    floats = {n for n in chosen if n in numbers and all(number_in(cell) is not None for cell in samples[n])}
     empty = [*MISSING, *columns.spelling.na]
 
     def parsed(floats: set[str]) -> pa.Table:
@@ -87,14 +102,14 @@ def open_csv(source: str | Path | IO[Any] | io.IOBase, columns: Columns) -> Sour
         return _parse_csv(content[first:], dialect, kinds, empty, line)
 
     try:
-        table = parsed(plain)
-        doubtful = {n for n in plain if not _shows_decimals(samples[n])}
+        table = parsed(floats)
+        doubtful = {n for n in floats if not _shows_decimals(samples[n])}
         if doubtful and not re.search(rb"\d\.\d{3}([^\d]|$)", content):
             doubtful = set()
-        table = parsed(plain - doubtful) if doubtful else table
+        table = parsed(floats - doubtful) if doubtful else table
     except pa.ArrowInvalid:  # some cell is no number: read text, so that the cell can be found and shown
         table = parsed(set())
-    for name in {*columns.id_parts, *ID_NAMES} & set(chosen) - plain:
+    for name in set() if plain else {*columns.id_parts, *ID_NAMES} & set(chosen) - floats:
         table = table.set_column(chosen.index(name), name, _integers(table[name]))
     return Source(
         table=table,
@@ -115,7 +130,8 @@ def peek(source: Any, columns: Columns) -> tuple[list[str], bool]:
     if isinstance(source, str | Path) and is_json(Path(source)):
         source = read_json(Path(source))
     if isinstance(source, str | Path):
-        names, numeric = _peek_file(_existing(source))
+        several = [] if is_parquet(Path(source)) else files_of(source)
+        names, numeric = _peek_file(several[0] if several else existing(source), columns.spelling.encoding)
     elif isinstance(source, Mapping):
         names = list(source)
         numeric = bool(names) and (not len(source[names[0]]) or number_in(source[names[0]][0]) is not None)
@@ -135,11 +151,11 @@ def peek(source: Any, columns: Columns) -> tuple[list[str], bool]:
     return names, numeric
 
 
-def _peek_file(path: Path) -> tuple[list[str], bool]:
+def _peek_file(path: Path, encoding: str) -> tuple[list[str], bool]:
     if is_parquet(path):
         with _parquet(path) as files:
             return files.schema.names, bool(files.schema.names) and _numeric(files.schema.types[0])
-    dialect = _dialect_of(_content(path)[0])
+    dialect = _dialect_of(content_of(path, encoding)[0])
     counted = [
         n
         for n in dialect.unnamed
@@ -150,8 +166,10 @@ def _peek_file(path: Path) -> tuple[list[str], bool]:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path is a folder or a Parquet file: by its first bytes, or its name."""
-    if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
+    """Whether a path is a Parquet file, or a folder of them alone: by its first bytes, or its name."""
+    if path.is_dir():
+        return all(is_parquet(file) for file in files_of(path))
+    if path.suffix.lower() in (".parquet", ".pq"):
         return True
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(4) == b"PAR1"
@@ -169,7 +187,7 @@ def _parquet(path: str | Path) -> Iterator[Any]:
     import pyarrow.dataset
 
     try:
-        yield pyarrow.dataset.dataset(_existing(path), format="parquet", partitioning=_partitioning(Path(path)))
+        yield pyarrow.dataset.dataset(existing(path), format="parquet", partitioning=_partitioning(Path(path)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
 
@@ -189,106 +207,7 @@ def _partitioning(path: Path) -> Any:
     return pyarrow.dataset.partitioning(pa.schema(kinds), flavor="hive") if kinds else None
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; check the path")
-    return path
-
-
 # ---- text ----
-
-
-def _content(source: str | Path | IO[Any] | io.IOBase) -> tuple[memoryview, tuple[str, ...]]:
-    """The text of a source in UTF-8 with plain line ends, without those at its end; and what is said of it.
-
-    Line ends at the end would read as a missing value in a file of one column.
-    """
-    name = "the input"
-    if isinstance(source, (str, Path)):
-        path, name = _existing(source), str(source)
-        try:
-            content = memoryview(pa.memory_map(str(path)).read_buffer()) if path.stat().st_size else memoryview(b"")
-        except OSError as error:
-            raise DataError(f"{source} cannot be read ({error}); check the file") from error
-    else:
-        text = source.read()
-        content = memoryview(text.encode() if isinstance(text, str) else text)
-    packed = next((kind for magic, kind in _COMPRESSED.items() if bytes(content[:4]).startswith(magic)), None)
-    if packed:
-        try:
-            content = memoryview(pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(content)), packed).read())
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{name} cannot be read as {packed} ({error}); compress it again") from error
-    content, notes = _as_text(content, name)
-    if isinstance(source, (str, Path)) and not packed and not notes:
-        suffix = Path(source).suffix.lower()
-        if suffix in (".gz", ".bz2", ".zst", ".lz4", ".xz", ".zip"):
-            raise DataError(f"{source} cannot be read: it is not compressed as its name says; compress or rename it")
-        if suffix not in _TEXT_SUFFIXES:
-            raise UsageError(f"{source} is neither CSV nor Parquet by its name; rename it to end in .csv or .parquet")
-    if not re.search(b"\n", content) and re.search(b"\r", content):
-        content = memoryview(bytes(content).replace(b"\r", b"\n"))
-    end = len(content)
-    while end and content[end - 1] in b"\r\n":
-        end -= 1
-    return content[:end], notes
-
-
-def _as_text(content: memoryview, name: str) -> tuple[memoryview, tuple[str, ...]]:
-    """The content as UTF-8 text. Raises: DataError naming what else it is."""
-    start = bytes(content[:4096])
-    if start[:4] == b"PK\x03\x04":
-        if re.search(rb"xl/(workbook|worksheets)|\[Content_Types\]", start + bytes(content[-4096:])):
-            return _sheet(content, name)
-        raise DataError(f"{name} is a zip archive; unpack it, or compress the file with gzip instead (.csv.gz)")
-    if start[:4] == b"\xd0\xcf\x11\xe0":
-        return _sheet(content, name)
-    if start[:4] == b"PAR1":
-        raise DataError(f"{name} is Parquet, not text; give it as a file")
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            return memoryview(bytes(content).decode("utf-16").encode()), (f"{name} is UTF-16 text",)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name} is damaged UTF-16 text ({error.reason}); save it as UTF-8") from error
-    if start.count(0) > len(start) // 4:
-        raise DataError(f"{name} looks like UTF-16 text without a mark, or is no text; save it as UTF-8")
-    if b"\x00" in start:
-        raise DataError(f"{name} holds bytes that are no text; save it as CSV in UTF-8")
-    if re.match(rb"(\xef\xbb\xbf)?\s*(<!doctype|<html|<\?xml|<table)", start, re.IGNORECASE):
-        raise DataError(f"{name} is a page of HTML or XML, not a table of cells; save its table as CSV")
-    if re.match(rb"(\xef\xbb\xbf)?\s*(\{\s*\"|\[\s*[\[{])", start):
-        raise DataError(
-            f"{name} is JSON, not a table of cells; write it as CSV, or read it with pandas and give the frame"
-        )
-    return content, ()
-
-
-def _sheet(content: memoryview, name: str) -> tuple[memoryview, tuple[str, ...]]:
-    """The first sheet of a workbook that holds anything, as CSV."""
-    fix = "save the sheet as CSV"
-    try:
-        from python_calamine import CalamineError, load_workbook
-    except ImportError:
-        raise DataError(f"{name} is an Excel workbook; {fix}, or install limosa[excel]") from None
-    try:
-        book = load_workbook(io.BytesIO(content))
-        sheets = {title: book.get_sheet_by_name(title).to_python(skip_empty_area=False) for title in book.sheet_names}
-    except (CalamineError, ValueError) as error:
-        raise DataError(f"{name} is an Excel workbook that cannot be read ({error}); {fix}") from error
-    held = [title for title, rows in sheets.items() if any(cell not in ("", None) for row in rows for cell in row)]
-    if not held:
-        raise DataError(f"{name} is an Excel workbook without any cells; {fix}")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_as_cell(cell) for cell in row] for row in sheets[held[0]])
-    more = f" of {len(held)}" if len(held) > 1 else ""
-    return memoryview(text.getvalue().encode()), (f"{name} is an Excel workbook: sheet {held[0]!r}{more} is read",)
-
-
-def _as_cell(cell: Any) -> str:
-    if isinstance(cell, float) and cell == int(cell):
-        return str(int(cell))
-    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)
 
 
 def _dialect_of(content: memoryview) -> Dialect:
@@ -296,10 +215,7 @@ def _dialect_of(content: memoryview) -> Dialect:
     size = SAMPLE
     while size < len(content) and bytes(content[:size]).count(b"\n") < 10:
         size *= 2
-    try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(bytes(content[:size]), final=size >= len(content))
-    except UnicodeDecodeError as error:
-        raise DataError(_UNDECODABLE.format(error)) from error
+    text = codecs.getincrementaldecoder("utf-8-sig")().decode(bytes(content[:size]), final=size >= len(content))
     return read_dialect(text, whole=size >= len(content))
 
 
@@ -346,8 +262,6 @@ def _parse_csv(
             at, found = line(torn[0].number - 1), torn[0].actual_columns
             fix = "quote text that holds a separator, or complete the row"
             raise DataError(f"{at}: has {found} cells, the header has {len(names)}; {fix}") from error
-        if "UTF8" in str(error):
-            raise DataError(_UNDECODABLE.format(error)) from error
         if pa.float64() in kinds.values():
             raise
         raise DataError(f"the input cannot be read as CSV ({error}); save it again as plain CSV") from error

@@ -33,6 +33,7 @@ class Roles:
     columns: Columns
     notes: tuple[str, ...]
     guesses: tuple[str, ...]  # "what; what to do"
+    likely: tuple[str, ...]  # unused columns that may say which series a row belongs to
 
 
 def find_roles(source: Source, columns: Columns) -> Roles:
@@ -51,25 +52,35 @@ def find_roles(source: Source, columns: Columns) -> Roles:
                 table = table.rename_columns(named)
                 notes.append(f"a column without a name holds dates: it is the time, {columns.time!r}")
                 break
+    if columns.id == Columns.id and columns.id not in table.column_names:
+        likely = [n for n in source.unnamed if n in table.column_names and _tells_apart(table[n], n, columns.spelling)]
+        if len(likely) == 1:
+            table = table.rename_columns([columns.id if n == likely[0] else n for n in table.column_names])
+            notes.append(f"a column without a name holds texts that repeat: it is the id, {columns.id!r}")
     table = table.drop_columns([n for n in source.unnamed if n in table.column_names and n not in columns.names])
     names = table.column_names
     columns = _with_id(table, columns, notes)
     columns, counted = _with_time(table, columns, notes)
     columns = _with_targets(table, columns, notes)
     unused = [name for name in names if name not in columns.names]
+    likely = [name for name in unused if _tells_apart(table[name], name, columns.spelling)]
     if not set(columns.id_parts) <= set(names):
+        alone = [name for name in likely if _rows_differ(table, (name, columns.time))]
+        if len(alone) == 1 and not _rows_differ(table, (columns.time,)):
+            notes[:] = [note for note in notes if "no id column" not in note]
+            notes.append(f"times repeat, and column {alone[0]!r} tells the rows apart: it is the id")
+            columns, likely = replace(columns, id=alone[0]), []
         guesses += [
             f"all rows are read as one series, and column {name!r} is not used; "
             f"give id_col (--id-col) {name} if it says which series a row belongs to"
-            for name in unused
-            if _tells_apart(table[name], name, columns.spelling)
+            for name in likely
         ]
     if counted and unused:
         guesses.append(
             f"no column holds times, so rows are counted 0, 1, 2, ... ({', '.join(unused)} not used); "
             "give time_col (--time-col) if there is one"
         )
-    return Roles(table=table, columns=columns, notes=tuple(notes), guesses=tuple(guesses))
+    return Roles(table=table, columns=columns, notes=tuple(notes), guesses=tuple(guesses), likely=tuple(likely))
 
 
 def _with_id(table: pa.Table, columns: Columns, notes: list[str]) -> Columns:
@@ -180,6 +191,18 @@ def _is_calendar(column: pa.ChunkedArray) -> bool:
 def _repeats(column: pa.ChunkedArray) -> bool:
     """Whether some value stands in several rows, as an id does."""
     return len(column.unique()) < len(column)
+
+
+def _rows_differ(table: pa.Table, names: tuple[str, ...]) -> bool:
+    """Whether no two rows hold the same in all of these columns."""
+    if not set(names) <= set(table.column_names):
+        return False
+    codes = np.zeros(table.num_rows, dtype=np.int64)
+    for name in names:
+        column = table[name] if pa.types.is_dictionary(table[name].type) else table[name].dictionary_encode()
+        whole = column.unify_dictionaries().combine_chunks()
+        codes = codes * (len(whole.dictionary) + 1) + whole.indices.cast(pa.int64()).fill_null(-1).to_numpy() + 1
+    return len(np.unique(codes)) == len(codes)
 
 
 def _tells_apart(column: pa.ChunkedArray, name: str, spelling: Spelling) -> bool:

@@ -183,7 +183,7 @@ def read_rows(
     from limosa.data.parse import read_records
     from limosa.data.read import open_source, peek
 
-    names, numeric = peek(source, Columns())
+    names, numeric = peek(source, Columns(spelling=spelling_of(layout)))
     target, id_col = layout.get("target_col", ()), layout.get("id_col", "unique_id")
     long = id_col in names
     time = layout.get("time_col") or time_column(names, long or numeric, like, known)

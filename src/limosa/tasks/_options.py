@@ -85,6 +85,8 @@ def writable(suffixes: tuple[str, ...]) -> Any:
     """What accepts the path of a file that can be written, and refuses it before any work."""
 
     def accept(name: str, value: Any) -> Path | None:
+        if not isinstance(value, str | Path | None):
+            raise UsageError(f"{name} is {value!r}; give a path that ends in {' or '.join(suffixes)}")
         if value is not None:
             check_writable(Path(value), suffixes)
         return None if value is None else Path(value)
@@ -109,7 +111,7 @@ MaxTime = Annotated[
     ),
 ]
 Table = Annotated[
-    Any, Option("CSV, Excel or Parquet file, folder of Parquet files, or - for CSV on stdin.", "FILE", also=("df",))
+    Any, Option("CSV, Excel or Parquet file, a folder, a pattern 'data/*.csv', or - for stdin.", "FILE", also=("df",))
 ]
 Horizon = Annotated[int, Option("How many steps to forecast.", "STEPS", flag="-h", also=("h",), least=1)]
 Levels = Annotated[Sequence[float], Option("Central bands in percent.", "PERCENT,...", read=numbers, accept=_level)]

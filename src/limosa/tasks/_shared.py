@@ -113,6 +113,8 @@ def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:
             for name in _times(table, panel):
                 table[name] = _like(table[name], given.time.to_native())
         return table
+    if frame.implementation.is_duckdb() or frame.implementation.is_ibis():  # which read frames, but hold none
+        return table
     eager = nw.from_arrow(nw.from_native(table).to_arrow(), backend=frame.implementation)
     if keys:
         others = [name for name in eager.columns if name != columns.id]
@@ -132,6 +134,8 @@ def _like(times: pd.Series, given: pd.Series) -> Any:
     import pandas as pd
 
     kind, calendar = given.dtype, times.dtype.kind == "M"
+    if isinstance(kind, pd.PeriodDtype) and not calendar:  # years
+        times = times.astype(str)
     if isinstance(kind, pd.ArrowDtype | pd.PeriodDtype) or (calendar and kind.kind == "M"):
         return times.astype(kind)
     if calendar and len(given) and type(given.iloc[0]) is datetime.date:

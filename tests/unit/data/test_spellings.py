@@ -142,6 +142,130 @@ def test_a_text_in_any_kind_of_file_is_the_same_panel(tmp_path: Path, monkeypatc
     check(Panel.read(tmp_path / "id.csv"))
 
 
+def test_a_text_of_any_western_encoding_is_the_same_panel_and_the_encoding_is_said(tmp_path: Path) -> None:
+    written = "Köln – Süd;Größe\n".join(["ds;", ""]).replace("ds;Köln – Süd", "unique_id;ds")
+    written += "".join(f"Müller & Söhne;{day:%d.%m.%Y};{i + 1},5\n" for i, day in enumerate(DAYS))
+    plain = Panel.read(io.BytesIO(written.encode()))
+    for encoding in ("cp1252", "latin-1", "iso8859-15"):
+        panel = Panel.read(io.BytesIO(written.replace(" – ", " ").encode(encoding)))
+        assert panel.ids.tolist() == ["Müller & Söhne"]
+        assert panel.columns.targets == ("Größe",)
+        assert panel.values.tolist() == plain.values.tolist()
+        assert "is read as Windows-1252 (Latin-1) text" in panel.notes[0]
+    (tmp_path / "end.csv").write_bytes("ds,y\n2024-01-01,1 €\n2024-01-02,2 €\n2024-01-03,5 €".encode())
+    assert Panel.read(tmp_path / "end.csv").values[:, 0].tolist() == [1, 2, 5]  # its last byte is no ASCII
+    for foreign, encoding in (
+        ("日期,销售额", "gbk"),
+        ("日付,売上", "shift-jis"),
+        ("ημέρα,τιμή", "iso8859-7"),
+        ("ds,wartość", "cp1250"),
+    ):
+        rows = "".join(f"{day:%Y-%m-%d},{i}\n" for i, day in enumerate(DAYS))
+        with pytest.raises(DataError, match=r"not UTF-8 text .*; save it as UTF-8, or give encoding \(--encoding\)"):
+            Panel.read(io.BytesIO(f"{foreign}\n{rows}".encode(encoding)))
+        assert len(Panel.read(io.BytesIO(f"{foreign}\n{rows}".encode(encoding)), encoding=encoding).stamps) == 45
+
+
+@pytest.mark.parametrize("gap", [" ", "   "])
+def test_cells_that_spaces_set_apart_are_the_same_panel(gap: str) -> None:
+    written = rows("%Y-%m-%d %H:%M", COMMA)
+    aligned = "".join(
+        gap.join([f"{i:<6}".strip() if gap == " " else f"{i:<6}", day, y]) + "  \n" for i, day, y in written
+    )
+    panel = Panel.read(io.StringIO(f"# station 7, hourly\n{gap}unique_id{gap}ds{gap}y\n{aligned}"))
+    check(panel)
+    assert "cells are separated by spaces" in panel.notes
+    with pytest.raises(DataError, match=r"^line 4, series '0012': y is 'oops'"):
+        Panel.read(io.StringIO("unique_id  ds  y\n0012 2024-01-01 1\n0012  2024-01-02 2\n0012 2024-01-03 oops\n"))
+
+
+def test_abbreviations_of_zones_with_one_meaning_are_instants() -> None:
+    values = [repr(float(v)) for v in VALUES[0]]
+    new_york = HOURS.tz_convert("America/New_York")
+    for stamps in (HOURS.strftime("%Y-%m-%d %H:%M %Z"), new_york.strftime("%m/%d/%Y %I:%M:%S %p %Z")):
+        text = "ds,y\n" + "".join(f"{t},{v}\n" for t, v in zip(stamps, values, strict=True))
+        assert list(Panel.read(io.StringIO(text)).times(Panel.read(io.StringIO(text)).stamps)) == list(HOURS)
+        panel = Panel.read(io.StringIO(text), tz="Europe/Berlin")
+        assert panel.tz == "Europe/Berlin"
+        assert list(panel.times(panel.stamps)) == list(HOURS)
+
+
+def test_numbers_with_one_sign_or_written_as_accountants_do_are_numbers() -> None:
+    for cells, wanted in (
+        (["$998", "-$5.5", "$1,001.25"], [998, -5.5, 1001.25]),
+        (["5,5 €", "1.234,5 €", "-2 €"], [5.5, 1234.5, -2]),
+        (["5%", "6.5 %", "0%"], [5, 6.5, 0]),
+        (["(1,250.5)", "6", "3"], [-1250.5, 6, 3]),
+        (["5.5-", "6", "3"], [-5.5, 6, 3]),
+        (["1\u2009998,5", "6", "3"], [1998.5, 6, 3]),
+    ):
+        text = "ds;y\n" + "".join(f"2024-01-0{i + 1};{cell}\n" for i, cell in enumerate(cells))
+        panel = Panel.read(io.StringIO(text))
+        assert panel.values[:, 0].tolist() == wanted
+        assert any(note.startswith("y is ") for note in panel.notes)
+    for cells in (["$5", "€6"], ["$5", "6"], ["5kg", "6kg"], ["5$6", "7$8"]):
+        text = "ds;y\n" + "".join(f"2024-01-0{i + 1};{cell}\n" for i, cell in enumerate(cells))
+        with pytest.raises(DataError, match=r"line [23]: y is "):
+            Panel.read(io.StringIO(text), target_col="y")
+
+
+def test_weeks_and_quarters_of_two_digit_years_are_periods() -> None:
+    weeks = pd.period_range("2023-01-04", periods=6, freq="W-WED")
+    quarters = [f"Q{i % 4 + 1}'{22 + i // 4}" for i in range(6)]
+    for cells, first, freq in (
+        (list(map(str, weeks)), "2022-12-29", "W-THU"),
+        ([f"W{i + 1:02} 2023" for i in range(6)], "2023-01-02", "W-MON"),
+        (quarters, "2022-01-01", "QS"),
+        ([f"{q[1]}Q{q[3:]}" for q in quarters], "2022-01-01", "QS"),
+    ):
+        panel = Panel.read({"ds": cells, "y": list(range(6))})
+        assert panel.freq == freq
+        assert panel.times(panel.stamps)[0] == pd.Timestamp(first)
+    frame = pd.DataFrame({"y": range(6)}, index=weeks)
+    assert Panel.read(frame).freq == "W-THU"
+
+
+def test_a_column_that_alone_tells_rows_of_one_time_apart_is_the_id() -> None:
+    panel = Panel.read(io.StringIO(SHOPS))
+    assert panel.columns.id == "shop"
+    assert "times repeat, and column 'shop' tells the rows apart: it is the id" in panel.notes
+    frame = pd.read_csv(io.StringIO(SHOPS), parse_dates=["ds"])
+    unnamed = frame.set_index(["shop", "ds"]).rename_axis([None, None]).to_csv()  # as pandas writes such an index
+    assert Panel.read(io.StringIO(unnamed)).ids.tolist() == ["a", "b"]
+    twice = HOURS.strftime("%Y-%m-%d %H:%M")  # local time, one hour twice
+    with pytest.raises(DataError, match="clocks go back there, give the time zone, tz"):
+        Panel.read({"ds": list(twice), "y": list(range(96))})
+
+
+def test_several_files_are_one_table_and_without_ids_each_is_a_series(tmp_path: Path) -> None:
+    table = rows("%Y-%m-%d", PLAIN)
+    for i in IDS:
+        (tmp_path / "ids" / i).mkdir(parents=True)
+        (tmp_path / "ids" / i / "part.csv").write_text(as_text([row for row in table if row[0] == i]))
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        own = "ds;y\n" + "".join(f"{day};{y}\n" for name, day, y in table if name == i)
+        (tmp_path / "alone" / f"{i}.csv").write_text(own if i == "7" else own.replace(";", ","))
+        (tmp_path / "keys" / f"unique_id={i}").mkdir(parents=True)
+        (tmp_path / "keys" / f"unique_id={i}" / "part.csv").write_text(own)
+    (tmp_path / "alone" / "readme.md").write_text("not a table")
+    for source in ("ids", "ids/*/*.csv", "alone", "alone/*.csv", "keys"):
+        check(Panel.read(tmp_path / source))
+        check(Panel.read(str(tmp_path / source)))
+    assert any("each file is a series, named by the file" in note for note in Panel.read(tmp_path / "alone").notes)
+    (tmp_path / "alone" / "7.csv").write_text("ds,y\n2023-01-01,1\n2023-01-02,oops\n")
+    with pytest.raises(DataError, match=r"^7\.csv line 3, series '7': y is 'oops'"):
+        Panel.read(tmp_path / "alone")
+    (tmp_path / "alone" / "7.csv").write_text("ds,z\n2023-01-01,1\n2023-01-02,2\n")
+    with pytest.raises(DataError, match="has a column 'y', other files have none"):
+        Panel.read(tmp_path / "alone")
+    with pytest.raises(DataError, match="holds no tables"):
+        Panel.read(tmp_path / "none" / "*.csv")
+    frame = pd.read_csv(tmp_path / "ids" / "7" / "part.csv", parse_dates=["ds"]).drop(columns="unique_id")
+    for name in ("a", "b"):
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    assert Panel.read(tmp_path / "*.parquet").ids.tolist() == ["a", "b"]
+
+
 def test_an_id_of_any_type_is_the_same_panel() -> None:
     base = pd.DataFrame({"unique_id": "12", "ds": DAYS, "y": VALUES[0][:45]})
     base = pd.concat([base, base.assign(unique_id="7", y=VALUES[1][:45])], ignore_index=True)
@@ -187,15 +311,22 @@ def text(head: str, form: str, end: str = "") -> str:
 LOCAL = pd.date_range("2023-10-20", periods=18, tz="Europe/Berlin").tz_convert("UTC")
 IN_UTC = "ds,y\n" + "".join(f"{stamp},{i % 9 + 1}\n" for i, stamp in enumerate(LOCAL))
 SHOPS = "shop,ds,y\n" + "".join(f"{shop},2023-01-0{d},{d}\n" for shop in "ab" for d in range(1, 10))
+GOODS = "shop,item,ds,y\n" + "".join(
+    f"{shop},{item},2023-01-0{d},{d}\n" for shop in "ab" for item in "cd" for d in range(1, 10)
+)
+INDIA = text("ds,y", "2023-0{m}-0{d} 10:00 IST,{v}")
+CYRILLIC = text("ds,продажи", "2023-0{m}-0{d},{v}").encode("cp1251")
 
-REFUSED: dict[str, tuple[str, str, dict[str, Any]]] = {  # what is read, what is named, what that leads to
+REFUSED: dict[str, tuple[str | bytes, str, dict[str, Any]]] = {  # what is read, what is named, what that leads to
     "slashes": (text("ds,y", "0{m}/0{d}/2023,{v}"), "--date-format", {"date_format": "%m/%d/%Y"}),
     "dashes": (text("ds,y", "0{d}-0{m}-2023,{v}"), "--dayfirst", {"dayfirst": True}),
     "short years": (text("ds,y", "0{d}/0{m}/23,{v}"), "--dayfirst", {"dayfirst": True}),
     "points": (text("ds;y", "2023-0{m}-0{d};{v}.000"), "--decimal", {"decimal": "."}),
     "commas": (text("ds,y", '2023-0{m}-0{d},"{v},000"'), "--decimal", {"decimal": ","}),
     "a mark": (text("ds,y", "2023-0{m}-0{d},{v}", "2023-02-10,miss\n"), "--na", {"na": ["miss"]}),
-    "an id": (SHOPS, "--id-col", {"id_col": "shop"}),
+    "an id": (GOODS, "--id-col[)] item,shop|--id-col[)] shop,item", {"id_col": "shop,item"}),
+    "a zone of several places": (INDIA, "--tz", {"tz": "Asia/Kolkata"}),
+    "another alphabet": (CYRILLIC, "--encoding", {"encoding": "cp1251"}),
     "days in UTC": (IN_UTC, "--tz", {"tz": "Europe/Berlin"}),
     "a form of one's own": (text("ds,y", "0{d}~0{m}~2023,{v}"), "--date-format", {"date_format": "%d~%m~%Y"}),
 }
@@ -205,9 +336,10 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any]]] = {  # what is read, what is
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_two_meanings_is_refused_with_the_option_that_decides(name: str) -> None:
     written, option, options = REFUSED[name]
+    opened = io.BytesIO if isinstance(written, bytes) else io.StringIO
     with pytest.raises(DataError, match=option):
-        Panel.read(io.StringIO(written))
-    panel = Panel.read(io.StringIO(written), **options)
+        Panel.read(opened(written))  # type: ignore[arg-type]
+    panel = Panel.read(opened(written), **options)  # type: ignore[arg-type]
     values = panel.values[np.isfinite(panel.values)]
     assert values[:9].tolist() == list(range(1, 10))
     assert panel.calendar
