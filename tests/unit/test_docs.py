@@ -62,6 +62,11 @@ def place(tmp_path_factory):
     metrics = pd.DataFrame({"time": minutes, **load})
     metrics[:600].to_csv(folder / "normal.csv", index=False)
     metrics[600:].to_csv(folder / "metrics.csv", index=False)
+    visits = pd.DataFrame(
+        {"unique_id": generator.choice(["a", "b", "c"], 90), "mark": generator.choice(["visit", "failure"], 90)}
+    )
+    visits["time"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(generator.exponential(3.0, 90).cumsum().round(2), "h")
+    visits.to_csv(folder / "visits.csv", index=False)
     torch.manual_seed(0)
     patched = registry.card("patched")
     patched.build(patched.tiny).eval().save_pretrained(folder / "weights" / "limosa-small")

@@ -28,6 +28,7 @@ NAMES = [
     "check",
     "detect",
     "encode",
+    "events",
     "forecast",
     "list_models",
     "load",

@@ -1,7 +1,7 @@
 """The registry of models: every file of the folders below that exports a `CARD` is a model, under its file's name.
 
-`forecasters/` and `detectors/` hold models of limosa, built from options; `foreign/` holds those of other libraries,
-loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is imported when it is needed.
+`forecasters/`, `detectors/` and `events/` hold models of limosa, built from options; `foreign/` holds those of other
+libraries, loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from limosa.core import Backbone, Card, Detector, Forecaster, ForeignCard, Learner, Streaming, configured
+from limosa.core import Backbone, Card, Detector, EventModel, Forecaster, ForeignCard, Learner, Streaming, configured
 from limosa.errors import ModelNotFound, UsageError, did_you_mean
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -20,6 +20,7 @@ FOREIGN = f"{__name__}.foreign."
 ABILITIES: dict[type, tuple[str, str]] = {
     Forecaster: ("forecast", "limosa-small"),
     Detector: ("score rows", "z2"),
+    EventModel: ("forecast events", "a hawkes that `limosa events` saved"),
     Streaming: ("take one row at a time", "a trained aaren, or a detector"),
     Learner: ("learn", "patched"),
     Backbone: ("show its hidden states", "limosa-small"),
@@ -129,6 +130,8 @@ def load(name_or_folder: str | Path, *, can: type | None = None) -> Any:
         raise ModelNotFound(
             f"{name} has not learnt yet what is normal; fit it to normal rows, or give a saved one's folder"
         )
+    if isinstance(model, EventModel):
+        raise ModelNotFound(f"{name} has not learnt yet; fit it: limosa events FILE --model {name} --save FOLDER")
     if any(True for _ in model.parameters()):
         raise ModelNotFound(f"{name} has no trained weights yet; train it first: limosa train FILE --model {name}")
     return model

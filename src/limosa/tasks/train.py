@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from limosa import models as registry
-from limosa.core import Detector, Learner, OnProgress, Window
+from limosa.core import Detector, EventModel, Learner, OnProgress, Window
 from limosa.data.layout import Layout
 from limosa.errors import DataError, UsageError
 from limosa.files import PICTURES
@@ -55,6 +55,8 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
         raise UsageError(
             f"{model} is a detector; fit it by: limosa detect FILE --train FILE --model NAME --save FOLDER"
         )
+    if isinstance(built, EventModel):
+        raise UsageError(f"{model} is a model of events; fit it by: limosa events FILE --model NAME --save FOLDER")
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
     horizon: int = built.horizon  # type: ignore[attr-defined]

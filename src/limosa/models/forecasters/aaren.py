@@ -146,9 +146,14 @@ class Block(nn.Module):
     def forward(self, state: Encoding) -> Encoding:
         """The state with its hidden [R, N, D] one layer on."""
         x, p = state
-        mixed = self.attention(self.norms[0](x), p.seen, p.elapsed)
+        return Encoding(self.mixed(x, p.seen, p.elapsed), p)
+
+    def mixed(self, x: Tensor, seen: Tensor, elapsed: Tensor) -> Tensor:
+        """[R, N, D] -> [R, N, D]; `seen` and `elapsed` [R, N] as in `Pool`."""
+        mixed = self.attention(self.norms[0](x), seen, elapsed)
         x = x + dropout(mixed, self.probability if self.training else 0.0)
-        return Encoding(x + self.feed_forward(self.norms[1](x)), p)
+        out: Tensor = x + self.feed_forward(self.norms[1](x))
+        return out
 
     def step(self, carry: Carry, x: Tensor, seen: Tensor, elapsed: Tensor) -> tuple[Carry, Tensor]:
         """One token [R, D]."""
