@@ -40,8 +40,28 @@ class Batch(Protocol):
         """The rows that `index` selects."""
 
 
+class TensorRows:
+    """What batches share whose fields are tensors of a row each, None, or settings: they move and are cut together."""
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        changed: dict[str, Any] = {
+            name: change(t) for name, t in tensors.items() if t is not None and not isinstance(t, int | tuple)
+        }
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pinned(self) -> Self:
+        return self._map(lambda t: t if t.is_cuda else t.pin_memory())
+
+    def rows(self, index: slice | Tensor) -> Self:
+        return self._map(lambda t: t[index])
+
+
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class Window(TensorRows):
     """What a model sees: a batch of contexts that end where the forecast begins.
 
     `past` is right-aligned: shorter series are padded on the left with NaN. `future` holds the answers and is present
@@ -62,22 +82,6 @@ class Window:
 
     def __len__(self) -> int:
         return int(self.past.shape[0])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {
-            name: change(t) for name, t in tensors.items() if t is not None and not isinstance(t, int | tuple)
-        }
-        return replace(self, **changed)
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pinned(self) -> Self:
-        return self._map(lambda t: t if t.is_cuda else t.pin_memory())
-
-    def rows(self, index: slice | Tensor) -> Self:
-        return self._map(lambda t: t[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +161,39 @@ class Scores:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EventBatch(TensorRows):
+    """Sequences of marked events, padded on the right, each observed from its first event until `end`.
+
+    The first event of a sequence is given, not predicted: when it was begun to look says nothing about the events.
+    """
+
+    times: Tensor  # [B, N] float64, units of the log, non-decreasing; padding repeats the last time
+    marks: Tensor  # [B, N] int64 index of the mark; 0 where the log has none, and in padding
+    count: Tensor  # [B] int64 events of each sequence, at least 1
+    end: Tensor  # [B] float64, until when it is known that nothing more happened; not before the last event
+    since: Tensor  # [B] int64, at least 1: events from this one on are predicted, those before are given
+
+    def __post_init__(self) -> None:
+        if self.times.ndim != 2 or self.marks.shape != self.times.shape:
+            raise UsageError(
+                f"times and marks have shapes {tuple(self.times.shape)} and {tuple(self.marks.shape)}; both must be "
+                "[batch, events]"
+            )
+
+    def __len__(self) -> int:
+        return int(self.times.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventForecast:
+    """When the next event of each sequence comes, counted from the end of the observation, and which it will be."""
+
+    wait: Tensor  # [B, Q] quantiles of the time until it, units of the log, non-decreasing; inf where it may never come
+    levels: tuple[float, ...]  # Q ascending numbers in (0, 1)
+    marks: Tensor  # [B, M] probability of each mark; M = 1 where there are none
+
+
 @runtime_checkable
 class Forecaster(Protocol):
     """Anything that turns a window into quantiles. `horizon` is the native one; longer horizons must work as well."""
@@ -211,6 +248,27 @@ class Classifier(Protocol):
 
     def predict(self, batch: LabelledBatch) -> Tensor:
         """Probabilities [B, classes]."""
+
+
+@runtime_checkable
+class EventModel(Protocol):
+    """A model of sequences of marked events in continuous time, a point process."""
+
+    def log_likelihood(self, events: EventBatch) -> tuple[Tensor, Tensor]:
+        """[B, N] log density of each event's time and mark given those before, 0 for events that are given or padding;
+        [B] log probability that nothing came between the last event and the end. Per unit of the log's time."""
+
+    def next_event(self, events: EventBatch, levels: Sequence[float] = ...) -> EventForecast:
+        """When the next event of each sequence comes after its end, and which mark it has."""
+
+    def each_next_event(self, events: EventBatch, levels: Sequence[float] = ...) -> EventForecast:
+        """The same just after each event, with what came before it known; the rows are those of [B, N] in order."""
+
+    def simulate(self, events: EventBatch, horizon: float, *, paths: int, seed: int) -> tuple[Tensor, Tensor]:
+        """What may happen within `horizon` after the end; the same seed gives the same paths.
+
+        Returns: [B, P, E] times counted from the end, inf where a path has no more; [B, P, E] marks.
+        """
 
 
 @runtime_checkable

@@ -68,6 +68,11 @@ def place(tmp_path_factory):
     ]
     pd.concat(recordings).to_csv(folder / "labelled.csv", index=False)
     pd.concat(recordings[:4]).drop(columns="label").to_csv(folder / "recordings.csv", index=False)
+    visits = pd.DataFrame(
+        {"unique_id": generator.choice(["a", "b", "c"], 90), "mark": generator.choice(["visit", "failure"], 90)}
+    )
+    visits["time"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(generator.exponential(3.0, 90).cumsum().round(2), "h")
+    visits.to_csv(folder / "visits.csv", index=False)
     torch.manual_seed(0)
     patched = registry.card("patched")
     patched.build(patched.tiny).eval().save_pretrained(folder / "weights" / "limosa-small")

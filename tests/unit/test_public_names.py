@@ -29,6 +29,7 @@ NAMES = [
     "classify",
     "detect",
     "encode",
+    "events",
     "forecast",
     "list_models",
     "load",

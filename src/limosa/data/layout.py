@@ -199,6 +199,18 @@ class LabelledLayout(Cells, total=False):
     label_col: Annotated[str, Option("Column of the class of a series.", "NAME", accept=column_name, default=LABEL)]
 
 
+class EventLayout(Cells, total=False):
+    """Options of a verb that reads a log of events."""
+
+    id_col: Annotated[str, ID_COL]
+    time_col: Annotated[
+        str, Option("Column of times: stamps or numbers; guessed if not given.", "NAME", accept=column_name, default="")
+    ]
+    mark_col: Annotated[
+        str, Option("Column of what happened; guessed if not given.", "NAME", accept=column_name, default="")
+    ]
+
+
 def columns_of(**layout: Unpack[Layout]) -> tuple[Columns, str | int | None]:
     """The columns and the step that a `Layout` names, with the defaults in place.
 

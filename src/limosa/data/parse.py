@@ -54,7 +54,7 @@ def read_stamp(
         stamps = in_zone(stamps, "time", own.tz) if own.tz and quick[1].tz != own.tz else stamps
         return int(stamps.values[0]), stamps.format
     table = pa.table({"time": column_of("time", [cell])})
-    stamps = _stamps(table, "time", lambda row: "this row", raise_fault, expected, own)
+    stamps = read_stamps(table, "time", lambda row: "this row", raise_fault, expected, own)
     stamps = in_zone(stamps, "time", own.tz) if own.tz else stamps
     if stamps.values[0] == NAT:
         raise DataError(f"{cell!r} is no time; write it like 2024-01-31 15:00")
@@ -106,14 +106,14 @@ def read_records(
     table, locate_row = _without_blank_rows(table, columns, source.locate, notes)
     if table.num_rows == 0:
         raise DataError("the input has a header but no rows; give at least one row of data")
-    codes, ids, first = _ids(table, columns, locate_row, on_fault)
+    codes, ids, first = read_ids(table, columns, locate_row, on_fault)
     single = not set(columns.id_parts) <= set(table.column_names)
 
     def locate(row: int) -> str:
         return locate_row(row) + ("" if single or codes[row] < 0 else f", series '{ids[codes[row]]}'")
 
     own = columns.spelling
-    stamps = _stamps(table, columns.time, locate, on_fault, expected, own)
+    stamps = read_stamps(table, columns.time, locate, on_fault, expected, own)
     if own.tz and columns.time in table.column_names:
         stamps = _apart(in_zone(stamps, columns.time, own.tz), codes)
     notes += stamps.notes
@@ -190,7 +190,7 @@ def _given(source: Source, table: pa.Table, columns: Columns, ids: np.ndarray, f
 # ---- ids ----
 
 
-def _ids(
+def read_ids(
     table: pa.Table, columns: Columns, locate: Locate, on_fault: OnFault
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The series of each row, -1 where an id is empty; the ids in order of first appearance; the row of that."""
@@ -248,7 +248,7 @@ def _more(bad: np.ndarray) -> str:
 # ---- stamps ----
 
 
-def _stamps(
+def read_stamps(
     table: pa.Table, name: str, locate: Locate, on_fault: OnFault, expected: StampFormat | None, spelling: Spelling
 ) -> Stamps:
     """The stamp of each row, NAT where there is none, and how stamps are written."""

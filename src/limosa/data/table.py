@@ -2,7 +2,9 @@
 
     unique_id, ds, [target,] <model>, <model>-lo-80, <model>-hi-80, <model>_ql0.1
 
-`<model>` is the median, `-lo-80` and `-hi-80` bound the central 80 % interval, `_ql0.1` is the quantile 0.1.
+`<model>` is the median, `-lo-80` and `-hi-80` bound the central 80 % interval, `_ql0.1` is the quantile 0.1. Of a
+threshold, `<model>-over-75` is the probability that the step is above 75; `-over-75-by-lo` and `-over-75-by-hi` bound
+the probability that any step up to it is.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LEVEL = (80, 95)  # unless asked otherwise
 TARGET = "target"  # the column that tells several target columns apart
-_SUFFIX = re.compile(r"-(?P<side>lo|hi)-(?P<level>\d+(\.\d+)?)$|_ql(?P<quantile>0?\.\d+)$")
+_SUFFIX = re.compile(r"-(?P<side>lo|hi)-(?P<level>\d+(\.\d+)?)$|_ql(?P<quantile>0?\.\d+)$|-over-(?P<over>\S+)$")
 
 
 def forecast_table(
@@ -38,6 +40,7 @@ def forecast_table(
     name: str,
     level: Sequence[float] = (),
     quantiles: Sequence[float] = (),
+    exceeds: Sequence[float] = (),
     series: slice = slice(None),
 ) -> pd.DataFrame:
     """A forecast as a frame, ordered by series, target column and time.
@@ -48,6 +51,7 @@ def forecast_table(
         name: of the column that holds the median, and the beginning of the others' names.
         level: central intervals in percent, each in (0, 100).
         quantiles: single quantiles, each in (0, 1).
+        exceeds: thresholds, in data units.
         series: which series of the panel the n are.
 
     Raises: UsageError if a level or quantile is out of range, or beyond those the model answers.
@@ -61,7 +65,10 @@ def forecast_table(
     }
     if C > 1:
         columns[TARGET] = np.tile(np.repeat(np.asarray(targets, dtype=object), H), n)
-    return pd.DataFrame(columns | forecast_columns(forecast, name=name, level=level, quantiles=quantiles))
+    own = forecast_columns(forecast, name=name, level=level, quantiles=quantiles)
+    for threshold in exceeds:
+        own |= _exceedance_columns(forecast, f"{name}-over-{threshold:g}", threshold)
+    return pd.DataFrame(columns | own)
 
 
 def forecast_columns(
@@ -78,6 +85,39 @@ def forecast_columns(
     for quantile in quantiles:
         columns[f"{name}_ql{quantile:g}"] = _column(forecast.at(quantile))
     return columns
+
+
+def exceedance(forecast: Forecast, threshold: float) -> Tensor:
+    """The probability that each value is above `threshold`, [B, H, C].
+
+    Between two quantiles the distribution is interpolated as `Forecast.at` does, on the scale of normal quantiles.
+    Beyond the outermost ones it goes on along the straight line of the two nearest: a normal tail, and a guess.
+    """
+    import torch
+
+    values = forecast.values.double()
+    scores = torch.special.ndtri(torch.tensor(forecast.levels, dtype=torch.float64, device=values.device))  # [Q]
+    reached = (values <= threshold).sum(1)  # [B, H, C] quantiles that are not above
+    if len(forecast.levels) == 1:
+        raise UsageError("one quantile does not say how likely a threshold is exceeded; take another model")
+    low = (reached - 1).clamp(0, len(scores) - 2)
+    below, above = (values.gather(1, (low + i)[:, None])[:, 0] for i in (0, 1))
+    share = (threshold - below) / (above - below)  # infinite, or 0/0, where the two are equal
+    share = torch.where(above > below, share, torch.where(above > threshold, -torch.inf, torch.inf))
+    score = scores[low] + share * (scores[low + 1] - scores[low])
+    made: Tensor = torch.special.ndtr(-score).masked_fill(values.isnan().any(1), torch.nan)
+    return made
+
+
+def _exceedance_columns(forecast: Forecast, name: str, threshold: float) -> dict[str, np.ndarray]:
+    """The probability at each step, and what it says of all steps up to it.
+
+    How steps hang together is not in a forecast's quantiles. Whatever it is, the probability that any of them exceeds
+    lies between the largest of theirs (they exceed together) and their sum (never two of them).
+    """
+    each = exceedance(forecast, threshold)
+    bounds = {"": each, "-by-lo": each.cummax(1).values, "-by-hi": each.cumsum(1).clamp(max=1.0)}
+    return {f"{name}{suffix}": _column(values) for suffix, values in bounds.items()}
 
 
 def _answered(forecast: Forecast, name: str, level: Sequence[float], quantiles: Sequence[float]) -> list[float]:
@@ -126,6 +166,8 @@ def model_columns(columns: Iterable[str], known: Iterable[str]) -> dict[str, Mod
         found = _SUFFIX.search(name)
         if not found or name[: found.start()] not in names:
             medians.append(name)
+        elif found["over"]:
+            continue  # a probability, not a forecast in data units
         elif found["side"]:
             bounds.setdefault(name[: found.start()], {}).setdefault(float(found["level"]), {})[found["side"]] = name
         else:

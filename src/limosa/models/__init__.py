@@ -1,7 +1,8 @@
 """The registry of models: every file of the folders below that exports a `CARD` is a model, under its file's name.
 
-`forecasters/`, `detectors/` and `classifiers/` hold models of limosa, built from options; `foreign/` holds those of
-other libraries, loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is imported when needed.
+`forecasters/`, `detectors/`, `classifiers/` and `events/` hold models of limosa, built from options; `foreign/` holds
+those of other libraries, loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is
+imported when needed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from limosa.core import Backbone, Card, Classifier, Detector, Forecaster, ForeignCard, Learner, Streaming, configured
+from limosa.core import (
+    Backbone,
+    Card,
+    Classifier,
+    Detector,
+    EventModel,
+    Forecaster,
+    ForeignCard,
+    Learner,
+    Streaming,
+    configured,
+)
 from limosa.errors import ModelNotFound, UsageError, did_you_mean
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -21,6 +33,7 @@ ABILITIES: dict[type, tuple[str, str]] = {
     Forecaster: ("forecast", "limosa-small"),
     Detector: ("score rows", "z2"),
     Classifier: ("classify series", "minirocket"),
+    EventModel: ("forecast events", "a hawkes that `limosa events` saved"),
     Streaming: ("take one row at a time", "a trained aaren, or a detector"),
     Learner: ("learn", "patched"),
     Backbone: ("show its hidden states", "limosa-small"),
@@ -132,6 +145,8 @@ def load(name_or_folder: str | Path, *, can: type | None = None) -> Any:
         )
     if isinstance(model, Classifier):
         raise ModelNotFound(f"{name} has not learnt any classes yet; give labelled series (--train), or a saved folder")
+    if isinstance(model, EventModel):
+        raise ModelNotFound(f"{name} has not learnt yet; fit it: limosa events FILE --model {name} --save FOLDER")
     if any(True for _ in model.parameters()):
         raise ModelNotFound(f"{name} has no trained weights yet; train it first: limosa train FILE --model {name}")
     return model

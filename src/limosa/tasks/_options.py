@@ -32,6 +32,10 @@ def _quantiles(name: str, value: Any) -> tuple[float, ...]:
     return quantiles
 
 
+def _thresholds(name: str, value: Any) -> tuple[float, ...]:
+    return several(name, value, Real, "numbers in the units of the target")
+
+
 def _metrics(name: str, value: Any) -> tuple[str, ...]:
     from limosa.evaluate.metrics import ALL_METRICS
 
@@ -117,6 +121,15 @@ Horizon = Annotated[int, Option("How many steps to forecast.", "STEPS", flag="-h
 Levels = Annotated[Sequence[float], Option("Central bands in percent.", "PERCENT,...", read=numbers, accept=_level)]
 Quantiles = Annotated[
     Sequence[float], Option("Single quantiles between 0 and 1.", "NUMBER,...", read=numbers, accept=_quantiles)
+]
+Thresholds = Annotated[
+    Sequence[float],
+    Option(
+        "How likely a step is above these values, with bounds for any step up to it.",
+        "VALUE,...",
+        read=numbers,
+        accept=_thresholds,
+    ),
 ]
 Context = Annotated[
     int | None, Option("Last steps that the model may see; its own limit if not given.", "STEPS", least=1)

@@ -35,6 +35,7 @@ def forecast(
     ] = options.DEFAULT_MODEL,
     level: options.Levels = (80, 95),
     quantiles: options.Quantiles = (),
+    exceeds: options.Thresholds = (),
     future: Annotated[Any, Option("The known covariates of the steps to come, CSV or Parquet.", "FILE")] = None,
     context: options.Context = None,
     memory: Annotated[Any, Option("What `encode` made of the series' histories, for its adapter.", "FOLDER")] = None,
@@ -55,7 +56,9 @@ def forecast(
     folder, of each series only the rows that the frozen model itself sees are read.
 
     Returns a long table, ordered by series and time, with columns id, time, `<model>`, `<model>-lo-80`,
-    `<model>-hi-80`, ..., `<model>_ql0.1`, ...: a pandas frame for files, else the caller's kind of frame.
+    `<model>-hi-80`, ..., `<model>_ql0.1`, ...: a pandas frame for files, else the caller's kind of frame. With
+    `exceeds=75`, `<model>-over-75` is the probability that the step is above 75, and `-by-lo` and `-by-hi` bound the
+    probability that any step up to it is: quantiles do not say how steps hang together.
     A series without any observed value gets NaN and is named in a warning.
 
     Raises: UsageError for an argument that does not fit, DataError for bad input, ModelNotFound.
@@ -99,7 +102,8 @@ def forecast(
             answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
         unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
-        tables.append(forecast_table(panel, stamps, answer, name=name, level=level, quantiles=quantiles, series=series))
+        columns: dict[str, Any] = {"name": name, "level": level, "quantiles": quantiles, "exceeds": exceeds}
+        tables.append(forecast_table(panel, stamps, answer, **columns, series=series))
         if on_progress:
             on_progress(series.stop, len(panel))
     _warn_of_unobserved(unobserved, len(panel), steps)

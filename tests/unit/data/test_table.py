@@ -9,7 +9,7 @@ import torch
 
 from limosa.core import Forecast
 from limosa.data.panel import Panel
-from limosa.data.table import forecast_table, model_columns
+from limosa.data.table import exceedance, forecast_table, model_columns
 from limosa.errors import UsageError
 
 
@@ -87,3 +87,36 @@ def test_models_are_found_again_by_their_columns() -> None:
     assert found["a"].level == {80.0: ("a-lo-80", "a-hi-80"), 97.5: ("a-lo-97.5", "a-hi-97.5")}
     assert list(found["a"].quantiles) == [0.0125, 0.1, 0.5, 0.9, 0.9875]
     assert found["c"].quantiles == {0.3: "c_ql0.3"}
+
+
+def normal(means: list[float], levels: tuple[float, ...] = (0.05, 0.2, 0.5, 0.8, 0.95)) -> Forecast:
+    """Quantiles of one series whose steps are normal with these means and deviation 2."""
+    scores = torch.special.ndtri(torch.tensor(levels, dtype=torch.float64))
+    values = torch.tensor(means, dtype=torch.float64)[None, None, :, None] + 2.0 * scores[None, :, None, None]
+    return Forecast(values=values, levels=levels)
+
+
+def test_the_probability_above_a_threshold_is_exact_for_a_normal_forecast_in_the_tails_too() -> None:
+    made = exceedance(normal([0.0, 5.0, 100.0, -100.0]), 3.0)[0, :, 0]
+    wanted = torch.special.ndtr((torch.tensor([0.0, 5.0, 100.0, -100.0], dtype=torch.float64) - 3.0) / 2.0)
+    torch.testing.assert_close(made, wanted)
+
+
+def test_what_is_equal_to_the_threshold_is_not_above_it() -> None:
+    flat = Forecast(values=torch.full((1, 3, 1, 1), 7.0), levels=(0.1, 0.5, 0.9))
+    assert [float(exceedance(flat, c)) for c in (6.9, 7.0, 7.1)] == [1.0, 0.0, 0.0]
+    half = Forecast(values=torch.tensor([0.0, 0.0, 5.0]).view(1, 3, 1, 1), levels=(0.1, 0.5, 0.9))
+    assert float(exceedance(half, 0.0)) == pytest.approx(0.5)
+    nothing = Forecast(values=torch.full((1, 3, 1, 1), torch.nan), levels=(0.1, 0.5, 0.9))
+    assert exceedance(nothing, 1.0).isnan().all()
+
+
+def test_any_step_up_to_one_lies_between_the_largest_and_the_sum_and_is_no_model_of_its_own() -> None:
+    p = panel()
+    table = forecast_table(
+        p, p.future_stamps(3, series=slice(1)), normal([0.0, 2.0, 1.0]), name="m", exceeds=(3.0,), series=slice(1)
+    )
+    each = table["m-over-3"].to_numpy()
+    np.testing.assert_allclose(table["m-over-3-by-lo"], np.maximum.accumulate(each))
+    np.testing.assert_allclose(table["m-over-3-by-hi"], np.minimum(each.cumsum(), 1.0))
+    assert list(model_columns(table.columns, ["unique_id", "ds"])) == ["m"]
