@@ -104,7 +104,7 @@ def test_greedy_tokens_through_the_cache_are_those_of_transformers(pair):
 
 
 def test_the_older_spelling_of_rotary_positions_and_several_files_are_read(pair, tmp_path):
-    ours, theirs, folder = pair
+    ours, theirs, _ = pair
     theirs.save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     content = json.loads((tmp_path / "config.json").read_text())

@@ -17,13 +17,13 @@ from promises.laws import LAWS, Law, Subject, subject
 
 
 def found() -> list[Subject]:
-    """The tiny model of every file, with and without a calendar; detectors have laws of their own."""
+    """The tiny model of every file that reads windows, with and without a calendar; detectors have their own laws."""
     tried = [
         subject(f"{name}-{kind}", models.card(name), calendar=kind == "calendar", load=models.load)
         for name in models.names()
         for kind in ("calendar", "count")
     ]
-    return [one for one in tried if not isinstance(one.make(), Detector)]
+    return [one for one in tried if isinstance(one.make(), Forecaster | Classifier)]
 
 
 def pretrained() -> list[Subject]:

@@ -43,7 +43,7 @@ class Video:
     duration: float  # seconds
 
     def __post_init__(self) -> None:
-        if not self.frames or len(self.frames) != len(self.seconds):
+        if not len(self.frames) or len(self.frames) != len(self.seconds):
             raise UsageError(f"a video has {len(self.frames)} frames and {len(self.seconds)} times; give one for each")
 
 
@@ -130,10 +130,10 @@ def sampled(frames: int, fps: float, *, most: int = 64, per_second: float = 1.0,
 
 
 ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def in_words(number: int) -> str:
@@ -232,10 +232,10 @@ class Chat:
         """Tokens, which of them are to be learnt, and the tiles of one conversation."""
         parts, tiles = self._parts(conversation, reply, split)
         encoded = self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False)
-        edges = np.cumsum([0, *(len(text) for text, _ in parts)])
-        own = [bool(parts[int(np.searchsorted(edges, begin, side="right")) - 1][1]) for begin, _ in encoded.offsets]
+        ends, begins = np.cumsum([len(text) for text, _ in parts]), [begin for begin, _ in encoded.offsets]
+        own = np.array([learnt for _, learnt in parts])[np.searchsorted(ends, begins, side="right")]
         size = (0, self.images.channels, self.images.tile, self.images.tile)
-        return encoded.ids, own, torch.cat([t.pixels for t in tiles]) if tiles else torch.empty(size)
+        return encoded.ids, own.tolist(), torch.cat([t.pixels for t in tiles]) if tiles else torch.empty(size)
 
     def _parts(
         self, conversation: Sequence[Message], reply: bool, split: bool | None

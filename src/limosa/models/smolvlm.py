@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from limosa.core import Card, check_at_least, resume
 from limosa.data.chat import Prompt
 from limosa.errors import DataError, ModelNotFound, UsageError
+from limosa.models import OFFICIAL
 from limosa.models._vision import VisionTower
-from limosa.nn.compact import Int8Linear, Weights, compacted
+from limosa.nn.compact import Bf16Linear, Int8Linear, Weights, compacted
 from limosa.nn.decoder import Decoder, DecoderConfig, DecoderLayer, KeyValueCache
-from limosa.nn.generate import Constraint, Generated, GenerateConfig, generate
-from limosa.nn.saving import CONFIG, WEIGHTS, Saved, read_config, read_tensors
+from limosa.nn.generate import Constraint, GenerateConfig, Generated, generate
+from limosa.nn.saving import CONFIG, WEIGHTS, Saved, read_json, read_tensors
 
-TILES = 4  # that the vision tower reads at once
-OFFICIAL = ("smolvlm", "idefics3")  # `model_type` of official folders
+PATCHES = 4096  # that the vision tower reads at once, about, so that a video of many frames takes no more memory
 # Names of official tensors and what they are called here; the first that fits is changed.
 RENAMED = (
     ("model.vision_model.embeddings.", "vision_model."),
@@ -47,7 +47,7 @@ class SmolVLMConfig:
 
     tile: int = 64  # pixels of the edge of an image that the vision tower reads
     patch: int = 8  # pixels of the edge of a patch
-    channels: int = 1  # 1 for grey, 3 for colours
+    image_channels: int = 1  # 1 for grey, 3 for colours
     vision_width: int = 128
     vision_layers: int = 4
     vision_heads: int = 4
@@ -67,7 +67,8 @@ class SmolVLMConfig:
     end_token: int = 1  # that ends an answer
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "tile", "patch", "channels", "vision_width", "vision_layers", "vision_heads", "join")
+        check_at_least(self, 1, "tile", "patch", "image_channels", "join", "context")
+        check_at_least(self, 1, "vision_width", "vision_layers", "vision_heads", "vision_feedforward")
         if self.vision_width % self.vision_heads:
             raise UsageError(f"vision_width {self.vision_width} must be a multiple of vision_heads {self.vision_heads}")
         if (self.tile // self.patch) % self.join:
@@ -107,7 +108,7 @@ class SmolVLM(Saved):
         super().__init__()
         self.config = config
         self.vision_model = VisionTower(
-            channels=config.channels,
+            channels=config.image_channels,
             size=config.tile,
             patch=config.patch,
             width=config.vision_width,
@@ -149,7 +150,7 @@ class SmolVLM(Saved):
         return Prompt(
             tokens=tokens,
             padding=torch.zeros(1, dtype=torch.int64),
-            pixels=torch.zeros(1, 1, config.channels, config.tile, config.tile),
+            pixels=torch.zeros(1, 1, config.image_channels, config.tile, config.tile),
             tiles=torch.ones(1, dtype=torch.int64),
             learnt=tokens == config.end_token,
         ).to(device)
@@ -158,7 +159,7 @@ class SmolVLM(Saved):
         """The tokens of tiles [M, channels, tile, tile] from -1 to 1: [M, T, D] of the decoder's width."""
         r, edge = self.config.join, self.config.tile // self.config.patch
         made = []
-        for part in pixels.to(self.text_model.norm.weight.dtype).split(TILES):
+        for part in torch.split(pixels.to(self.text_model.norm.weight.dtype), max(1, PATCHES // edge**2)):
             x: Tensor = self.vision_model(part)
             x = x.view(len(part), edge // r, r, edge // r, r, -1).permute(0, 1, 3, 2, 4, 5)  # [M, e/r, e/r, r, r, D]
             made.append(self.connector(x.reshape(len(part), self.config.tokens, -1)))
@@ -171,7 +172,7 @@ class SmolVLM(Saved):
         """
         config, tokens = self.config, prompt.tokens
         B, N = tokens.shape
-        if N > config.context:
+        if config.context < N:
             raise UsageError(f"the prompt has {N} tokens, the model reads {config.context}; ask less, or do not split")
         hidden = self.text_model.embed_tokens(tokens)  # [B, N, D]
         places = tokens == config.image_token
@@ -220,9 +221,16 @@ class SmolVLM(Saved):
 
     @torch.no_grad()
     def generate(
-        self, prompt: Prompt, config: GenerateConfig | None = None, constraint: Constraint | None = None
+        self,
+        prompt: Prompt,
+        config: GenerateConfig | None = None,
+        constraint: Constraint | None = None,
+        *,
+        end: int | None = None,
     ) -> Generated:
         """Answers to prompts, token by token; keys and values of earlier tokens are kept.
+
+        `end` is the token that ends an answer, that of the config if None.
 
         Raises: UsageError if prompt and answer are longer than the context.
         """
@@ -247,7 +255,8 @@ class SmolVLM(Saved):
             allowed = _visible(prompt.padding, 1, seen + 1) if padded else None
             return last(State(hidden, self.text_model.turn(hidden, seen), allowed, cache))
 
-        return generate(last(self.embed(prompt, cache)), following, self.config.end_token, config, constraint)
+        end = self.config.end_token if end is None else end
+        return generate(last(self.embed(prompt, cache)), following, end, config, constraint)
 
 
 def _apply(layer: DecoderLayer, place: int, state: State) -> State:
@@ -264,11 +273,9 @@ def _visible(padding: Tensor, N: int, T: int) -> Tensor:
 
 def _read(folder: Path) -> tuple[SmolVLMConfig, Iterator[tuple[str, Tensor]]]:
     """The config of a folder and its tensors, each read when it is asked for."""
-    content = json.loads((folder / CONFIG).read_text())
-    if "model" in content:
-        options = read_config(folder)
-        options.pop("model")
-        return SmolVLMConfig(**options), iter(read_tensors(folder).items())
+    content = read_json(folder / CONFIG)
+    if content.pop("model", None):
+        return SmolVLMConfig(**content), iter(read_tensors(folder).items())
     if content.get("model_type") not in OFFICIAL:
         raise DataError(f"{folder} holds a {content.get('model_type')}; give a folder of SmolVLM or SmolVLM2")
     return official_config(content), _official_tensors(folder)
@@ -296,7 +303,7 @@ def official_config(content: dict[str, Any]) -> SmolVLMConfig:
     return SmolVLMConfig(
         tile=vision.get("image_size", 224),
         patch=vision.get("patch_size", 32),
-        channels=vision.get("num_channels", 3),
+        image_channels=vision.get("num_channels", 3),
         vision_width=vision.get("hidden_size", 1152),
         vision_layers=vision.get("num_hidden_layers", 12),
         vision_heads=vision.get("num_attention_heads", 16),
@@ -352,8 +359,9 @@ def _fill(model: SmolVLM, tensors: Iterator[tuple[str, Tensor]], weights: Weight
         _compact(model, holder, weights)
     if planned:
         raise ValueError(f"{', '.join(sorted(planned)[:3])} is missing")
-    if weights == "int8" and model.config.tied:  # a head of its own, for reading it is most of the work
-        model.text_model.lm_head = Int8Linear(model.text_model.embed_tokens.weight, None)
+    if weights != "fp32" and model.config.tied:  # in bf16 it shares the memory of the embedding
+        head = Int8Linear if weights == "int8" else Bf16Linear
+        model.text_model.lm_head = head(model.text_model.embed_tokens.weight, None)
 
 
 def _compact(model: SmolVLM, holder: str, weights: Weights) -> None:
@@ -382,7 +390,7 @@ CARD = Card(
         heads=2,
         key_heads=1,
         feedforward=32,
-        context=128,
+        context=256,
     ),
     source="Marafioti et al. 2025, arXiv 2504.05299",
     summary="answers questions about images: vision tower, connector, decoder",

@@ -66,7 +66,9 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.epsilon)
-        self.lm_head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.lm_head: nn.Module | None = None
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
