@@ -112,7 +112,7 @@ class InContext(nn.Module):
         allowed = torch.ones(N + Q, N + Q, dtype=torch.bool, device=past.device).tril()
         allowed[N:, N:] = torch.eye(Q, dtype=torch.bool, device=past.device)  # a query sees no other query
         hidden = self.trunk.hidden(torch.cat([past, now], dim=1), allowed[None, None])
-        made: Tensor = self.trunk.lm_head(hidden[:, N:])
+        made: Tensor = self.trunk.logits(hidden[:, N:])
         return made
 
 
@@ -211,7 +211,7 @@ class Student(nn.Module):
     def __init__(self, rank: int, inner: InnerConfig, width: int = 128) -> None:
         super().__init__()
         self.trunk = Decoder(DecoderConfig(width=width, feedforward=2 * width, heads=4, key_heads=4))
-        names = [name for name in linears(self.trunk) if name != "lm_head"]
+        names = linears(self.trunk)
         self.inner = InnerLoop(initial(self.trunk, names, rank), width, inner)
 
     def losses(self, segments: Tensor) -> Losses:
@@ -223,7 +223,7 @@ class Student(nn.Module):
         def losses(factors: Factors) -> Segments:
             with low_rank(self.trunk, factors):
                 hidden = self.trunk.hidden(self.trunk.embed_tokens(tokens))
-            logits = self.trunk.lm_head(hidden[:, :-1])
+            logits = self.trunk.logits(hidden[:, :-1])
             each = F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").view(T, -1)
             return Segments(each * present, hidden[:, 1:].reshape(T, present.shape[1], -1), present)
 

@@ -29,6 +29,8 @@ def a_pair(tied):
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     weights = {name.removeprefix("model."): value for name, value in other.state_dict().items()}
+    if tied:
+        del weights["lm_head.weight"]
     own = Decoder(config)
     own.load_state_dict(weights)
     return own, other
@@ -51,6 +53,20 @@ def test_a_token_does_not_see_later_ones():
         before, after = own(tokens), own(changed)
     assert torch.equal(before[:, :8], after[:, :8])
     assert not torch.equal(before[:, 8:], after[:, 8:])
+
+
+def test_tokens_one_by_one_through_a_cache_have_the_logits_of_all_at_once():
+    own, _ = a_pair(True)
+    tokens = torch.randint(64, (2, 12))
+    with torch.no_grad():
+        wanted, embedded = own.hidden(own.embed_tokens(tokens)), own.embed_tokens(tokens)
+        cache, found = own.cache(2, 12, embedded), []
+        for part in torch.split(embedded, [5, 1, 3, 1, 1, 1], dim=1):  # the first are several, later ones single
+            x, turn = part, own.turn(part, cache[0].length)
+            for layer, kept in zip(own.layers, cache, strict=True):
+                x = layer(x, turn, cache=kept)
+            found.append(own.norm(x))
+    assert torch.allclose(torch.cat(found, 1), wanted, atol=1e-5)
 
 
 def test_says_which_heads_do_not_fit():

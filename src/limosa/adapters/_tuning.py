@@ -78,19 +78,20 @@ class ChangedWeights(Adapter):
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The forecast with changed weights."""
-        made: Forecast = self._with_changes("forecast", window)
+        made: Forecast = self.call("forecast", window)
         return made
 
-    def loss(self, batch: Window) -> Tensor:
-        """The model's own loss of the steps it answers at once. A scalar.
+    def loss(self, batch: Any) -> Tensor:
+        """The model's own loss, of a forecaster that of the steps it answers at once. A scalar.
 
         Raises: UsageError if the batch has no answers.
         """
-        loss: Tensor = self._with_changes("loss", answered_at_once(batch, self.horizon))
+        loss: Tensor = self.call("loss", answered_at_once(batch, self.horizon) if isinstance(batch, Window) else batch)
         return loss
 
-    def _with_changes(self, method: str, window: Window) -> Any:
-        return called_with(self.base, self.names, self.change, method, window)
+    def call(self, method: str, *inputs: Any) -> Any:
+        """What a method of the model, such as `generate`, makes of inputs with the changed weights."""
+        return called_with(self.base, self.names, self.change, method, *inputs)
 
 
 def answered_at_once(batch: Window, horizon: int) -> Window:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limosa.adapters._tuning import ROWS, ChangedWeights, tune
-from limosa.core import AdapterCard, Window, check_at_least
+from limosa.core import AdapterCard, check_at_least
 from limosa.errors import UsageError
 from limosa.nn.lora import A, B, linears, low_rank, modules_of, read_peft, write_peft
 
@@ -54,9 +54,10 @@ class Lora(ChangedWeights):
         keys = [name.removesuffix(".weight") + end for name in self.names for end in (A, B)]
         return dict(zip(keys, self.change, strict=True))
 
-    def _with_changes(self, method: str, window: Window) -> Any:
+    def call(self, method: str, *inputs: Any) -> Any:
+        """What a method of the model, such as `generate`, makes of inputs with the changed layers."""
         with low_rank(self.base, self.factors, self.config.gain):
-            return getattr(self.base, method)(window)
+            return getattr(self.base, method)(*inputs)
 
     def to_peft(self, folder: str | Path, *, base: str | None = None) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors` as PEFT does.

@@ -179,8 +179,12 @@ class Sherl(Adapter):
     @torch.no_grad()
     def forecast(self, window: Window) -> Forecast:
         """The forecast of the changed backbone, of any horizon that the base answers."""
-        made: Forecast = called_with(self.view, self.names, self.change, "forecast", window)
+        made: Forecast = self.call("forecast", window)
         return made
+
+    def call(self, method: str, *inputs: Any) -> Any:
+        """What a method of the base, such as `generate`, makes of inputs with changed blocks."""
+        return called_with(self.view, self.names, self.change, method, *inputs)
 
     def late(self, state: Any, batch: Any) -> Any:
         """The output from the changed state: the last blocks, then the head with its change."""
@@ -198,7 +202,7 @@ class Sherl(Adapter):
         Raises: UsageError if a window has no answers.
         """
         if not isinstance(batch, Window):
-            loss: Tensor = called_with(self.view, self.names, self.change, "loss", batch)
+            loss: Tensor = self.call("loss", batch)
             return loss
         short = answered_at_once(batch, self.horizon)
         early = batch.early.states() if isinstance(batch, EarlyWindow) else self.early(short)

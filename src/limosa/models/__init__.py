@@ -1,8 +1,8 @@
 """The registry of models: every file of the folders below that exports a `CARD` is a model, under its file's name.
 
-`forecasters/`, `detectors/`, `classifiers/` and `events/` hold models of limosa, built from options; `foreign/` holds
-those of other libraries, loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is
-imported when needed.
+`forecasters/`, `detectors/`, `classifiers/` and `events/` hold models of limosa, built from options; `smolvlm` answers
+questions about images; `foreign/` holds those of other libraries, loaded by `NAME` or `NAME:FOLDER`. Listing names
+imports no model; a card is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from limosa.errors import ModelNotFound, UsageError, did_you_mean
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 FOREIGN = f"{__name__}.foreign."
+# `model_type` in the config of an official folder, and the file of the model that reads it.
+OFFICIAL = {"smolvlm": "smolvlm", "idefics3": "smolvlm"}
 # What each protocol lets a model do, and one that does.
 ABILITIES: dict[type, tuple[str, str]] = {
     Forecaster: ("forecast", "limosa-small"),
@@ -52,13 +54,14 @@ def foreign_cards() -> dict[str, ForeignCard]:
 
 def _modules() -> dict[str, str]:
     """Names of the model files and of their modules."""
+    own = {info.name: f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__) if not info.ispkg}
     folders = [f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__) if info.ispkg]
-    return {
+    own |= {
         info.name: f"{folder}.{info.name}"
         for folder in folders
         for info in pkgutil.iter_modules(importlib.import_module(folder).__path__)
-        if not info.name.startswith("_")
     }
+    return {name: module for name, module in own.items() if not name.startswith("_")}
 
 
 def _card(module: str) -> Any:
@@ -128,9 +131,10 @@ def load(name_or_folder: str | Path, *, can: type | None = None) -> Any:
     """
     name, folder = str(name_or_folder), find(name_or_folder)
     if folder is not None:
-        from limosa.nn.saving import read_config
+        from limosa.nn.saving import CONFIG, read_config, read_json
 
-        kind = str(read_config(folder)["model"])
+        official = OFFICIAL.get(str(read_json(folder / CONFIG).get("model_type")))
+        kind = official or str(read_config(folder)["model"])
         if kind.startswith("adapter:"):
             raise UsageError(f"{name} holds an adapter, which forecasts and does nothing else; adapt again instead")
         saved: Any = card(kind).build

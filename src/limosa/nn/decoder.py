@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,6 +39,24 @@ class DecoderConfig:
             raise UsageError(f"heads is {self.heads}; it must be a multiple of the {self.key_heads} key_heads")
 
 
+class KeyValueCache:
+    """The keys and values of one layer for the tokens so far, so that each is computed once.
+
+    It has room for `capacity` tokens from the beginning and is filled in place.
+    """
+
+    def __init__(self, rows: int, heads: int, capacity: int, width: int, like: Tensor) -> None:
+        self.keys, self.values = like.new_empty(2, rows, heads, capacity, width)
+        self.length = 0  # tokens so far
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values [B, heads, T, d] once those of the next N tokens [B, heads, N, d] have been added."""
+        begin, self.length = self.length, self.length + keys.shape[2]
+        self.keys[:, :, begin : self.length] = keys
+        self.values[:, :, begin : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
 class Decoder(nn.Module):
     """The network of this file: tokens in, logits of the next token out."""
 
@@ -47,19 +66,34 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, config.epsilon)
-        self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.lm_head: nn.Module | None = None
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        if config.tied:
-            self.lm_head.weight = self.embed_tokens.weight
+
+    def turn(self, embedded: Tensor, start: int = 0) -> Tensor:
+        """The rotary positions of embedded tokens [B, N, D], the first of which is token `start` of its row."""
+        config = self.config
+        return rotary(embedded.shape[1], config.width // config.heads, embedded, start=start, base=config.rotary_base)
+
+    def cache(self, rows: int, capacity: int, like: Tensor) -> list[KeyValueCache]:
+        """An empty cache for each layer, on the device and in the type of `like`."""
+        width = self.config.width // self.config.heads
+        return [KeyValueCache(rows, self.config.key_heads, capacity, width, like) for _ in self.layers]
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of the next token from last hidden states [..., D]."""
+        made: Tensor = F.linear(normed, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(normed)
+        return made
 
     def hidden(self, embedded: Tensor, allowed: Tensor | None = None) -> Tensor:
         """The last hidden states [B, N, D] of embedded tokens [B, N, D]; each sees itself and those before it.
 
         `allowed` [B or 1, 1, N, N] says which tokens a token sees instead, True where visible.
         """
-        turn = rotary(embedded.shape[1], self.config.width // self.config.heads, embedded, base=self.config.rotary_base)
+        turn = self.turn(embedded)
         x = embedded
         for layer in self.layers:
             x = layer(x, turn, allowed)
@@ -68,8 +102,7 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [B, N, vocabulary] of the token after each of `tokens` [B, N]."""
-        logits: Tensor = self.lm_head(self.hidden(self.embed_tokens(tokens)))
-        return logits
+        return self.logits(self.hidden(self.embed_tokens(tokens)))
 
 
 class DecoderLayer(nn.Module):
@@ -82,9 +115,15 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.width, config.epsilon)
         self.mlp = DecoderFeedForward(config)
 
-    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """`x` [B, N, D] -> [B, N, D]; `turn` from `rotary`, `allowed` as in `hidden`."""
-        x = x + self.self_attn(self.input_layernorm(x), turn, allowed)
+    def forward(
+        self, x: Tensor, turn: Tensor, allowed: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """`x` [B, N, D] -> [B, N, D]; `turn` from `rotary`, `allowed` as in `hidden`.
+
+        With a `cache`, `x` are the N tokens that follow those of the cache, which they see and are added to; `allowed`
+        is then [B or 1, 1, N, T] over all T tokens.
+        """
+        x = x + self.self_attn(self.input_layernorm(x), turn, allowed, cache)
         added: Tensor = self.mlp(self.post_attention_layernorm(x))
         return x + added
 
@@ -101,15 +140,23 @@ class DecoderAttention(nn.Module):
         self.v_proj = nn.Linear(config.width, shared, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor, allowed: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """`x` [B, N, D] -> [B, N, D]."""
         B, N, D = x.shape
-        q = self.q_proj(x).view(B, N, self.heads, -1).transpose(1, 2)  # [B, heads, N, d]
+        q = rotate(self.q_proj(x).view(B, N, self.heads, -1).transpose(1, 2), turn)  # [B, heads, N, d]
         k, v = (of(x).view(B, N, self.key_heads, -1).transpose(1, 2) for of in (self.k_proj, self.v_proj))
-        k, v = (t.repeat_interleave(self.heads // self.key_heads, 1) for t in (rotate(k, turn), v))
-        q = rotate(q, turn)
-        causal = allowed is None  # then no mask [N, N] is made
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True) if causal else attend(q, k, v, allowed)
+        k = rotate(k, turn)
+        if cache is not None:
+            k, v = cache.append(k, v)  # [B, key_heads, T, d]
+        T = k.shape[2]
+        if N == 1:  # the queries that share a key take the place of tokens, so that no key is copied
+            mixed = attend(q.view(B, self.key_heads, -1, q.shape[-1]), k, v, allowed).view(B, self.heads, 1, -1)
+        else:
+            k, v = (t.repeat_interleave(self.heads // self.key_heads, 1) for t in (k, v))
+            if allowed is None and N < T:
+                allowed = torch.ones(N, T, dtype=torch.bool, device=x.device).tril(T - N)
+            causal = allowed is None  # then no mask [N, N] is made
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True) if causal else attend(q, k, v, allowed)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, N, D))
         return out
 

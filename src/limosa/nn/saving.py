@@ -32,15 +32,25 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
     Raises: ModelNotFound if it is not there, DataError if it is not the config of a model.
     """
-    path = Path(folder) / CONFIG
+    content = read_json(path := Path(folder) / CONFIG)
+    if "model" not in content:
+        raise DataError(f'{path} does not say which model it is (key "model"); save the model again')
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a saved model.
+
+    Raises: ModelNotFound if it is not there, DataError if it is no JSON object.
+    """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ModelNotFound(f"no saved model in {folder}: {path} does not exist") from None
-    except (OSError, json.JSONDecodeError) as error:
+        raise ModelNotFound(f"no saved model in {path.parent}: {path} does not exist") from None
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); save the model again") from error
-    if not isinstance(content, dict) or "model" not in content:
-        raise DataError(f'{path} does not say which model it is (key "model"); save the model again')
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object; save the model again")
     return content
 
 

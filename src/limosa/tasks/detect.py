@@ -407,7 +407,8 @@ def _detect_or_watch(
         from limosa.tasks.watch import detect_stream
 
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding=call.given.get("encoding") or "utf-8", errors="replace")  # a broken byte costs its line, not the stream
+            encoding = call.given.get("encoding") or "utf-8"
+            sys.stdin.reconfigure(encoding=encoding, errors="replace")  # a broken byte costs its line, not the stream
         own = {name: value for name, value in call.given.items() if name != "source"}
         with ended_by_sigterm(), health_on_signal() as on_ready:
             more: dict[str, Any] = {"receivers": to, "on_ready": on_ready}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from limosa import models as registry
-from limosa.core import Classifier, Detector, EventModel, Learner, OnProgress, Window
+from limosa.core import Classifier, Detector, EventModel, Forecaster, Learner, OnProgress, Window
 from limosa.data.layout import Layout
 from limosa.errors import DataError, UsageError
 from limosa.files import PICTURES
@@ -63,7 +63,9 @@ def build_learner(model: str | Path, options: Mapping[str, Any], panel: Panel, s
         raise UsageError(f"{model} is a model of events; fit it by: limosa events FILE --model NAME --save FOLDER")
     if not isinstance(built, Learner):
         raise UsageError(f"{model} has nothing to learn; forecast with it at once")
-    horizon: int = built.horizon  # type: ignore[attr-defined]
+    if not isinstance(built, Forecaster):
+        raise UsageError(f"{model} does not learn from a table; train it from Python: docs/smolvlm.md")
+    horizon = built.horizon
     if (longest := int(panel.lengths.max())) <= 2 * horizon:
         raise DataError(
             f"the longest series has {longest} rows; {model} answers {horizon} steps at once and needs more than "

@@ -22,9 +22,8 @@ from limosa.errors import DataError, UsageError
 from promises.laws import LAWS, Subject, assert_close, series, subject, values
 from unit.adapters.conftest import HOUR, panel_of, seasons
 
-BASES = [
-    name for name in models.names() if isinstance(subject(name, models.card(name), calendar=True).make(), Backbone)
-]
+MAKERS = {name: subject(name, models.card(name), calendar=True).make for name in models.names()}
+BASES = [name for name, make in MAKERS.items() if isinstance(make(), Backbone) and isinstance(make(), Forecaster)]
 SIZES = {"context": 24, "horizon": 8, "history": 120, "rank": 2, "width": 8, "steps": 2, "tasks": 2}
 
 
