@@ -20,17 +20,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from limosa import tasks
+from limosa.app import ray
 from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
 from limosa.errors import DataWarning, Interrupted, LimosaError, UsageError
 from limosa.options import MISSING, VERBS, Call, Option, Parameter, Verb, kinds_of
-from limosa.tasks._options import OutputFile
+from limosa.tasks._options import OutputFile, OutputFolder
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OUTPUT = Parameter(name="output_file", type=Path | None, default=None, option=get_args(OutputFile)[1])
+FOLDER = Parameter(name="output_file", type=Path, default=None, option=get_args(OutputFolder)[1])
 JSON = Parameter(
     name="as_json",
     type=bool,
@@ -74,6 +76,8 @@ class Command(click.Command):
     def __init__(self, name: str, verb: Verb) -> None:
         self.verb = verb
         own = [one for one in (*verb.parameters.values(), *(verb.more or {}).values()) if one.option is not None]
+        if name in ray.COMMANDS:
+            own += ray.OPTIONS.values()
         if verb.table and verb.unit:
             own.append(OUTPUT)
         if verb.table or verb.text:
@@ -101,15 +105,25 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the verb with what stands on the command line, checked; `Exit` carries the code."""
         source = click.core.ParameterSource.COMMANDLINE
+        on_ray = ctx.params.get("engine") == "ray" and not ranks.launched()
+        own = self.own | ({OUTPUT.name: FOLDER} if on_ray else {})
         given = {
-            name: _value(self.own[name], value)
+            name: _value(own[name], value)
             for name, value in ctx.params.items()
             if ctx.get_parameter_source(name) is source
         }
+        if given.get("engine") != "ray" and (lost := [name for name in ("address", "workers") if name in given]):
+            raise UsageError(f"--{lost[0]} is an option of --engine ray; give both, or neither")
         call, verb = CommandLine(self.verb, given, ctx.obj), self.verb
+        more = {name: given[name] for name in verb.more or {} if name in given}
+        code = None
         try:
-            if verb.command is not None:
-                code = verb.command(call, **{name: given[name] for name in verb.more or {} if name in given})
+            if on_ray:
+                found = ray.run(str(self.name), call, more, given.get("address"), given.get("workers"))
+                if call.as_json:
+                    click.echo(json.dumps(found))
+            elif verb.command is not None:
+                code = verb.command(call, **more)
             else:
                 result = call.run()
                 call.show(result)
