@@ -13,16 +13,20 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 
 from limosa import models as registry
 from limosa.app.serve import Settings, bodies, calls
-from limosa.app.serve.batching import Late, Trace
-from limosa.app.serve.errors import TYPE, Problem, problem
+from limosa.app.serve.batching import Trace
+from limosa.app.serve.errors import TYPE, Late, Problem, problem
 from limosa.app.serve.guard import Guard
+from limosa.app.serve.jobs import ENDED, Jobs
 from limosa.app.serve.measures import Measures
 from limosa.app.serve.served import Served, fingerprint
 from limosa.app.serve.verbs import TABLE_SCHEMA, Route, routes
 from limosa.errors import LimosaError
+
+SSE = "text/event-stream"
 
 T = TypeVar("T")
 
@@ -39,8 +43,22 @@ class State:
         self.served = Served(settings.models, settings.limits, self.measures.batch)
         self.measures.waiting(self.served.waiting)
         self.pool = ThreadPoolExecutor(self.limits.batch, thread_name_prefix="limosa")
-        self.running = 0
-        self.draining = False
+        self.running, self.draining = 0, False
+        given = settings.state
+        self._jobs = None if given is None else Jobs(given, self.served, settings.device, self.measures.count_jobs)
+
+    def jobs(self) -> Jobs:
+        """The jobs. Raises: Problem 501 where the server keeps none."""
+        if self._jobs is None:
+            raise Problem(501, "no-state", "this server keeps no jobs; start it with --state FOLDER")
+        return self._jobs
+
+    def close(self) -> None:
+        """End what runs."""
+        self.draining = True
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self._jobs is not None:
+            self._jobs.close()
 
     async def work(self, request: Trace, function: Callable[[], T]) -> T:
         """Run a function in a thread, within the time of its request. Raises: Problem 503, Late."""
@@ -70,8 +88,7 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with calls.listening():
             yield
-            state.draining = True
-        state.pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(state.close)
 
     app = FastAPI(title="limosa", version=version("limosa"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.limosa = state
@@ -79,20 +96,30 @@ def create(settings: Settings) -> FastAPI:
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _not_found)
     for route in found.values():
-        if not route.job:
-            _add(app, route, _answer(state, route))
+        _add(app, route, _accept(state, route) if route.job else _answer(state, route))
     _add_listings(app, state)
+    _add_jobs(app, state)
     app.add_middleware(Guard, state=state)
     return app
+
+
+async def _read(state: State, request: Request, own: Trace) -> tuple[bytes, str, dict[str, list[str]]]:
+    """The body of a request, its media type, and the query."""
+    request.state.trace = own
+    try:
+        async with asyncio.timeout(max(state.limits.seconds, 1.0)):
+            body = await bodies.received(request, state.limits)
+    except TimeoutError:
+        raise Problem(408, "slow", "the body did not come in time; send it faster, or less of it") from None
+    kind = bodies.kind_of(request.headers.get("content-type", ""), body)
+    return body, kind, {name: request.query_params.getlist(name) for name in request.query_params}
 
 
 def _answer(state: State, route: Route) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         own = Trace(until=time.monotonic() + state.limits.seconds)
-        request.state.trace, request.state.options = own, route.parameters
-        body = await bodies.received(request, state.limits)
-        kind = bodies.kind_of(request.headers.get("content-type", ""), body)
-        query = {name: request.query_params.getlist(name) for name in request.query_params}
+        request.state.options = route.parameters
+        body, kind, query = await _read(state, request, own)
 
         def respond() -> calls.Reply:
             return calls.respond(
@@ -112,6 +139,54 @@ def _answer(state: State, route: Route) -> Callable[[Request], Awaitable[Respons
         return Response(reply.body, media_type=reply.kind, headers=reply.headers)
 
     return answer
+
+
+def _accept(state: State, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    async def accept(request: Request) -> Response:
+        own = Trace(until=time.monotonic() + state.limits.seconds)
+        request.state.options = route.parameters
+        jobs = state.jobs()
+        body, kind, query = await _read(state, request, own)
+
+        def add() -> dict[str, Any]:
+            return calls.enqueue(route, state.served, state.limits, jobs, body=body, kind=kind, query=query)
+
+        job = await state.work(own, add)
+        where = {"location": f"/v1/jobs/{job['id']}"}
+        return Response(bodies.dumped(job), status_code=202, media_type=bodies.JSON, headers=where)
+
+    return accept
+
+
+def _add_jobs(app: FastAPI, state: State) -> None:
+    @app.get("/v1/jobs", summary="All jobs, oldest first.")
+    def jobs() -> Response:
+        return Response(bodies.dumped({"jobs": state.jobs().all()}), media_type=bodies.JSON)
+
+    @app.get("/v1/jobs/{job_id}", summary="How far a job is, and what came of it.")
+    def job(job_id: str) -> Response:
+        return Response(bodies.dumped(state.jobs().get(job_id)), media_type=bodies.JSON)
+
+    @app.delete("/v1/jobs/{job_id}", summary="Cancel a job.")
+    def cancel(job_id: str) -> Response:
+        return Response(bodies.dumped(state.jobs().cancel(job_id)), media_type=bodies.JSON)
+
+    @app.get("/v1/jobs/{job_id}/events", summary="The progress of a job as server-sent events, until it ends.")
+    async def events(job_id: str) -> StreamingResponse:
+        state.jobs().get(job_id)
+
+        async def told() -> AsyncIterator[bytes]:
+            last: dict[str, Any] = {}
+            while not state.draining:
+                now = await asyncio.to_thread(state.jobs().get, job_id)
+                if now != last:
+                    yield server_sent(now["state"], now)
+                if now["state"] in ENDED:
+                    return
+                last = now
+                await asyncio.sleep(0.2)
+
+        return StreamingResponse(told(), media_type=SSE)
 
 
 def _add(app: FastAPI, route: Route, answer: Callable[[Request], Awaitable[Response]]) -> None:
@@ -182,6 +257,11 @@ def _listed(state: State) -> list[dict[str, Any]]:
     listed = [row for row in _known() if row["name"] in registry.embedded() or row["name"] in registry.names()]
     hashed = [*listed, *own.values()]
     return [row | {"hash": fingerprint(state.served.find(row["name"]))} for row in hashed]
+
+
+def server_sent(event: str, value: Any) -> bytes:
+    """One server-sent event."""
+    return b"event: " + event.encode() + b"\ndata: " + bodies.dumped(value) + b"\n\n"
 
 
 # ---- errors ----

@@ -18,12 +18,8 @@ from typing import Any
 
 import torch
 
+from limosa.app.serve.errors import Late
 from limosa.core import Forecast, Forecaster, Window
-from limosa.errors import LimosaError
-
-
-class Late(LimosaError):
-    """The time of a request is over."""
 
 
 @dataclass(kw_only=True)

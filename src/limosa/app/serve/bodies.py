@@ -16,9 +16,11 @@ import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from limosa.app.serve import Limits
 from limosa.app.serve.errors import Problem
+from limosa.data.frames import column_of
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -149,6 +151,19 @@ def table_in_json(name: str, value: Any, folder: Path, limits: Limits) -> Any:
     if any(len(column) > limits.rows for column in columns.values()):
         raise too_large(f"{name} has more than {limits.rows:,} rows", "max-body")
     return columns
+
+
+def as_file(table: Any, path: Path) -> Path:
+    """A table of a body as a file: `path`, unless it is one already. Raises: DataError."""
+    if isinstance(table, Path):
+        return table
+    if isinstance(table, Mapping):
+        lengths = {name: len(column) for name, column in table.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"the columns differ in length ({lengths}); give one value per row in each")
+        table = pa.table({name: column_of(name, column) for name, column in table.items()})
+    pq.write_table(table, path)
+    return path
 
 
 def _columns(name: str, value: Any) -> dict[str, Any]:

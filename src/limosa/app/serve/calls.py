@@ -21,6 +21,7 @@ import pandas as pd
 from limosa.app.serve import Limits, bodies
 from limosa.app.serve.batching import Trace, trace
 from limosa.app.serve.errors import Problem
+from limosa.app.serve.jobs import Jobs, discard
 from limosa.app.serve.served import Served, fingerprint
 from limosa.app.serve.verbs import Route
 from limosa.core import OnProgress
@@ -32,7 +33,11 @@ from limosa.tasks._shared import read
 
 OUTPUT = "output"  # the table that `-o` would keep
 RESULT = "result"
-SHAPE = ("orient", "table")  # of the answer: columns or rows in JSON, and which table in CSV or Arrow
+SHAPE = (
+    "orient",
+    "table",
+    "name",
+)  # of the answer: columns or rows in JSON, which table in CSV or Arrow; and a job's name
 
 _random = threading.Lock()  # held by verbs that draw from torch's one generator
 
@@ -138,7 +143,7 @@ def options(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What was given to the verb, its tables read as far as to columns, and the shape of the answer."""
     fields = bodies.read_json(body) if kind == bodies.JSON else {}
-    shape = {"orient": "columns", "table": RESULT}
+    shape = {"orient": "columns", "table": RESULT, "name": ""}
     texts = {name: many for name, many in query.items() if name not in SHAPE}
     shape |= {name: str(query[name][-1]) for name in SHAPE if name in query}
     shape |= {name: str(fields.pop(name)) for name in SHAPE if name in fields and name not in route.parameters}
@@ -199,6 +204,30 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
         trace.reset(token)
         load.through.reset(changed)
     return call
+
+
+def enqueue(
+    route: Route,
+    served: Served,
+    limits: Limits,
+    jobs: Jobs,
+    *,
+    body: bytes,
+    kind: str,
+    query: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """The job of a request whose result is a saved model; its tables are kept as files. Raises: LimosaError."""
+    folder = jobs.new_folder()
+    try:
+        given, shape = options(route, body, kind, query, folder, limits)
+        resolve(route, given, served)
+        for name, role in route.roles.items():
+            if role == "table" and given.get(name) is not None:
+                given[name] = str(bodies.as_file(given[name], folder / f"{name}.parquet"))
+        return jobs.add(folder, route.name, given, shape["name"])
+    except BaseException:
+        discard(folder)
+        raise
 
 
 def _truncated(given: Mapping[str, Any], request: Trace) -> int | None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from limosa.app.serve.batching import Late
 from limosa.errors import DataError, Interrupted, LimosaError, ModelNotFound, UsageError
 
 TYPE = "application/problem+json"
@@ -29,6 +28,11 @@ TITLES = {
     503: "The server is busy or ends",
     504: "The time of the request is over",
 }
+
+
+class Late(LimosaError):
+    """The time of a request is over."""
+
 
 _CODES: tuple[tuple[type[LimosaError], int, str], ...] = (
     (Late, 504, "late"),

@@ -47,6 +47,12 @@ class Measures:
         """Take the length of the queue from a function, when it is asked for."""
         self.queue.set_function(lambda: float(sum(of().values())))
 
+    def count_jobs(self, states: Mapping[str, int]) -> None:
+        """So many jobs are in each state."""
+        self.jobs.clear()
+        for state, number in states.items():
+            self.jobs.labels(state).set(number)
+
     def text(self) -> bytes:
         """All of it in Prometheus' form."""
         return generate_latest(self.registry)
