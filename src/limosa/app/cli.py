@@ -39,6 +39,7 @@ JSON = Parameter(
     default=False,
     option=Option("Write JSON instead of a table to standard output.", name="--json"),
 )
+OWN = ("doctor", "serve")  # commands of `app/`, beside the verbs of `tasks/`
 QUIET = Parameter(name="quiet", type=bool, default=False, option=Option("Say only warnings and errors.", flag="-q"))
 
 
@@ -51,7 +52,7 @@ class Commands(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         """Names of all commands, sorted."""
         names = [info.name for info in pkgutil.iter_modules(tasks.__path__) if not info.name.startswith("_")]
-        return sorted([*(name for name in names if verb_of(name)), "doctor"])
+        return sorted([*(name for name in names if verb_of(name)), *OWN])
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         """The command of that name, if there is one."""
@@ -61,7 +62,7 @@ class Commands(click.Group):
 
 def verb_of(name: str) -> Verb | None:
     """The verb that the command `name` stands for, if there is one."""
-    module = "limosa.app.doctor" if name == "doctor" else f"{tasks.__name__}.{name}"
+    module = f"limosa.app.{name}" if name in OWN else f"{tasks.__name__}.{name}"
     try:
         return VERBS.get(importlib.import_module(module).__name__)
     except ModuleNotFoundError as error:
@@ -87,7 +88,7 @@ class Command(click.Command):
         self.own = {one.name: one for one in own}
         super().__init__(
             name,
-            params=[_click_parameter(one, argument=one is own[0] and one.default is MISSING) for one in own],
+            params=[_click_parameter(one, argument=one is own[0] and _is_argument(one)) for one in own],
             help=verb.summary,
             no_args_is_help=any(one.default is MISSING for one in own),
         )
@@ -139,10 +140,14 @@ def _option(parameter: Parameter) -> Option:
     return parameter.option
 
 
+def _is_argument(one: Parameter) -> bool:
+    return one.default is MISSING or _option(one).many
+
+
 def _click_parameter(one: Parameter, *, argument: bool) -> click.Parameter:
     own = _option(one)
     if argument:
-        return click.Argument([one.name], metavar=own.metavar)
+        return click.Argument([one.name], metavar=own.metavar, nargs=-1 if own.many else 1, required=not own.many)
     names = [*([own.flag] if own.flag else []), one.long_name, one.name]
     if one.type is bool:
         if one.default is True:

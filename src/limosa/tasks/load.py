@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from limosa.adapters._encoded import Memory
 
 KEPT = 8  # loaded models that are remembered
+
+# How a forecaster that was loaded by name is used, such as through the batches of a server; None: as it is.
+through: ContextVar[Callable[[str, Forecaster], Forecaster] | None] = ContextVar("through", default=None)
 
 Stamp = tuple[tuple[str, int, int], ...]  # path, nanoseconds of the last change, bytes of each file
 
@@ -105,7 +110,9 @@ def named_forecaster(
     weights = found.parameters() if isinstance(found, torch.nn.Module) else iter(())
     place = next(weights, torch.empty(0)).device
     plain = place.type == "cpu" and precision == "fp32"
-    return name, found if plain else OnDevice(found, place, precision)
+    placed = found if plain else OnDevice(found, place, precision)
+    change = through.get() if isinstance(model, str | Path) else None
+    return name, change(f"{model} {place} {precision}", placed) if change else placed
 
 
 def recalling(forecaster: Forecaster, memory: Memory) -> Forecaster:
