@@ -76,6 +76,7 @@ def _started(address: str | None, workers: int | None, *, quiet: bool = True) ->
     Raises: LimosaError if it is not installed, or no cluster answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 s of default
     try:
         import ray
         import ray.data
@@ -84,7 +85,7 @@ def _started(address: str | None, workers: int | None, *, quiet: bool = True) ->
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
     try:
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=not quiet, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a plain one where it starts too slowly
         raise LimosaError(f"Ray does not start at {address or 'this machine'}: {error}") from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)

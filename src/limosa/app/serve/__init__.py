@@ -102,6 +102,7 @@ def serve(
         Path | None, Option("Keep jobs and what they made there; adapt and train need it.", "FOLDER")
     ] = None,
     device: ComputeOn = "cpu",
+    demo: Annotated[bool, Option("Open the page with the embedded example.")] = False,
     max_body: Annotated[int, Option("Bytes of a body, as sent.", "BYTES", least=1)] = Limits.body,
     max_series: Annotated[int, Option("Series of a request.", "SERIES", least=1)] = Limits.series,
     max_horizon: Annotated[int, Option("Steps of a request.", "STEPS", least=1)] = Limits.horizon,
@@ -127,7 +128,18 @@ def serve(
     )
     tokens = tokens_of(token_file)
     check_address(host, tokens)
-    run(Settings(models=tuple(models), host=host, port=port, tokens=tokens, state=state, device=device, limits=limits))
+    run(
+        Settings(
+            models=tuple(models),
+            host=host,
+            port=port,
+            tokens=tokens,
+            state=state,
+            device=device,
+            limits=limits,
+            demo=demo,
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +152,7 @@ class Settings:
     tokens: dict[str, str]  # token -> its name in logs; none: whoever reaches the address
     state: Path | None = None
     device: Device = "cpu"
+    demo: bool = False  # the page begins with the embedded example
     limits: Limits = Limits()
 
 

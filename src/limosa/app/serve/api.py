@@ -22,6 +22,7 @@ from limosa.app.serve.errors import TYPE, Late, Problem, problem
 from limosa.app.serve.guard import Guard
 from limosa.app.serve.jobs import ENDED, Jobs
 from limosa.app.serve.measures import Measures
+from limosa.app.serve.page import add_page
 from limosa.app.serve.served import Served, fingerprint
 from limosa.app.serve.verbs import TABLE_SCHEMA, Route, routes
 from limosa.errors import LimosaError
@@ -99,6 +100,7 @@ def create(settings: Settings) -> FastAPI:
         _add(app, route, _accept(state, route) if route.job else _answer(state, route))
     _add_listings(app, state)
     _add_jobs(app, state)
+    add_page(app, state, _read)
     app.add_middleware(Guard, state=state)
     return app
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from limosa.app.serve.api import State
 
+PAGE = "/page/"  # the page's own files, which hold no data
 OPEN = ("/healthz", "/readyz")  # without a token: a probe has none
 
 log = logging.getLogger("limosa.serve")
@@ -84,7 +85,7 @@ class Guard:
         settings = self.state.settings
         if not settings.tokens:
             self._from_here(headers)
-        if path in OPEN:
+        if path in OPEN or path == "/" or path.startswith(PAGE):
             return "-"
         name = "-"
         if settings.tokens:
