@@ -321,7 +321,12 @@ def _plain(column: pd.Series) -> Any:
 
 def dumped(value: Any) -> bytes:
     """JSON; what is no number is null."""
-    return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(value, default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no form for: an array whose numbers do not lie side by side, else a text."""
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
 
 def in_arrow(table: pd.DataFrame) -> bytes:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,12 @@ def respond(
 ) -> Reply:
     """The answer of a verb to a body. Raises: LimosaError."""
     form = bodies.wanted(accept, kind)
-    with scratch() as folder:
-        given, shape = options(route, body, kind, query, folder, limits)
-        models = resolve(route, given, served)
-        if "device" in route.verb.parameters:
-            given["device"] = device
-        call = perform(route, given, served, limits, request)
+    call, models, shape = called(route, served, limits, request, body=body, kind=kind, query=query, device=device)
     about = {
         "model": {Path(name).name: fingerprint(name) for name in models},
         "notes": request.notes,
         "warnings": request.warnings,
-        "truncated_from": _truncated(given, request),
+        "truncated_from": _truncated(call.given, request),
         "request_id": request_id,
     }
     if form == bodies.JSON:
@@ -140,6 +135,26 @@ def respond(
         kind=form,
         headers={"limosa-about": bodies.dumped(about).decode().encode("ascii", "backslashreplace").decode()},
     )
+
+
+def called(
+    route: Route,
+    served: Served,
+    limits: Limits,
+    request: Trace,
+    *,
+    body: bytes,
+    kind: str = bodies.JSON,
+    query: Mapping[str, Sequence[str]] | None = None,
+    device: str,
+) -> tuple[HttpCall, list[str], dict[str, str]]:
+    """The call of a verb after it ran, the models it used, and the shape of the answer. Raises: LimosaError."""
+    with scratch() as folder:
+        given, shape = options(route, body, kind, query or {}, folder, limits)
+        models = resolve(route, given, served)
+        if "device" in route.verb.parameters:
+            given["device"] = device
+        return perform(route, given, served, limits, request), models, shape
 
 
 def options(
@@ -193,23 +208,30 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
     verb = route.verb
     more = {name: given.pop(name) for name in list(given) if name not in verb.parameters}
     call = HttpCall(verb=verb, given=given, request=request, output=Path(OUTPUT) if verb.table and verb.unit else None)
+    with through_batches(served, request), _random if "seed" in verb.parameters else nullcontext():
+        request.check()
+        if route.panel:
+            given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
+            request.series = len(panel)
+            if len(panel) > limits.series:
+                raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
+        if verb.command is not None:
+            verb.command(call, **more)
+        else:
+            call.show(call.run())
+    return call
+
+
+@contextmanager
+def through_batches(served: Served, request: Trace) -> Iterator[None]:
+    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept."""
     token, changed = trace.set(request), load.through.set(served.batched)
     try:
-        with served.readers.reading(request), _random if "seed" in verb.parameters else _nothing():
-            request.check()
-            if route.panel:
-                given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
-                request.series = len(panel)
-                if len(panel) > limits.series:
-                    raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
-            if verb.command is not None:
-                verb.command(call, **more)
-            else:
-                call.show(call.run())
+        with served.readers.reading(request):
+            yield
     finally:
         trace.reset(token)
         load.through.reset(changed)
-    return call
 
 
 def _plain(panel: Panel) -> Panel:
@@ -246,11 +268,6 @@ def _truncated(given: Mapping[str, Any], request: Trace) -> int | None:
     """Rows of the longest series, where the models saw fewer."""
     longest = int(given["source"].lengths.max()) if request.series else 0
     return longest if 0 < request.steps < longest else None
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
