@@ -43,7 +43,7 @@ def load(name_or_folder: str | Path, *, can: type | None = None, device: Device 
     folder = registry.find(name)
     if folder is None and registry.foreign_card(name) is None:
         return registry.load(name, can=can)  # no file is read, so nothing is gained by remembering it
-    model = _loaded(name if folder is None else str(folder.resolve()), _stamp(name), place)
+    model = _loaded(name if folder is None else str(folder.resolve()), _stamp(name, folder), place)
     return registry.checked(model, can, name)
 
 
@@ -62,19 +62,23 @@ def _loaded(name: str, stamp: Stamp, device: torch.device) -> Any:
     return adapters.load(name, frozen).to(device)
 
 
-def _stamp(name: str) -> Stamp:
+def _stamp(name: str, folder: Path | None) -> Stamp:
     """When the files of a model last changed, those of the frozen model of an adapter with them."""
     from limosa.adapters import _saving as adapters
 
-    elsewhere = registry.foreign_card(name)
-    folder = registry.find(name) or Path(elsewhere[1] if elsewhere else "")
+    if folder is None:
+        elsewhere = registry.foreign_card(name)
+        folder = Path(elsewhere[1] if elsewhere else "")
     if not folder.name or not folder.is_dir():
         return ()
     own = tuple(
         (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.resolve().iterdir()) if f.is_file()
     )
     try:
-        return own + (_stamp(adapters.base_of(folder)) if adapters.is_adapter(folder) else ())
+        if not adapters.is_adapter(folder):
+            return own
+        base = adapters.base_of(folder)
+        return own + _stamp(base, registry.find(base))
     except ModelNotFound:
         return own
 

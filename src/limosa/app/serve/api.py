@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -18,67 +16,20 @@ from fastapi.responses import StreamingResponse
 from limosa import models as registry
 from limosa.app.serve import Settings, bodies, calls
 from limosa.app.serve.batching import Trace
-from limosa.app.serve.errors import TYPE, Late, Problem, problem
+from limosa.app.serve.errors import TYPE, Problem, problem
 from limosa.app.serve.guard import Guard
-from limosa.app.serve.jobs import ENDED, Jobs
-from limosa.app.serve.measures import Measures
+from limosa.app.serve.jobs import ENDED
 from limosa.app.serve.page import add_page
-from limosa.app.serve.served import Served, fingerprint
+from limosa.app.serve.served import fingerprint
+from limosa.app.serve.standards import add_standards
+from limosa.app.serve.state import SSE, State, server_sent
+from limosa.app.serve.streams import add_streams
 from limosa.app.serve.verbs import TABLE_SCHEMA, Route, routes
 from limosa.errors import LimosaError
-
-SSE = "text/event-stream"
-
-T = TypeVar("T")
 
 EXAMPLE = {
     "source": {"unique_id": ["a"] * 8, "ds": [f"2024-01-0{day}" for day in range(1, 9)], "y": [3, 5, 4, 6, 5, 7, 6, 8]},
 }
-
-
-class State:
-    """What all requests of a server share."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.limits, self.measures = settings, settings.limits, Measures()
-        self.served = Served(settings.models, settings.limits, self.measures.batch)
-        self.measures.waiting(self.served.waiting)
-        self.pool = ThreadPoolExecutor(self.limits.batch, thread_name_prefix="limosa")
-        self.running, self.draining = 0, False
-        given = settings.state
-        self._jobs = None if given is None else Jobs(given, self.served, settings.device, self.measures.count_jobs)
-
-    def jobs(self) -> Jobs:
-        """The jobs. Raises: Problem 501 where the server keeps none."""
-        if self._jobs is None:
-            raise Problem(501, "no-state", "this server keeps no jobs; start it with --state FOLDER")
-        return self._jobs
-
-    def close(self) -> None:
-        """End what runs."""
-        self.draining = True
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        if self._jobs is not None:
-            self._jobs.close()
-
-    async def work(self, request: Trace, function: Callable[[], T]) -> T:
-        """Run a function in a thread, within the time of its request. Raises: Problem 503, Late."""
-        if self.running >= self.limits.waiting:
-            raise Problem(503, "busy", "too many requests wait; come again later", headers={"retry-after": "1"})
-        self.running += 1
-        context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(self.pool, context.run, function)
-        future.add_done_callback(self._done)
-        left = max(0.0, request.until - time.monotonic())
-        try:
-            return await asyncio.wait_for(asyncio.shield(future), left + 0.5)  # the thread ends itself first
-        except TimeoutError:
-            raise Late("the time of the request is over; ask for less, or raise --max-seconds") from None
-
-    def _done(self, future: asyncio.Future[Any]) -> None:
-        self.running -= 1
-        if not future.cancelled():
-            future.exception()  # seen, also where nobody waits any more
 
 
 def create(settings: Settings) -> FastAPI:
@@ -101,6 +52,8 @@ def create(settings: Settings) -> FastAPI:
     _add_listings(app, state)
     _add_jobs(app, state)
     add_page(app, state, _read)
+    add_streams(app, state)
+    add_standards(app, state)
     app.add_middleware(Guard, state=state)
     return app
 
@@ -259,11 +212,6 @@ def _listed(state: State) -> list[dict[str, Any]]:
     listed = [row for row in _known() if row["name"] in registry.embedded() or row["name"] in registry.names()]
     hashed = [*listed, *own.values()]
     return [row | {"hash": fingerprint(state.served.find(row["name"]))} for row in hashed]
-
-
-def server_sent(event: str, value: Any) -> bytes:
-    """One server-sent event."""
-    return b"event: " + event.encode() + b"\ndata: " + bodies.dumped(value) + b"\n\n"
 
 
 # ---- errors ----

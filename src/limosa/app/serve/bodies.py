@@ -6,6 +6,7 @@ Everything stays within the limits before it is parsed; no body is unpickled, an
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,11 @@ import pyarrow.parquet as pq
 
 from limosa.app.serve import Limits
 from limosa.app.serve.errors import Problem
+from limosa.data import frequency
+from limosa.data.dates import StampFormat
 from limosa.data.frames import column_of
+from limosa.data.panel import Panel
+from limosa.data.parse import read_stamp
 from limosa.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -112,6 +117,7 @@ def table_of(body: bytes, kind: str, folder: Path, limits: Limits) -> Any:
         _check_workbook(body, limits)
     elif body.count(b"\n") > limits.rows:
         raise too_large(f"the body has more than {limits.rows:,} rows", "max-body")
+    folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"body-{len(list(folder.iterdir()))}{'.xlsx' if excel else '.csv'}"
     path.write_bytes(body)
     return path
@@ -143,8 +149,13 @@ def _check_workbook(body: bytes, limits: Limits) -> None:
         raise too_large("the workbook is too long once decompressed", "max-body")
 
 
-def table_in_json(name: str, value: Any, folder: Path, limits: Limits) -> Any:
-    """A table of a JSON body as a dict of columns, or the path of CSV. Raises: UsageError, DataError, Problem."""
+def table_in_json(name: str, value: Any, folder: Path, limits: Limits, freq: str | int | None = None) -> Any:
+    """A table of a JSON body as a dict of columns or a `Panel`, or the path of CSV.
+
+    Raises: UsageError, DataError, Problem.
+    """
+    if isinstance(value, Mapping) and {"ids", "sizes"} <= set(value) <= {"ids", "sizes", "y", "start"}:
+        return on_a_grid(name, value, freq, limits)
     if isinstance(value, Mapping) and set(value) == {"csv"} and isinstance(value["csv"], str):
         return table_of(value["csv"].encode(), CSV, folder, limits)
     columns = _columns(name, value)
@@ -153,10 +164,18 @@ def table_in_json(name: str, value: Any, folder: Path, limits: Limits) -> Any:
     return columns
 
 
+def in_columns(panel: Panel) -> dict[str, Any]:
+    """A panel as the columns of a long table."""
+    owner = np.repeat(np.arange(len(panel)), panel.lengths)
+    return {"unique_id": panel.ids[owner], "ds": panel.times(panel.stamps), "y": panel.values[:, 0]}
+
+
 def as_file(table: Any, path: Path) -> Path:
     """A table of a body as a file: `path`, unless it is one already. Raises: DataError."""
     if isinstance(table, Path):
         return table
+    if isinstance(table, Panel):
+        table = in_columns(table)
     if isinstance(table, Mapping):
         lengths = {name: len(column) for name, column in table.items()}
         if len(set(lengths.values())) > 1:
@@ -175,27 +194,89 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
         names = dict.fromkeys(key for row in value for key in row)
         return {key: [row.get(key) for row in value] for key in names}
     if isinstance(value, list) and all(isinstance(one, int | float | None) for one in value):
-        return {"y": _numbers(f"{name} y", value)}
+        return {"y": _numbers(value)}
     raise UsageError(f"{name} is no table; give columns, rows, or ids, sizes and y")
+
+
+def on_a_grid(name: str, value: Mapping[str, Any], freq: str | int | None, limits: Limits) -> Panel:
+    """Series one after the other, without stamps: each goes on from its `start` in steps of `freq`, else from 0.
+
+    Nothing has to be found out, so it is the form that is read quickest.
+
+    Raises: UsageError, DataError, Problem.
+    """
+    sizes, values = _sizes(name, value), _numbers(value.get("y", []))
+    if not isinstance(values, np.ndarray) or not np.isfinite(values[~np.isnan(values)]).all():
+        wrong = next(one for one in value["y"] if not isinstance(one, int | float | None))
+        raise DataError(f"y holds {wrong!r}, which is no number; give null where nothing was observed")
+    if len(values) != sum(sizes) or not sizes or min(sizes) < 1:
+        raise DataError(f"{name} has {len(values)} values of y and sizes of {sum(sizes)}; give one value a row")
+    if len(values) > limits.rows:
+        raise too_large(f"{name} has more than {limits.rows:,} rows", "max-body")
+    ids = value["ids"]
+    text = not all(type(one) is int for one in ids)
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{name} has an id twice; give each series once")
+    start = np.concatenate([[0], np.cumsum(sizes)])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    origin, form = _origins(name, value.get("start"), len(sizes))
+    step = frequency.parse(1 if freq is None and not form.calendar else freq or "", form.tz)
+    if (step.kind == "count") == form.calendar:
+        raise UsageError(f"freq is {freq!r}; give an alias such as 'h' or 'D' where start holds times, else an integer")
+    step = frequency.settled(step, freq or 1, origin) if form.calendar else step
+    return Panel(
+        ids=np.array([str(one) for one in ids] if text else ids, dtype=object if text else np.int64),
+        stamps=step.advance(origin[owner], np.arange(len(values)) - start[owner]),
+        values=values[:, None],
+        known=np.empty((len(values), 0)),
+        static=np.empty((len(sizes), 0)),
+        start=start,
+        freq=frequency.anchored(step, int(origin[0])),
+        tz=form.tz,
+    )
+
+
+def _origins(name: str, starts: Any, series: int) -> tuple[np.ndarray, StampFormat]:
+    """The first stamp of each series, and how stamps are written."""
+    if starts is None:
+        return np.zeros(series, dtype=np.int64), StampFormat(calendar=False)
+    if len(starts) != series:
+        raise UsageError(f"{name} has {series} ids and {len(starts)} starts; give the first stamp of each series")
+    if not all(type(one) in (str, int) for one in starts):
+        raise UsageError(f"{name} has starts that are neither texts nor whole numbers; write times, or counts")
+    cells = [f"{one} 00:00" if re.fullmatch(r"\d{4}-\d\d-\d\d", str(one)) else one for one in starts]
+    read = {cells[0]: read_stamp(cells[0])}
+    form = read[cells[0]][1]
+    read |= {one: read_stamp(one, form) for one in set(cells) - set(read)}
+    if any((other.calendar, other.tz) != (form.calendar, form.tz) for _, other in read.values()):
+        raise DataError(f"{name} has starts of several kinds; write all alike")
+    return np.array([read[one][0] for one in cells], dtype=np.int64), form
+
+
+def _sizes(name: str, value: Mapping[str, list[Any]]) -> list[int]:
+    ids, sizes = value["ids"], value["sizes"]
+    if len(ids) != len(sizes) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise UsageError(f"{name} has {len(ids)} ids and {len(sizes)} sizes; give a whole number of rows for each id")
+    if odd := [one for one in ids if type(one) not in (str, int)]:
+        raise UsageError(f"{name} has the id {odd[0]!r}; give texts or whole numbers")
+    return list(sizes)
 
 
 def _side_by_side(name: str, value: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Series one after the other: `ids`, the number of rows of each in `sizes`, and columns of all rows."""
-    ids, sizes = value["ids"], value["sizes"]
-    if len(ids) != len(sizes) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise UsageError(f"{name} has {len(ids)} ids and {len(sizes)} sizes; give a whole number of rows for each id")
+    sizes = _sizes(name, value)
     others = {key: column for key, column in value.items() if key not in ("ids", "sizes")}
     if wrong := [key for key, column in others.items() if len(column) != sum(sizes)]:
         raise DataError(
             f"{name} has {len(others[wrong[0]])} values of {wrong[0]} and sizes of {sum(sizes)}; give one value a row"
         )
-    owner = np.repeat(np.arange(len(ids)), sizes)
-    return {"unique_id": [ids[i] for i in owner.tolist()]} | {
-        key: _numbers(key, column) if key == "y" else column for key, column in others.items()
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return {"unique_id": [value["ids"][i] for i in owner.tolist()]} | {
+        key: _numbers(column) if key == "y" else column for key, column in others.items()
     }
 
 
-def _numbers(name: str, column: Sequence[Any]) -> Any:
+def _numbers(column: Sequence[Any]) -> Any:
     try:
         return np.array(column, dtype=np.float64)
     except (TypeError, ValueError):
@@ -240,7 +321,12 @@ def _plain(column: pd.Series) -> Any:
 
 def dumped(value: Any) -> bytes:
     """JSON; what is no number is null."""
-    return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(value, default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has no form for: an array whose numbers do not lie side by side, else a text."""
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
 
 def in_arrow(table: pd.DataFrame) -> bytes:

@@ -7,12 +7,15 @@ is `result`, and what it would write with `-o` is `output`.
 from __future__ import annotations
 
 import logging
+import re
+import secrets
+import shutil
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from limosa.app.serve.served import Served, fingerprint
 from limosa.app.serve.verbs import Route
 from limosa.core import OnProgress
 from limosa.data.layout import Layout
+from limosa.data.panel import Panel
 from limosa.errors import DataWarning, UsageError
 from limosa.options import Call, Verb
 from limosa.tasks import load
@@ -110,17 +114,12 @@ def respond(
 ) -> Reply:
     """The answer of a verb to a body. Raises: LimosaError."""
     form = bodies.wanted(accept, kind)
-    with tempfile.TemporaryDirectory(prefix="limosa-") as folder, in_words_of(folder):
-        given, shape = options(route, body, kind, query, Path(folder), limits)
-        models = resolve(route, given, served)
-        if "device" in route.verb.parameters:
-            given["device"] = device
-        call = perform(route, given, served, limits, request)
+    call, models, shape = called(route, served, limits, request, body=body, kind=kind, query=query, device=device)
     about = {
         "model": {Path(name).name: fingerprint(name) for name in models},
         "notes": request.notes,
         "warnings": request.warnings,
-        "truncated_from": _truncated(given, request),
+        "truncated_from": _truncated(call.given, request),
         "request_id": request_id,
     }
     if form == bodies.JSON:
@@ -136,6 +135,26 @@ def respond(
         kind=form,
         headers={"limosa-about": bodies.dumped(about).decode().encode("ascii", "backslashreplace").decode()},
     )
+
+
+def called(
+    route: Route,
+    served: Served,
+    limits: Limits,
+    request: Trace,
+    *,
+    body: bytes,
+    kind: str = bodies.JSON,
+    query: Mapping[str, Sequence[str]] | None = None,
+    device: str,
+) -> tuple[HttpCall, list[str], dict[str, str]]:
+    """The call of a verb after it ran, the models it used, and the shape of the answer. Raises: LimosaError."""
+    with scratch() as folder:
+        given, shape = options(route, body, kind, query or {}, folder, limits)
+        models = resolve(route, given, served)
+        if "device" in route.verb.parameters:
+            given["device"] = device
+        return perform(route, given, served, limits, request), models, shape
 
 
 def options(
@@ -157,7 +176,9 @@ def options(
     given = route.read(fields, texts)
     for name, value in given.items():
         if route.roles[name] == "table" and kind == bodies.JSON and value is not None:
-            given[name] = bodies.table_in_json(name, value, folder, limits)
+            table = bodies.table_in_json(name, value, folder, limits, given.get("freq"))
+            panel = isinstance(table, Panel)
+            given[name] = bodies.in_columns(table) if panel and not (route.panel and name == "source") else table
     if given.get("horizon") is not None and given["horizon"] > limits.horizon:
         raise bodies.too_large(f"horizon is {given['horizon']:,}, above {limits.horizon:,} steps", "max-horizon")
     return given, shape
@@ -187,23 +208,36 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
     verb = route.verb
     more = {name: given.pop(name) for name in list(given) if name not in verb.parameters}
     call = HttpCall(verb=verb, given=given, request=request, output=Path(OUTPUT) if verb.table and verb.unit else None)
+    with through_batches(served, request), _random if "seed" in verb.parameters else nullcontext():
+        request.check()
+        if route.panel:
+            given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
+            request.series = len(panel)
+            if len(panel) > limits.series:
+                raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
+        if verb.command is not None:
+            verb.command(call, **more)
+        else:
+            call.show(call.run())
+    return call
+
+
+@contextmanager
+def through_batches(served: Served, request: Trace) -> Iterator[None]:
+    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept."""
     token, changed = trace.set(request), load.through.set(served.batched)
     try:
-        with served.readers.reading(request), _random if "seed" in verb.parameters else _nothing():
-            request.check()
-            if route.panel:
-                given["source"] = panel = read(given["source"], **call.take(*Layout.__annotations__))
-                request.series = len(panel)
-                if len(panel) > limits.series:
-                    raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
-            if verb.command is not None:
-                verb.command(call, **more)
-            else:
-                call.show(call.run())
+        with served.readers.reading(request):
+            yield
     finally:
         trace.reset(token)
         load.through.reset(changed)
-    return call
+
+
+def _plain(panel: Panel) -> Panel:
+    """The panel without the caller's column of ids, where it is what the panel has anyway."""
+    given = panel.given
+    return replace(panel, given=None) if given is not None and set(given.keys) == {panel.columns.id} else panel
 
 
 def enqueue(
@@ -237,21 +271,20 @@ def _truncated(given: Mapping[str, Any], request: Trace) -> int | None:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def in_words_of(folder: str) -> Iterator[None]:
-    """Inside, errors speak of the body where a verb names its file in `folder`."""
-    import re
-
+def scratch() -> Iterator[Path]:
+    """A folder for the texts of a body, made by who first writes there; inside, errors call such a file the body."""
+    folder = Path(tempfile.gettempdir(), f"limosa-{secrets.token_hex(8)}")
     try:
-        yield
+        yield folder
     except Exception as error:
-        if error.args and isinstance(error.args[0], str) and folder in error.args[0]:
-            error.args = (re.sub(re.escape(folder) + r"/body-\d+\.\w+", "the body", error.args[0]), *error.args[1:])
+        if error.args and isinstance(error.args[0], str) and str(folder) in error.args[0]:
+            error.args = (
+                re.sub(re.escape(str(folder)) + r"/body-\d+\.\w+", "the body", error.args[0]),
+                *error.args[1:],
+            )
         raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- what verbs say --------------------------------------------------------------------------------------------------

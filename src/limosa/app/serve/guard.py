@@ -18,7 +18,7 @@ from limosa.app.serve.errors import TYPE, Problem, problem, status_and_code
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from limosa.app.serve.api import State
+    from limosa.app.serve.state import State
 
 PAGE = "/page/"  # the page's own files, which hold no data
 OPEN = ("/healthz", "/readyz")  # without a token: a probe has none

@@ -7,7 +7,6 @@ and the series that were read, so that no browser has to understand CSV in every
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from limosa.app.demo import EXAMPLE
 from limosa.app.serve import Limits, bodies
 from limosa.app.serve.batching import Trace
-from limosa.app.serve.calls import in_words_of
+from limosa.app.serve.calls import scratch
 from limosa.app.serve.verbs import routes
 from limosa.data.check import inspected
 from limosa.data.layout import columns_of
@@ -31,7 +30,7 @@ from limosa.data.panel import Panel
 from limosa.data.read import peek
 
 if TYPE_CHECKING:
-    from limosa.app.serve.api import State
+    from limosa.app.serve.state import State
 
 FILES = Path(__file__).parent.parent / "page"
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
@@ -80,8 +79,8 @@ def read_series(body: bytes, kind: str, query: Mapping[str, Sequence[str]], limi
     """
     layout = routes()["check"].read({"source": {}}, query)
     layout.pop("source")
-    with tempfile.TemporaryDirectory(prefix="limosa-") as folder, in_words_of(folder):
-        source = bodies.table_of(body, kind, Path(folder), limits)
+    with scratch() as folder:
+        source = bodies.table_of(body, kind, folder, limits)
         report, panel = inspected(source, **layout)
         names = peek(source, columns_of(**layout)[0])[0] if panel is not None or not report.findings else []
     return {"report": report.to_dict(), "names": names} | ({} if panel is None else in_arrays(panel))

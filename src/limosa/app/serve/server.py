@@ -12,7 +12,8 @@ from types import FrameType
 import uvicorn
 
 from limosa.app.serve import Settings
-from limosa.app.serve.api import State, create
+from limosa.app.serve.api import create
+from limosa.app.serve.state import State
 from limosa.errors import LimosaError
 
 DRAIN = 30  # seconds that requests have to end in
@@ -49,6 +50,7 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=DRAIN,
         timeout_keep_alive=75,
         ws="websockets-sansio",
+        ws_max_size=2**20,
     )
     host, port = sockets[0].getsockname()[:2]
     logging.getLogger("limosa.serve").info(f"answering on http://{host}:{port}")

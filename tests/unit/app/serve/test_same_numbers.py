@@ -100,6 +100,46 @@ def test_a_check_and_a_detection_are_those_of_the_command(client, sales, by_hand
     pd.testing.assert_frame_equal(pd.DataFrame(answer["scores"]), pd.read_csv(tmp_path / "s.csv"), check_exact=True)
 
 
+@pytest.mark.parametrize(
+    ("freq", "starts"), [("D", ["2024-01-01", "2024-02-07"]), ("MS", ["2024-01-01T00:00"] * 2), (2, [4, 7])]
+)
+def test_series_on_a_grid_that_begin_somewhere_are_those_with_their_stamps(client, freq, starts):
+    sizes, values = (30, 21), [float(i * i % 11) for i in range(30)] + [None, *map(float, range(20))]
+    source = {"ids": ["a", "b"], "sizes": sizes, "y": values}
+    body = {"source": source | {"start": starts}, "horizon": 4, "freq": freq}
+    stamps = [
+        pd.date_range(start, periods=size, freq=freq).astype(str) if freq != 2 else range(start, start + 2 * size, 2)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    long = {"source": source | {"ds": [stamp for one in stamps for stamp in one]}, "horizon": 4}
+    found, wanted = (client.post("/v1/forecast", json=one).json()["result"] for one in (body, long))
+    assert found == wanted
+    assert client.post("/v1/check", json=body | {"horizon": None}).status_code == 400
+    assert client.post("/v1/check", json={"source": body["source"], "freq": freq}).json()["result"]["rows"] == 51
+
+
+def test_series_on_a_grid_without_a_start_are_counted_and_what_does_not_fit_is_refused(client):
+    source = {"ids": ["a", "b"], "sizes": [3, 2], "y": [1, 2, 3, 4, 5]}
+    assert client.post("/v1/forecast", json={"source": source, "horizon": 2}).json()["result"]["ds"] == [3, 4, 2, 3]
+    for wrong in (
+        {"start": ["2024-01-01"] * 2},
+        {"start": [1]},
+        {"start": [1, "2024-01-01"]},
+        {"start": [None, 1]},
+        {"sizes": [3]},
+        {"sizes": [5, 0]},
+        {"sizes": [3, 3]},
+        {"sizes": [3, 2.0]},
+        {"ids": ["a", "a"]},
+        {"ids": ["a", None]},
+        {"y": ["x"] * 5},
+    ):
+        answer = client.post("/v1/forecast", json={"source": source | wrong, "horizon": 2})
+        assert answer.json()["code"] in ("usage", "data"), answer.text
+    answer = client.post("/v1/forecast", json={"source": source, "horizon": 2, "freq": "h"})
+    assert answer.json()["param"] == "freq"
+
+
 def test_the_reply_says_what_was_read_what_was_cut_and_which_weights_answered(client, sales):
     long = {"y": list(np.arange(900.0) % 7), "ds": list(range(900))}
     answer = client.post("/v1/forecast", json={"source": long, "horizon": 2, "context": 64}).json()
