@@ -31,7 +31,7 @@ def blocks(page, language):
 
 
 COMMANDS = [
-    pytest.param(line, id=f"{page.name}: {line}", marks=[pytest.mark.slow] * ("--nproc" in line))
+    pytest.param(line, id=f"{page.name}: {line}", marks=[pytest.mark.slow] * bool(re.search("--nproc|--engine", line)))
     for page in PAGES
     for block in blocks(page, "sh")
     for line in block.splitlines()
@@ -56,6 +56,9 @@ def place(tmp_path_factory):
     ]
     sales = pd.concat(shops)
     sales[sales["ds"] < days[120]].to_csv(folder / "sales.csv", index=False)
+    (folder / "history").mkdir()
+    for shop, rows in sales.groupby("unique_id"):
+        rows.drop(columns="price").to_parquet(folder / "history" / f"{shop}.parquet", index=False)
     sales[sales["ds"] >= days[120]].drop(columns="y").to_csv(folder / "prices_ahead.csv", index=False)
     minutes = pd.date_range("2024-06-01", periods=900, freq="min")
     load = {name: generator.normal(size=900) for name in ("cpu", "disk", "queue")}

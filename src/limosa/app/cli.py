@@ -20,23 +20,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from limosa import tasks
+from limosa.app import ray
 from limosa.app.doctor import fit_threads
 from limosa.app.progress import progress
 from limosa.errors import DataWarning, Interrupted, LimosaError, UsageError
 from limosa.options import MISSING, VERBS, Call, Option, Parameter, Verb, kinds_of
-from limosa.tasks._options import OutputFile
+from limosa.tasks._options import OutputFile, OutputFolder
 from limosa.training.distributed import ranks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OUTPUT = Parameter(name="output_file", type=Path | None, default=None, option=get_args(OutputFile)[1])
+FOLDER = Parameter(name="output_file", type=Path, default=None, option=get_args(OutputFolder)[1])
 JSON = Parameter(
     name="as_json",
     type=bool,
     default=False,
     option=Option("Write JSON instead of a table to standard output.", name="--json"),
 )
+OWN = ("doctor", "serve")  # commands of `app/`, beside the verbs of `tasks/`
 QUIET = Parameter(name="quiet", type=bool, default=False, option=Option("Say only warnings and errors.", flag="-q"))
 
 
@@ -49,7 +52,7 @@ class Commands(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         """Names of all commands, sorted."""
         names = [info.name for info in pkgutil.iter_modules(tasks.__path__) if not info.name.startswith("_")]
-        return sorted([*(name for name in names if verb_of(name)), "doctor"])
+        return sorted([*(name for name in names if verb_of(name)), *OWN])
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         """The command of that name, if there is one."""
@@ -59,7 +62,7 @@ class Commands(click.Group):
 
 def verb_of(name: str) -> Verb | None:
     """The verb that the command `name` stands for, if there is one."""
-    module = "limosa.app.doctor" if name == "doctor" else f"{tasks.__name__}.{name}"
+    module = f"limosa.app.{name}" if name in OWN else f"{tasks.__name__}.{name}"
     try:
         return VERBS.get(importlib.import_module(module).__name__)
     except ModuleNotFoundError as error:
@@ -74,6 +77,8 @@ class Command(click.Command):
     def __init__(self, name: str, verb: Verb) -> None:
         self.verb = verb
         own = [one for one in (*verb.parameters.values(), *(verb.more or {}).values()) if one.option is not None]
+        if name in ray.COMMANDS:
+            own += ray.OPTIONS.values()
         if verb.table and verb.unit:
             own.append(OUTPUT)
         if verb.table or verb.text:
@@ -83,7 +88,7 @@ class Command(click.Command):
         self.own = {one.name: one for one in own}
         super().__init__(
             name,
-            params=[_click_parameter(one, argument=one is own[0] and one.default is MISSING) for one in own],
+            params=[_click_parameter(one, argument=one is own[0] and _is_argument(one)) for one in own],
             help=verb.summary,
             no_args_is_help=any(one.default is MISSING for one in own),
         )
@@ -101,15 +106,25 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the verb with what stands on the command line, checked; `Exit` carries the code."""
         source = click.core.ParameterSource.COMMANDLINE
+        on_ray = ctx.params.get("engine") == "ray" and not ranks.launched()
+        own = self.own | ({OUTPUT.name: FOLDER} if on_ray else {})
         given = {
-            name: _value(self.own[name], value)
+            name: _value(own[name], value)
             for name, value in ctx.params.items()
             if ctx.get_parameter_source(name) is source
         }
+        if given.get("engine") != "ray" and (lost := [name for name in ("address", "workers") if name in given]):
+            raise UsageError(f"--{lost[0]} is an option of --engine ray; give both, or neither")
         call, verb = CommandLine(self.verb, given, ctx.obj), self.verb
+        more = {name: given[name] for name in verb.more or {} if name in given}
+        code = None
         try:
-            if verb.command is not None:
-                code = verb.command(call, **{name: given[name] for name in verb.more or {} if name in given})
+            if on_ray:
+                found = ray.run(str(self.name), call, more, given.get("address"), given.get("workers"))
+                if call.as_json:
+                    click.echo(json.dumps(found))
+            elif verb.command is not None:
+                code = verb.command(call, **more)
             else:
                 result = call.run()
                 call.show(result)
@@ -125,10 +140,14 @@ def _option(parameter: Parameter) -> Option:
     return parameter.option
 
 
+def _is_argument(one: Parameter) -> bool:
+    return one.default is MISSING or _option(one).many
+
+
 def _click_parameter(one: Parameter, *, argument: bool) -> click.Parameter:
     own = _option(one)
     if argument:
-        return click.Argument([one.name], metavar=own.metavar)
+        return click.Argument([one.name], metavar=own.metavar, nargs=-1 if own.many else 1, required=not own.many)
     names = [*([own.flag] if own.flag else []), one.long_name, one.name]
     if one.type is bool:
         if one.default is True:

@@ -187,12 +187,12 @@ def _parquet(path: str | Path) -> Iterator[Any]:
     import pyarrow.dataset
 
     try:
-        yield pyarrow.dataset.dataset(existing(path), format="parquet", partitioning=_partitioning(Path(path)))
+        yield pyarrow.dataset.dataset(existing(path), format="parquet", partitioning=partitioning(Path(path)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again, or give a CSV file") from error
 
 
-def _partitioning(path: Path) -> Any:
+def partitioning(path: Path) -> Any:
     """Keys of `column=value` folders as integers where each is written as one is, else as text: 07 stays 07."""
     import pyarrow.dataset
 

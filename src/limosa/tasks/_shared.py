@@ -93,6 +93,7 @@ def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:
     Columns of ids and time come back in the caller's type.
     """
     import narwhals as nw
+    import numpy as np
     import pandas as pd
 
     given, columns = panel.given, panel.columns
@@ -107,7 +108,10 @@ def as_caller_type(table: pd.DataFrame, source: Any, panel: Panel) -> Any:
     files = frame is source
     if files or frame.implementation.is_pandas():
         if keys:
-            own = {name: key.to_native().reset_index(drop=True) for name, key in keys.items()}
+            own = {
+                name: pd.Series(key) if isinstance(key, np.ndarray) else key.to_pandas().reset_index(drop=True)
+                for name, key in keys.items()
+            }
             table = pd.DataFrame(own | {name: table[name] for name in table.columns if name != columns.id})
         if not files and given is not None and given.time is not None:
             for name in _times(table, panel):

@@ -107,7 +107,7 @@ def forecast(
         if on_progress:
             on_progress(series.stop, len(panel))
     _warn_of_unobserved(unobserved, len(panel), steps)
-    table = pd.concat(tables, ignore_index=True)
+    table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source, panel)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from limosa.adapters._encoded import Memory
 
 KEPT = 8  # loaded models that are remembered
+
+# How a forecaster that was loaded by name is used, such as through the batches of a server; None: as it is.
+through: ContextVar[Callable[[str, Forecaster], Forecaster] | None] = ContextVar("through", default=None)
 
 Stamp = tuple[tuple[str, int, int], ...]  # path, nanoseconds of the last change, bytes of each file
 
@@ -38,7 +43,7 @@ def load(name_or_folder: str | Path, *, can: type | None = None, device: Device 
     folder = registry.find(name)
     if folder is None and registry.foreign_card(name) is None:
         return registry.load(name, can=can)  # no file is read, so nothing is gained by remembering it
-    model = _loaded(name if folder is None else str(folder.resolve()), _stamp(name), place)
+    model = _loaded(name if folder is None else str(folder.resolve()), _stamp(name, folder), place)
     return registry.checked(model, can, name)
 
 
@@ -57,19 +62,23 @@ def _loaded(name: str, stamp: Stamp, device: torch.device) -> Any:
     return adapters.load(name, frozen).to(device)
 
 
-def _stamp(name: str) -> Stamp:
+def _stamp(name: str, folder: Path | None) -> Stamp:
     """When the files of a model last changed, those of the frozen model of an adapter with them."""
     from limosa.adapters import _saving as adapters
 
-    elsewhere = registry.foreign_card(name)
-    folder = registry.find(name) or Path(elsewhere[1] if elsewhere else "")
+    if folder is None:
+        elsewhere = registry.foreign_card(name)
+        folder = Path(elsewhere[1] if elsewhere else "")
     if not folder.name or not folder.is_dir():
         return ()
     own = tuple(
         (str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.resolve().iterdir()) if f.is_file()
     )
     try:
-        return own + (_stamp(adapters.base_of(folder)) if adapters.is_adapter(folder) else ())
+        if not adapters.is_adapter(folder):
+            return own
+        base = adapters.base_of(folder)
+        return own + _stamp(base, registry.find(base))
     except ModelNotFound:
         return own
 
@@ -105,7 +114,9 @@ def named_forecaster(
     weights = found.parameters() if isinstance(found, torch.nn.Module) else iter(())
     place = next(weights, torch.empty(0)).device
     plain = place.type == "cpu" and precision == "fp32"
-    return name, found if plain else OnDevice(found, place, precision)
+    placed = found if plain else OnDevice(found, place, precision)
+    change = through.get() if isinstance(model, str | Path) else None
+    return name, change(f"{model} {place} {precision}", placed) if change else placed
 
 
 def recalling(forecaster: Forecaster, memory: Memory) -> Forecaster:
