@@ -6,10 +6,11 @@
 Series are made here: a site's traffic with a day and a week (5 min), a host of eight channels (1 min), twenty hosts,
 and hourly orders of a shop. Each scenario is fitted to normal rows and judged on rows with one incident; the risk is
 one row a week. An incident counts where it begins within the truth (or the last hour before), a channel where one of
-those names it first; what begins earlier and ends earlier is a false alarm. Beside limosa: z2 and window PCA with a
-quantile for a threshold, an isolation forest where scikit-learn is there, and a band of our own: Fourier terms of day
-and week by least squares, with a quantile of its residuals, as Prophet's interval is. They join alarms into incidents
-as limosa does.
+those names it first; what begins earlier and ends earlier is a false alarm. Rows late are those from the truth to the
+start that an incident is told with; a frozen channel is told 16 rows after that or later, a silent one 30. Beside
+limosa: z2 and window PCA with a quantile for a threshold, an isolation forest where scikit-learn is there, and a band
+of our own: Fourier terms of day and week by least squares, with a quantile of its residuals, as Prophet's interval is.
+They join alarms into incidents as limosa does.
 """
 
 from __future__ import annotations
