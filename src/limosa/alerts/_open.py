@@ -113,7 +113,7 @@ class OpenIncident:
             return None
         slope = (tx - t * x / n) / wide
         around = math.sqrt(max(xx - x * x / n - slope * slope * wide, 0.0) / n)
-        return slope if abs(slope) * n >= RISING * around and slope else None
+        return slope if abs(slope) * n > max(RISING * around, float(self.spread[channel])) else None
 
     def add_values(self, values: Floats, half: int, spread: Floats) -> None:
         """Count the values [C] of one more row in, NaN = not observed; `spread` [C] is that before the incident."""

@@ -123,6 +123,8 @@ class _Stretch:
     next_extend: int
     seen: list[float | None] = field(default_factory=list)  # last values
     back: int = 0  # rows in a row in which all of them were alive again
+    patience: int = 0  # so many rows end it
+    reopens: int | None = None  # number of the one before, of the same channels and kind
 
 
 class Liveness:
@@ -147,6 +149,7 @@ class Liveness:
         self.frozen_rows = np.zeros(C, dtype=np.int64)  # [C] for how many rows at least
         self.known = np.zeros(C, dtype=bool)  # [C] frozen, and told as that or within another incident
         self.open: list[_Stretch] = []
+        self.closed: list[_Stretch] = []  # within `settle` rows; `back` goes on
 
     def update(self, stamp: int, values: Floats, told: Flags, excused: Flags) -> list[Incident]:
         """The news after the values [C] of one more row, NaN = not observed.
@@ -169,7 +172,9 @@ class Liveness:
         frozen, first = self.frozen, self.frozen_rows
         self.known &= frozen
         news = [one for stretch in self.open if (one := self._go_on(stretch, stamp, seen, frozen)) is not None]
-        self.open = [one for one in self.open if one.back < self.config.cooldown]
+        self.closed = [one for one in self.closed if self._lately(one)]
+        self.closed += [one for one in self.open if one.back >= one.patience]
+        self.open = [one for one in self.open if one.back < one.patience]
         silent = self.expected & (self.silent >= self.silence)
         news += self._begin("no data", np.flatnonzero(silent & ~self._held("no data")), stamp, self.silent, self.since)
         new = frozen & ~self.known & ~told & ~self._held("frozen") & seen
@@ -209,6 +214,10 @@ class Liveness:
         stamps: NDArray[np.int64] = self.stamps[(self.rows - np.maximum(rows, 1)) % len(self.stamps)]
         return stamps
 
+    def _lately(self, stretch: _Stretch) -> bool:
+        stretch.back += 1
+        return stretch.back <= self.config.settle
+
     def _held(self, kind: str) -> Flags:
         import numpy as np
 
@@ -223,6 +232,8 @@ class Liveness:
         if not len(which):
             return []
         channels, longest = which.tolist(), int(rows[which].max())
+        before = [one for one in self.closed if one.kind == kind and set(one.channels) & set(channels)]
+        patience = max([self.config.cooldown, *(2 * one.patience for one in before)])
         stretch = _Stretch(
             number=self.number(),
             kind=kind,
@@ -232,6 +243,8 @@ class Liveness:
             rows=longest,
             needed=longest,
             next_extend=2 * longest,
+            patience=min(patience, max(self.config.settle, self.config.cooldown)),
+            reopens=before[-1].number if before else None,
             seen=[float(self.last[i]) if self.last[i] == self.last[i] else None for i in channels],
         )
         self.open.append(stretch)
@@ -240,7 +253,7 @@ class Liveness:
     def _go_on(self, stretch: _Stretch, stamp: int, seen: Flags, frozen: Flags) -> Incident | None:
         alive = seen if stretch.kind == "no data" else ~frozen
         stretch.back = stretch.back + 1 if all(alive[i] for i in stretch.channels) else 0
-        if stretch.back >= self.config.cooldown:
+        if stretch.back >= stretch.patience:
             return self._report(stretch, "close")
         if not stretch.back:
             stretch.end, stretch.rows = stamp, stretch.rows + 1
@@ -268,6 +281,7 @@ class Liveness:
             confidence=1.0,
             channels=tuple(parts),
             broken_links=(),
+            reopens=stretch.reopens,
             kind=kind,
             severity=NEVER,
         )
@@ -279,7 +293,8 @@ class Liveness:
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs, as JSON can hold it."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return arrays | {"rows": self.rows, "open": [asdict(one) for one in self.open]}
+        stretches = {name: [asdict(one) for one in getattr(self, name)] for name in ("open", "closed")}
+        return arrays | {"rows": self.rows, **stretches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
@@ -287,7 +302,8 @@ class Liveness:
 
         for name in _ARRAYS:
             setattr(self, name, np.array(state[name], dtype=getattr(self, name).dtype))
-        self.rows, self.open = state["rows"], [_Stretch(**one) for one in state["open"]]
+        self.rows = state["rows"]
+        self.open, self.closed = ([_Stretch(**one) for one in state[name]] for name in ("open", "closed"))
 
 
 _ARRAYS = ("silent", "since", "last", "steps", "stamps", "frozen", "frozen_rows", "known")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 DEFAULT_DETECTOR = "stackvae_g"
+AUTO = "auto"  # chosen by `_choose`
 
 log = logging.getLogger("limosa")
 
@@ -118,7 +119,7 @@ def detect(
     train: Annotated[Any, Option("Normal rows to learn from; FILE itself if not given.", "FILE")] = None,
     model: Annotated[
         str | Path | FittedDetector,
-        Option("A detector to fit, or the folder of a saved one.", "NAME|FOLDER", flag="-m"),
+        Option("A detector to fit, auto, or the folder of a saved one.", "NAME|FOLDER", flag="-m"),
     ] = DEFAULT_DETECTOR,
     options: ModelOptions = None,
     risk: Annotated[float, Option("Share of normal rows that may raise an alarm.", "SHARE")] = AlertConfig.risk,
@@ -176,7 +177,7 @@ def detect(
             normal = rows = read_rows(source, **layout)
         else:
             rows = read_rows(source, like=normal.time, known=normal.channels, **layout)
-        normal = without(normal, labels)
+        normal, known = without(normal, labels)
         fitted = fit(
             normal,
             str(model),
@@ -185,6 +186,8 @@ def detect(
             seed=seed,
             device=device,
             seasonal=seasonal,
+            config=AlertConfig(risk=risk, cooldown=cooldown, settle=settle, silence=silence),
+            known=known,
             on_progress=on_progress,
         )
     config = alert_config(
@@ -280,7 +283,7 @@ def loaded(
     """
     if device == "cuda":
         torch_device(device)  # refuses it before any work
-    if not isinstance(model, FittedDetector) and registry.find(model) is None:
+    if not isinstance(model, FittedDetector) and (model == AUTO or registry.find(model) is None):
         return None
     if train is not None or options:
         name = "the detector" if isinstance(model, FittedDetector) else model
@@ -289,18 +292,19 @@ def loaded(
     return fitted_detector(model, device)
 
 
-def without(normal: Rows, labels: Any) -> Rows:
-    """Normal rows without the known incidents among them.
+def without(normal: Rows, labels: Any) -> tuple[Rows, tuple[Rows, Periods] | None]:
+    """Normal rows without the known incidents among them; and as they were, with those.
 
     Raises: DataError if the labels cannot be read.
     """
     if labels is None:
-        return normal
+        return normal, None
     import numpy as np
 
-    cells = read_periods(labels, normal.channels, normal.time, "labels").cells(normal.stamps)
+    periods = read_periods(labels, normal.channels, normal.time, "labels")
+    cells = periods.cells(normal.stamps)
     log.info(f"{int(cells.any(axis=1).sum()):,} labelled rows are left out of what is normal")
-    return dataclasses.replace(normal, values=np.where(cells, np.nan, normal.values))
+    return dataclasses.replace(normal, values=np.where(cells, np.nan, normal.values)), (normal, periods)
 
 
 def fit(
@@ -312,9 +316,11 @@ def fit(
     seed: int = 0,
     device: Device = "cpu",
     seasonal: bool = True,
+    config: AlertConfig | None = None,
+    known: tuple[Rows, Periods] | None = None,
     on_progress: OnProgress | None = None,
 ) -> FittedDetector:
-    """A new detector by the name of its file, fitted to normal rows and moved to `device` for those to come.
+    """A new detector by the name of its file, or auto, fitted to normal rows and moved to `device` for those to come.
 
     The caller's random state stays as it is.
 
@@ -322,6 +328,13 @@ def fit(
     """
     from limosa.training.randomness import own_randomness
 
+    if model == AUTO:
+        from limosa.tasks._choose import choose
+
+        if options:
+            raise UsageError("--option is of one detector, and auto tries several; name one with --model")
+        how: dict[str, Any] = {"steps": steps, "seed": seed, "device": device, "seasonal": seasonal}
+        model = choose(normal, lambda rows, name: fit(rows, name, **how), config or AlertConfig(), known)
     chosen = dict(options or {})
     if "seed" in (field.name for field in dataclasses.fields(registry.card(model).config)):
         chosen.setdefault("seed", seed)

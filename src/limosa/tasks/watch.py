@@ -113,14 +113,17 @@ def detect_stream(
         if train is None:
             fix = "give normal rows (--train FILE), or the folder of a saved detector"
             raise UsageError(f"{model} has to be fitted to normal rows first; {fix}")
+        normal, known = without(read_rows(train, **layout), labels)
         fitted = fit(
-            without(read_rows(train, **layout), labels),
+            normal,
             str(model),
             options=options,
             steps=steps,
             seed=seed,
             device=device,
             seasonal=seasonal,
+            config=AlertConfig(risk=risk, cooldown=cooldown, settle=settle, silence=silence),
+            known=known,
             on_progress=on_progress,
         )
     target_col = layout.get("target_col", ())

@@ -101,6 +101,17 @@ def test_a_restart_goes_on_in_the_middle_of_a_silence_and_a_freeze(habits):
     assert len({one[0] for one in wanted}) == 2
 
 
+def test_what_flickers_is_told_less_often_and_names_the_one_before(habits):
+    x = rows(2000, 8)
+    for at in range(200, 1800, 60):
+        x[at : at + 40, 0] = 0.0
+    none = np.zeros(len(NAMES), dtype=bool)
+    one = alive(habits)
+    opened = [news for at, row in enumerate(x) for news in one.update(at, row, none, none) if news.state == "open"]
+    assert len(opened) <= 3
+    assert [news.reopens for news in opened] == [None, *[news.incident for news in opened[:-1]]]
+
+
 def test_habits_of_several_numbers_of_channels_are_refused(habits):
     with pytest.raises(DataError, match="fit the detector again"):
         Habits(low=(0.0,), high=(1.0, 2.0), pause=(0,), step=((0.0,),) * len(WINDOWS))

@@ -65,6 +65,7 @@ def test_a_channel_that_has_settled_blinds_no_other_and_may_come_back(folder):
     assert of(incidents, "a", frame, 280, 699) == [], "it is told again, there or as it comes back"
 
 
+@pytest.mark.slow
 def test_of_windows_too_a_channel_that_has_settled_blinds_no_other(tmp_path):
     frame = table(500, 2)
     frame.loc[200:, "a"] += 15.0

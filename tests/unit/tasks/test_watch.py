@@ -458,6 +458,7 @@ def test_the_health_says_what_is_not_seen_and_since_when(folder, now):
     assert json.loads(json.dumps(health)) == health
 
 
+@pytest.mark.slow
 def test_the_health_is_told_at_a_signal(folder, now, tmp_path):
     command = [sys.executable, "-m", "limosa", "detect", "-", "--model", str(folder), "-q"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
