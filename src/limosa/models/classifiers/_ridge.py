@@ -142,14 +142,14 @@ class RidgeClassifier(Saved):
 
     @torch.no_grad()
     def predict(self, batch: LabelledBatch) -> Tensor:
-        """Probabilities [B, classes], float32.
+        """Probabilities [B, classes], float64.
 
         Raises: UsageError if nothing was fitted yet, DataError if the series have other channels.
         """
         check_channels(self, batch)
         series = self._series(batch.values.double().to(self.center.device))
         made = [self.scalers[name](block(series)) for name, block in self.blocks.items()]
-        scores = joined(made) @ self.weight + self.bias
+        scores = joined(made).double() @ self.weight.double() + self.bias
         return torch.softmax(self.sharpness * scores, dim=-1)
 
     def _series(self, values: Tensor) -> Series:
