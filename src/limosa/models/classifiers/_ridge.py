@@ -150,7 +150,8 @@ class RidgeClassifier(Saved):
         series = self._series(batch.values.double().to(self.center.device))
         made = [self.scalers[name](block(series)) for name, block in self.blocks.items()]
         scores = joined(made).double() @ self.weight.double() + self.bias
-        return torch.softmax(self.sharpness * scores, dim=-1)
+        probabilities: Tensor = torch.softmax(self.sharpness * scores, dim=-1)
+        return probabilities
 
     def _series(self, values: Tensor) -> Series:
         return filled((values - self.center) / self.scale)

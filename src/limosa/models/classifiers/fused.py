@@ -104,7 +104,8 @@ class Fused(RidgeClassifier):
 
 def _not_worse(more: Tensor) -> bool:
     """Whether the mean of differences [N] is above zero by at most a standard error."""
-    return float(more.mean()) <= float(more.std(correction=0)) / len(more) ** 0.5
+    error = float(more.std(correction=0)) / len(more) ** 0.5
+    return float(more.mean()) <= error
 
 
 CARD = Card(
