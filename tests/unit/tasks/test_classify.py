@@ -45,11 +45,12 @@ def test_each_series_gets_a_class_and_probabilities(found):
     assert unlabelled.labels.tolist() == found.labels.tolist()
 
 
-def test_channels_are_found_by_name_and_lacking_ones_are_named(found):
+def test_channels_are_found_by_name_and_lacking_ones_are_named(found, caplog):
     table = recordings(seed=1)
     other = table[["label", "y", "unique_id", "x"]].assign(z=1.0)
     again = limosa.classify(other, model=found.classifier)
     np.testing.assert_array_equal(again.probabilities, found.probabilities)
+    assert "left out, for the classifier was not fitted to them: z" in caplog.text
     with pytest.raises(DataError, match="channels y are lacking"):
         limosa.classify(table.drop(columns="y"), model=found.classifier)
 

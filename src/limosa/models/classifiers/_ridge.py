@@ -6,6 +6,7 @@ scaled so that its squares add up to about one, and the ridge is fitted in close
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,8 +151,7 @@ class RidgeClassifier(Saved):
         series = self._series(batch.values.double().to(self.center.device))
         made = [self.scalers[name](block(series)) for name, block in self.blocks.items()]
         scores = joined(made).double() @ self.weight.double() + self.bias
-        probabilities: Tensor = torch.softmax(self.sharpness * scores, dim=-1)
-        return probabilities
+        return torch.softmax(self.sharpness * scores, dim=-1)
 
     def _series(self, values: Tensor) -> Series:
         return filled((values - self.center) / self.scale)
@@ -163,7 +163,7 @@ def _features(block: nn.Module) -> int:
 
 def joined(blocks: list[Tensor]) -> Tensor:
     """Features side by side, their squares still adding up to about one."""
-    return torch.cat(blocks, dim=1) / len(blocks) ** 0.5
+    return torch.cat(blocks, dim=1) / math.sqrt(len(blocks))
 
 
 def check_labels(batch: LabelledBatch) -> Tensor:

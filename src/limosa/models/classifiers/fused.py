@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -104,8 +105,7 @@ class Fused(RidgeClassifier):
 
 def _not_worse(more: Tensor) -> bool:
     """Whether the mean of differences [N] is above zero by at most a standard error."""
-    error = float(more.std(correction=0)) / len(more) ** 0.5
-    return float(more.mean()) <= error
+    return float(more.mean()) <= float(more.std(correction=0)) / math.sqrt(len(more))
 
 
 CARD = Card(
