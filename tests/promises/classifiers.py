@@ -79,7 +79,7 @@ def _training(steps: int) -> Callable[[Learner, Batches], object]:
     return train
 
 
-briefly, longer = _training(3), _training(40)
+briefly, longer = _training(3), _training(60)
 
 
 def thorough(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
