@@ -82,6 +82,9 @@ HEADLINES = (
     Headline("detect", "hit150", "share of true channels among the first ones named, Hit@150%"),
     Headline("detect", "stream_us_per_row", "microseconds for a row of a stream, 38 channels"),
     Headline(
+        "classify", "fused_worst_gap_to_minirocket_published", "classifier, worst accuracy less MiniRocket's published"
+    ),
+    Headline(
         "kernels",
         "informer_step_cpu_ratio_vs_neuralforecast",
         "Informer training step, time relative to neuralforecast",
@@ -156,6 +159,12 @@ PIVOTS: Mapping[str, tuple[Pivot, ...]] = {
     "detect": (
         Pivot("VUS-PR, mean over seeds:", "machine", "method", "vus_pr"),
         Pivot("Hit@150%:", "machine", "method", "hit150"),
+    ),
+    "classify": (
+        Pivot("Accuracy, mean over seeds:", "set", "model", "accuracy"),
+        Pivot("Seeds of each mean:", "set", "model", "seeds"),
+        Pivot("Expected calibration error:", "set", "model", "ece"),
+        Pivot("Processor seconds of a fit:", "set", "model", "fit_seconds"),
     ),
     "long_horizon": (
         Pivot("Informer, small, error of one column:", "data", "horizon", "mse", INFORMER | {"columns": "one"}),

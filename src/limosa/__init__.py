@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from limosa.tasks.detect import detect as detect
     from limosa.tasks.encode import encode as encode
     from limosa.tasks.events import events as events
+    from limosa.tasks.estimator import TimeSeriesClassifier as TimeSeriesClassifier
     from limosa.tasks.forecast import forecast as forecast
     from limosa.tasks.load import load as load
     from limosa.tasks.models import list_models as list_models
@@ -45,6 +46,7 @@ _HOMES = {
     "limosa.core": ("Forecast", "Forecaster", "Window"),
     "limosa.data.panel": ("Panel",),
     "limosa.errors": ("DataError", "DataWarning", "LimosaError", "ModelNotFound", "UsageError"),
+    "limosa.tasks.estimator": ("TimeSeriesClassifier",),
     "limosa.tasks.models": ("list_models",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

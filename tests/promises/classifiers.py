@@ -51,6 +51,7 @@ def _usual(s: Subject) -> Any:
 
 
 LAWS: list[Callable[[Subject], None]] = []
+THOROUGH: list[Callable[[Subject], None]] = []  # those of them that fit anew and at length
 
 
 def law(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
@@ -79,6 +80,12 @@ def _training(steps: int) -> Callable[[Learner, Batches], object]:
 
 
 briefly, longer = _training(3), _training(60)
+
+
+def thorough(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    """Enter a function among the laws, and among the slow ones."""
+    THOROUGH.append(check)
+    return law(check)
 
 
 # -- series to try them on ---------------------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def series_of_a_batch_do_not_mix_and_padding_changes_nothing(s: Subject) -> None
     assert_close(model.predict(of(batch, wider)), together, "with more padding")
 
 
-@law
+@thorough
 def what_was_not_observed_is_not_zero(s: Subject) -> None:
     model, batch, new = s.usual(), recordings(20, seed=4), recordings(20, seed=2)
     dice = torch.Generator().manual_seed(2)
@@ -160,7 +167,7 @@ def what_was_not_observed_is_not_zero(s: Subject) -> None:
         assert bool(model.predict(LabelledBatch(values=one)).isfinite().all()), "a probability is not finite"
 
 
-@law
+@thorough
 def constant_and_empty_channels_are_ignored(s: Subject) -> None:
     batch, new = recordings(20), recordings(20, seed=2)
     for value in (7.0, torch.nan):
@@ -177,7 +184,7 @@ def channels_in_other_units_are_classified_alike(s: Subject) -> None:
     assert_close(made, s.fitted(batch).predict(new), "in other units", 0.01)
 
 
-@law
+@thorough
 def a_rare_class_is_found(s: Subject) -> None:
     batch = recordings(20, seed=6)
     kept = (batch.label != 2) | (torch.arange(60) < 12)

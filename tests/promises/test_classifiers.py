@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from limosa.core import Card, Classifier
 from limosa.errors import DataError, UsageError
 from limosa.models.classifiers.minirocket import MiniRocketClassifier, MiniRocketConfig
 from promises import classifiers
-from promises.classifiers import LAWS, Subject, subject
+from promises.classifiers import LAWS, THOROUGH, Subject, subject
 
 
 def found() -> list[Subject]:
@@ -19,9 +21,21 @@ def found() -> list[Subject]:
     return [one for one in all_files if isinstance(one.make(), Classifier)]
 
 
-@pytest.mark.parametrize(
-    ("law", "subject"), [pytest.param(law, one, id=f"{one.name}-{law.__name__}") for one in found() for law in LAWS]
-)
+def pairs() -> list[Any]:
+    """Each law with each classifier; what fits at length is left to the slow suite, but of two that are quick."""
+    return [
+        pytest.param(
+            law,
+            one,
+            id=f"{one.name}-{law.__name__}",
+            marks=[pytest.mark.slow] * (law in THOROUGH and one.name not in ("fused", "minirocket")),
+        )
+        for one in found()
+        for law in LAWS
+    ]
+
+
+@pytest.mark.parametrize(("law", "subject"), pairs())
 def test_every_classifier_keeps_its_promises(law, subject):
     law(subject)
 

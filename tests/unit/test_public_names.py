@@ -21,6 +21,7 @@ NAMES = [
     "Memory",
     "ModelNotFound",
     "Panel",
+    "TimeSeriesClassifier",
     "UsageError",
     "Window",
     "adapt",

@@ -7,6 +7,7 @@ how many files and arrays write unequal lengths.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ Arrays = list[np.ndarray]
 
 COUNTED = "row of the series"  # stands for a column of time where there is none
 LONGEST_GAP = 1000  # rows that stand for a gap in time, at most
+
+log = logging.getLogger("limosa")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +103,7 @@ class LabelledSeries:
             return tuple(found)
 
     def of(self, channels: Sequence[str]) -> Self:
-        """These channels, in this order.
+        """These channels, in this order; others are left out with a word.
 
         Raises: DataError naming those that are lacking.
         """
@@ -111,6 +114,8 @@ class LabelledSeries:
                 f"channels {', '.join(lacking)} are lacking, to which the classifier was fitted (found: "
                 f"{', '.join(self.channels)}); give the same channels as in training, or train on these"
             )
+        if extra := [name for name in self.channels if name not in channels]:
+            log.warning(f"left out, for the classifier was not fitted to them: {', '.join(extra)}")
         order = [self.channels.index(name) for name in channels]
         arrays = [one[:, order] for one in self.arrays()]
         labels = None if self.labels is None else list(self.labels)

@@ -53,7 +53,10 @@ class LeftOut:
     penalty: float  # under which squared errors are least
     sharpness: Tensor  # []
     scores: Tensor  # [N, K]
-    log_loss: float  # of the probabilities, in nats
+
+    def losses(self, label: Tensor) -> Tensor:
+        """[N] log loss of the probability of each series' own class, in nats."""
+        return F.cross_entropy(self.sharpness * self.scores, label, reduction="none")
 
 
 def leave_one_out(gram: Gram, label: Tensor, classes: int) -> LeftOut:
@@ -72,8 +75,7 @@ def leave_one_out(gram: Gram, label: Tensor, classes: int) -> LeftOut:
         errors = residuals / (u.square() @ missed[:, None] + free).clamp(min=1e-12)
         if (error := float(errors.square().mean())) < least:
             least, penalty, scores = error, float(one), targets - errors
-    sharpness, log_loss = _sharpest(scores, label)
-    return LeftOut(penalty=penalty, sharpness=sharpness, scores=scores, log_loss=log_loss)
+    return LeftOut(penalty=penalty, sharpness=_sharpest(scores, label), scores=scores)
 
 
 def fit_ridge(features: Tensor, label: Tensor, classes: int) -> RidgeFit:
@@ -96,11 +98,10 @@ def fit_ridge(features: Tensor, label: Tensor, classes: int) -> RidgeFit:
     return RidgeFit(weight=weight, bias=bias, sharpness=found.sharpness.to(z))
 
 
-def _sharpest(scores: Tensor, label: Tensor) -> tuple[Tensor, float]:
-    """The factor of `scores` [N, K] under which smoothed labels are most likely, and the log loss there."""
+def _sharpest(scores: Tensor, label: Tensor) -> Tensor:
+    """The factor of `scores` [N, K] under which smoothed labels are most likely."""
     N, K = scores.shape
     smooth = 1.0 / (N + 2.0)
     targets = torch.full_like(scores, smooth / max(1, K - 1)).scatter(-1, label[:, None], 1.0 - smooth)
     losses = torch.stack([-(targets * (factor * scores).log_softmax(-1)).sum(-1).mean() for factor in SHARPNESS])
-    best = int(losses.argmin())
-    return SHARPNESS[best], float(losses[best])
+    return SHARPNESS[int(losses.argmin())]

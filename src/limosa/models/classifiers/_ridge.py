@@ -6,6 +6,7 @@ scaled so that its squares add up to about one, and the ridge is fitted in close
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,14 +143,14 @@ class RidgeClassifier(Saved):
 
     @torch.no_grad()
     def predict(self, batch: LabelledBatch) -> Tensor:
-        """Probabilities [B, classes], float32.
+        """Probabilities [B, classes], float64.
 
         Raises: UsageError if nothing was fitted yet, DataError if the series have other channels.
         """
         check_channels(self, batch)
         series = self._series(batch.values.double().to(self.center.device))
         made = [self.scalers[name](block(series)) for name, block in self.blocks.items()]
-        scores = joined(made) @ self.weight + self.bias
+        scores = joined(made).double() @ self.weight.double() + self.bias
         return torch.softmax(self.sharpness * scores, dim=-1)
 
     def _series(self, values: Tensor) -> Series:
@@ -162,7 +163,7 @@ def _features(block: nn.Module) -> int:
 
 def joined(blocks: list[Tensor]) -> Tensor:
     """Features side by side, their squares still adding up to about one."""
-    return torch.cat(blocks, dim=1) / len(blocks) ** 0.5
+    return torch.cat(blocks, dim=1) / math.sqrt(len(blocks))
 
 
 def check_labels(batch: LabelledBatch) -> Tensor:

@@ -54,7 +54,7 @@ class State(NamedTuple):
     network: Any
     begun: Tensor  # [B, 1] bool
     total: Tensor  # [B, D] float64, sum of hidden states
-    count: Tensor  # [B, 1] float64, steps in it
+    steps: Tensor  # [B, 1] float64, how many are in it
 
 
 class Shuffled:
@@ -172,7 +172,7 @@ class SequenceClassifier(Saved):
         own = self._steps(value[:, None].to(self.center.device))
         begun = state.begun | own.begun[:, 0]
         network, hidden = self.network_step(state.network, own._replace(begun=begun[:, None]))
-        total, count = state.total + hidden * begun, state.count + begun
+        total, count = state.total + hidden * begun, state.steps + begun
         mean = (total / count.clamp(min=1.0)).to(hidden.dtype)
         return State(network, begun, total, count), self._classes(hidden * begun, mean).float().softmax(-1)
 

@@ -3,14 +3,16 @@
 Four blocks see different things: `minirocket` shapes, `differences` (MiniRocket of the steps from value to value) fast
 shapes, `hydra` which of many shapes fits best where, `intervals` levels and spreads. Fused transforms are the most
 accurate fast classifiers (Dempster et al. 2023: Hydra beside MultiRocket), but a block that sees nothing costs accuracy
-where training series are few. So every combination is judged, which is cheap once the features are there, and the one
-whose left-out training series have the lowest log loss is kept; of combinations within `NEAR` of it, the largest.
+where training series are few. So every combination is judged, which is cheap once the features are there, by the log
+loss of training series that were left out. The largest is kept that is not worse than the best by more than a standard
+error of their difference (Breiman et al. 1984, the one-standard-error rule): one block alone is a matter of luck.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -26,7 +28,6 @@ from limosa.nn.minirocket import KERNELS, MiniRocket, Series, differences
 from limosa.nn.ridge import RidgeFit, decompose, fit_ridge, leave_one_out
 
 BLOCKS = ("minirocket", "differences", "hydra", "intervals")
-NEAR = 1.02  # times the lowest log loss
 JUDGED = 2000  # training series, at most, that combinations are judged by
 
 log = logging.getLogger("limosa")
@@ -87,18 +88,24 @@ class Fused(RidgeClassifier):
         """The ridge of the combination that is chosen; the other blocks are dropped."""
         some = torch.randperm(len(label), generator=torch.Generator().manual_seed(self.config.seed))[:JUDGED].to(label)
         products = {name: x[some] @ x[some].mT for name, x in made.items()}
-        tried = {}
+        tried: dict[tuple[str, ...], Tensor] = {}  # log loss of each series
         for size in range(1, len(made) + 1):
             for names in itertools.combinations(made, size):
                 gram = decompose(sum((products[name] for name in names), start=torch.zeros(())) / size)
-                tried[names] = leave_one_out(gram, label[some], self.config.classes).log_loss
-        near = [names for names, loss in tried.items() if loss <= NEAR * min(tried.values())]
-        chosen = max(near, key=lambda names: (len(names), -tried[names]))
+                tried[names] = leave_one_out(gram, label[some], self.config.classes).losses(label[some])
+        best = min(tried.values(), key=lambda losses: float(losses.mean()))
+        near = [names for names, losses in tried.items() if _not_worse(losses - best)]
+        chosen = max(near, key=lambda names: (len(names), -float(tried[names].mean())))
         for name in set(made) - set(chosen):
             del self.blocks[name], self.scalers[name]
         self.config = replace(self.config, chosen="+".join(chosen))
-        log.info(f"features chosen: {', '.join(chosen)}; log loss of left-out series {tried[chosen]:.3f}")
+        log.info(f"features chosen: {', '.join(chosen)}; log loss of left-out series {float(tried[chosen].mean()):.3f}")
         return fit_ridge(joined([made[name] for name in chosen]), label, self.config.classes)
+
+
+def _not_worse(more: Tensor) -> bool:
+    """Whether the mean of differences [N] is above zero by at most a standard error."""
+    return float(more.mean()) <= float(more.std(correction=0)) / math.sqrt(len(more))
 
 
 CARD = Card(
