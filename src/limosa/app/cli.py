@@ -83,7 +83,7 @@ class Command(click.Command):
         self.own = {one.name: one for one in own}
         super().__init__(
             name,
-            params=[_click_parameter(one, argument=one is own[0] and one.default is MISSING) for one in own],
+            params=[_click_parameter(one, argument=_is_argument(one, own)) for one in own],
             help=verb.summary,
             no_args_is_help=any(one.default is MISSING for one in own),
         )
@@ -118,6 +118,11 @@ class Command(click.Command):
             raise Interrupted("interrupted") from None
         if code:
             raise click.exceptions.Exit(code)
+
+
+def _is_argument(one: Parameter, own: Sequence[Parameter]) -> bool:
+    """Whether a parameter stands without a name."""
+    return one.default is MISSING and (one is own[0] or _option(one).argument)
 
 
 def _option(parameter: Parameter) -> Option:
