@@ -21,7 +21,7 @@ MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
-_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\d+(?:,\d+)*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _DATE = re.compile(r"\b\d{4}-\d{2}(?:-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?)?\b")
 _NAMES = "|".join(f"{name}|{name[:3]}" for name in MONTHS)
 _WORDED = re.compile(
@@ -115,6 +115,8 @@ def unsupported(text: str, facts: Iterable[Fact], clock: Clock, known: Iterable[
         stamp for fact in facts for stamp in (*fact.times.values(), *(one for span in fact.spans for one in span))
     ]
     times = [clock.show(stamp) for stamp in stamps]
+    if not clock.axis.calendar:
+        numbers += [float(time) for time in times]
     words = {word.strip() for word in [*(word for fact in facts for word in fact.names.values()), *known]}
     wrong: list[str] = []
 

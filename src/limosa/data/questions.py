@@ -92,7 +92,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         "causes are not in the table",
     ),
     (
-        r"\b(should|recommend\w*|advise|advice|buy|sell|invest|what can we do|how (can|do|to))\b",
+        r"\b(should|recommend\w*|advise|advice|buy|sell|invest|what can we do|how to|how (can|do) (i|we|you))\b",
         "what to do is not in the table",
     ),
     (r"\b(who|whose|whom|where)\b", "the table holds numbers over time, not people or places"),
