@@ -48,8 +48,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("anomalies",
      r"\b(anomal\w+|incidents?|outliers?|spikes?|abnormal\w*|alarms?|unusual\w*|strange\w*|odd|weird|glitch\w*|"
      r"irregular\w*|went wrong|go wrong|faults?)\b"),
+    ("season", r"\bweekdays?\b|\b(day|hour|time) of (the )?(day|week)\b|\bmonth of the year\b"),
     ("alike",
-     r"\b(alike|similar|correlat\w+|move together|together|relat\w+|follows?|leads?|lags?|depends?|linked|"
+     r"\b(alike|similar\w*|resembl\w+|correlat\w+|together|relat\w+|follows?|leads?|lags?|depends?|linked|"
      r"goes with)\b"),
     ("shift",
      r"\b(shift\w*|change[- ]?points?|regime\w*|structural|breaks?|steps?|jump\w*|new level|level chang\w+|"
@@ -68,14 +69,17 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
      r"\b(highest|max\w*|peak\w*|largest|most|record|biggest|greatest|top|all-time high|tallest|high point|"
      r"best)\b"),
     ("minimum", r"\b(lowest|min\w*|trough\w*|smallest|least|bottom\w*|worst|low point|all-time low|fewest)\b"),
-    ("total", r"\b(total\w*|sums?|altogether|cumulative|added up|in all|overall amount)\b"),
+    ("total", r"\b(total\w*|sum(s|med|ming)?|altogether|cumulative|add\w*( it)? up|in all|overall amount)\b"),
     ("median", r"\bmedian\b"),
     ("mean", r"\b(average\w*|mean|typical\w*|on average|usual level)\b"),
     ("deviation",
      r"\b(volatil\w+|varia\w+|vary|varies|nois\w+|deviation|spread|stable|stability|fluctuat\w+|steady|"
      r"dispersion)\b"),
     ("compare", r"\b(compare\w*|versus|vs|differ\w*|against|than)\b"),
-    ("change", r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|drop\w*|gain\w*|lost|loss|grew|difference)\b"),
+    ("change",
+     r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|drop\w*|gain\w*|lost|loss|grew|difference|by how much|"
+     r"(go|goes|went|gone) (up|down)|"
+     r"moved)\b"),
     ("extent",
      r"\b(how (many|long|often)|since when|which series|what series|what columns|names?|frequency|sampl\w+|"
      r"cover\w*|time range|resolution|what is (in|this))\b"),
@@ -95,42 +99,49 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         r"\b(should|recommend\w*|advise|advice|buy|sell|invest|what can we do|how to|how (can|do) (i|we|you))\b",
         "what to do is not in the table",
     ),
-    (r"\b(who|whose|whom|where)\b", "the table holds numbers over time, not people or places"),
+    (r"\b(who|whose|whom)\b", "the table holds numbers over time, not people"),
     (r"\b(what if|if we|would have|had we|suppose)\b", "what would have been is not in the table"),
 )
 _WORDS = frozenset(
     re.findall(
         r"\S+",
         """
-        a about above across actually after afternoon again against ago ahead all along also always am among amount
-        an analyse analyze and any anything appear are area as ask at average back be became because been before
-        began begin being below best better between both brief briefly but by came can chance channel channels chart
-        check clear column columns come comes coming compared could count course curve daily data dataset day days
-        detail details did difference different do does doing down during each either end ended ends enough evening
-        ever every everything exactly extreme far fast faster fastest few figure figures file find first for
-        frequently friday from fully further gave general get give given go goes going gone good great had happen
-        happened has have having hello here hi high higher highest his hold holds hour hourly hours how how's
-        however i if important in inside instance instead into is it its itself january just keep know large larger
-        last late lately later latest least length less let level levels like likely line lines list long longer
-        longest look looked looking looks low lower lowest main make many mark maximum me mean measure measured
-        measurement measurements median metric metrics midnight minimum moment monday month monthly months more
-        morning most move moved moving much my near need new night no noon normal not now number numbers observation
-        observations observed of off often on once one ones only or other others our out over overall part parts
-        past per percent percentage period periods place please point points possible present previous probability
-        profile quantity quarter quarters quick quickly quite range rate rather reach reached read reading really
-        recent recently recorded relative remarkable result right row rows same saturday say see seem seen sensor
-        series set several shape short show shown shows side sign signal since single size slow slower slowest small
-        smaller so some something sometime somewhat soon span stand standard start started starts statistics stats
-        stay stayed steps still stop strength strong stronger strongest strongly such sum summary sunday sure table
-        take tell ten than that the their them then there these they thing things this those through throughout
-        thursday time times to today together tomorrow too took total toward towards trace tuesday turn turned two
-        typical under unit until up upon us use usual usually value values variable variables versus very vs was way
-        we weak wednesday week weekday weekdays weekend weekends weekly weeks well went were what what's whatever
-        when whenever where whether which while whole will with within without word would year yearly years
-        yesterday yet you your
+        a about above across actually add after afternoon again against ago ahead all along also always am among
+        amongst amount an analyse analyze and answer any anything anytime apart appear are area as aside ask at
+        average away back be became because becomes been before began begin behave behaved behaviour being below
+        best better between bit both brief briefly but by calculate came can certain chance channel channels chart
+        check clear column columns come comes coming compared compute consider considered could count couple course
+        current currently curve daily data dataset date dates day days detail details determine did difference
+        different do does doing down dozen during each earlier early easily either else end ended ends enough
+        evening ever every everything exactly extreme far fast faster fastest few fewer figure figures file final
+        finally find first five for four frequently friday from fully further gave general get give given go goes
+        going gone good great greater had half happen happened happens hardly has have having hello here hi high
+        higher highest his hit hold holds hour hourly hours how how'd how's however hundred i i'd i'm idea identify
+        if important in including initial inside instance instead interested into is it its itself january just keep
+        kind know knows large larger last late lately later latest least length less let level levels like likely
+        line lines list long longer longest look looked looking looks lot low lower lowest made main make many mark
+        maximum may maybe me mean measure measured measurement measurements median metric metrics midnight minimum
+        moment monday month monthly months more morning most mostly move moved moving much must my name names near
+        need new next night no noon normal not nothing now number numbers observation observations observed occasion
+        occasions occur occurred of off often ok okay old on once one ones only open opening or order other others
+        our out over overall own part parts past per percent percentage period periods pick place please plot point
+        points possible present previous probability profile provide quantity quarter quarters quick quickly quite
+        range rank rate rather reach reached read reading really recent recently recorded regard regarding relative
+        remarkable respect respective result return right row rows run same saturday saw say says see seem seen
+        sense sensor series set several shape short show shown shows side sign signal simply since single six size
+        slow slower slowest small smaller so some something sometime somewhat soon sort sorts span stand standard
+        start started starts state statistics stats stay stayed steps still stop strength strong stronger strongest
+        strongly such sum summary sunday sure table take tell ten than that the their them then there these they
+        thing things this those thousand three through throughout thursday time times to today together tomorrow too
+        took total toward towards trace track tuesday turn turned two typical typically under unit until up upon us
+        use using usual usually value values variable variables versus very view vs want wanted was way we weak
+        wednesday week weekday weekdays weekend weekends weekly weeks well went were what what's whatever whats when
+        whenever where whether which while whole will wish with within without wonder wondering word would year
+        yearly years yes yesterday yet you your
         """,
     )
 )  # that mean nothing of their own here
+_OPENING = r"(?:in|on|during|for|over|since|from|between|after|before|at|of|within|as of|throughout)\b"
 _ABOVE = (
     r"exceed\w*|above|over|more than|greater than|higher than|larger than|at least|"
     r"reach\w*|pass(?:es|ed)?|top|surpass\w*|cross\w*|>|up to"
@@ -192,7 +203,7 @@ def _without_names(text: str, names: Sequence[str]) -> tuple[str, list[str]]:
         if re.search(pattern, text):
             text = re.sub(pattern, f" §{len(kept)} ", text)
             kept.append(name)
-    return text, kept
+    return " ".join(text.split()), kept
 
 
 def _split(text: str) -> list[str]:
@@ -202,7 +213,15 @@ def _split(text: str) -> list[str]:
         r"forecast|predict)\b"
     )
     parts = re.split(rf"[?!;]+|\.(?=\s|$)|,? (?:and|then|but|also)(?: then| also)? (?={starts})|, ?(?={starts})", text)
-    return [part.strip(" ,") for part in parts if re.search(r"\w", part)]
+    whole: list[str] = []
+    opening = ""
+    for part in (part.strip(" ,") for part in parts if re.search(r"\w", part)):
+        if re.match(_OPENING, part) and not re.search(starts, part):  # "during March, when was ..."
+            opening += f"{part} "
+        else:
+            whole.append(opening + part)
+            opening = ""
+    return [*whole, opening.strip()] if opening else whole
 
 
 def _read(text: str, extent: Extent, names: Sequence[str], kept: Sequence[str]) -> list[Question]:
@@ -213,9 +232,11 @@ def _read(text: str, extent: Extent, names: Sequence[str], kept: Sequence[str]) 
         return [Question(text=spoken, problem=why, series=series)]
     rest, threshold, above = _threshold(text, extent)
     rest, spans, ahead = read_spans(rest, extent)
-    rest, unknown = _spelled(rest)
+    rest, unknown, others = _spelled(rest)
+    if len(others) > 1 or not any(re.search(pattern, rest) for _, pattern in _PATTERNS):
+        unknown += others
     if unknown and not (len(names) == 1 and names[0].lower() in _NAMELESS):
-        problem = f"{unknown!r} is neither a series of the table nor a word that is understood"
+        problem = f"{unknown[0]!r} is neither a series of the table nor a word that is understood"
         return [Question(text=spoken, problem=problem, series=series)]
     beyond = [span for span in spans if span.first > extent.last]
     if beyond:
@@ -233,6 +254,8 @@ def _read(text: str, extent: Extent, names: Sequence[str], kept: Sequence[str]) 
         number=int(top[1] or top[2]) if (top := _SEVERAL.search(rest)) else 1,
         by=unit[1] if (unit := re.search(r"\b(hour|day|week|month|quarter|year)s?\b", rest)) else "",
     )
+    if stray := _STRAY.search(_SEVERAL.sub(" ", rest)):
+        return [replace(found, problem=f"the number {stray[0]} has no meaning here")]
     kinds = _kinds(rest, found)
     if not kinds:
         return [replace(found, problem="it asks for nothing that is computed here")]
@@ -274,6 +297,7 @@ _RANKED = re.compile(
     r"\bwhich is the (most|least)"
 )
 _LOWEST = re.compile(r"\b(lowest|least|smallest|fewest|worst|slowest|quietest|minimum)\b")
+_STRAY = re.compile(r"(?<![\w\u00a7.])\d[\d.,]*\b")
 _SEVERAL = re.compile(
     r"\b(?:top|highest|lowest|largest|smallest|biggest) (\d+)\b|\b(\d+) (?:highest|lowest|largest|smallest|biggest)\b"
 )
@@ -290,28 +314,35 @@ def _threshold(text: str, extent: Extent) -> tuple[str, float | None, bool]:
     return text, None, True
 
 
-def _spelled(text: str) -> tuple[str, str]:
-    """The text with slips of known words put right, and the first word that nobody knows."""
-    unknown = ""
-    for word in re.findall(r"[a-z][a-z'-]+", text):
-        stem = word.removesuffix("'s")
-        if stem in _WORDS or _patterned(stem):
+def _spelled(text: str) -> tuple[str, list[str], list[str]]:
+    """The text with slips of known words put right, words that may name what is not there, and others nobody knows."""
+    unknown, others = list[str](), list[str]()
+    fixes: dict[str, str] = {}
+    for found in re.finditer(r"[a-z][a-z'-]+", text):
+        word, stem = found[0], found[0].removesuffix("'s")
+        if stem in _WORDS or stem in _SPELLABLE or _ASKING.search(stem) or len(stem) < 3 or stem.endswith("ly"):
             continue
         near = difflib.get_close_matches(stem, _SPELLABLE, 1, 0.84) if len(stem) > 4 else []
+        before, after = text[: found.start()].split(), text[found.end() :].split()
         if near:
-            text = re.sub(rf"\b{re.escape(word)}\b", near[0], text)
-        elif not unknown and len(stem) > 2 and not stem.endswith("ly"):
-            unknown = stem
-    return text, unknown
+            fixes[word] = near[0]
+        elif not before and after and _ARTICLE.match(after[0]):
+            others.append(stem)  # a verb, as in "rank the series"
+        elif "\u00a7" in text and word == stem and not (before and _BEFORE_NOUN.match(before[-1])):
+            others.append(stem)  # beside the name of a series it may be a verb
+        else:
+            unknown.append(stem)
+    for word, right in fixes.items():
+        text = re.sub(rf"\b{re.escape(word)}(?!\w)", right, text)
+    return text, unknown, others
 
 
-_ASKING = re.compile("|".join(pattern for _, pattern in (*_PATTERNS, *_REFUSED)))
+_ARTICLE = re.compile(r"(?:the|all|every|each|me|us|average|mean|\u00a7)")
+_BEFORE_NOUN = re.compile(
+    r"(?:the|an?|of|with|by|than|against|to|from|between|per|my|our|on|what|which|many|much|for|in|about|and|or)$"
+)
+_ASKING = re.compile("|".join(pattern for _, pattern in _PATTERNS))
 _SPELLABLE = sorted(_WORDS | set(re.findall(r"[a-z]{5,}", " ".join(p for _, p in _PATTERNS))))
-
-
-def _patterned(word: str) -> bool:
-    """Whether a word stands in a pattern by itself or as the beginning that one names."""
-    return bool(_ASKING.search(word)) or word in _SPELLABLE
 
 
 def what_can_be_asked(names: Sequence[str]) -> str:

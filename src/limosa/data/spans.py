@@ -266,6 +266,7 @@ _RULES: tuple[Rule, ...] = (
     (r"\bthe day before yesterday\b|\byesterday\b|\btoday\b", _today),
     (r"\b(?:the )?(first|second|1st|2nd) half\b", _half),
     (r"\b(?:in |of |during |year )?((?:19|20)\d{2})\b(?!-)", _year),
+    (r"\b(?:in|of|during|year|since|before|after) (1[5-8]\d{2})\b(?!-)", _year),
     (r"\b(?:step|row|point|index|position|t ?=) ?(\d+)\b", _index),
 )
 _TIMELESS = (_past, _next, _opening, _half, _index)  # that rows which are only counted have as well

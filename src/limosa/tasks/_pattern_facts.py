@@ -15,7 +15,8 @@ from limosa.tasks._table import UNITS, Finder, Floats, Line, Seen, Table, each
 MOST_EVENTS = 3  # of a kind that an answer tells
 SEASONS = {"hour": "hourly", "day": "daily", "week": "weekly", "month": "monthly", "year": "yearly"}
 DETECTOR = "z2"
-RISK = 1e-4  # share of ordinary rows that may be called an incident
+UNCLIPPED = {"clip": 1e9}  # so that the largest of several large deviations scores most
+FALSE = 0.4  # ordinary rows that may be called incidents, in all
 RARE = 0.05  # chance that an ordinary span is called unusual
 LEAST = 50  # observed values below which no incident is looked for
 INCIDENTS = f"detector {DETECTOR} on what seasons and the slow level leave"
@@ -169,7 +170,8 @@ def _detected(line: Line) -> list[tuple[int, int, int]]:
     if np.isfinite(rest).sum() < LEAST or not np.nanstd(rest) > 1e-9 * (1 + np.nanmax(np.abs(line.values))):
         return []
     rows = {"row": np.arange(len(rest)), "rest": rest}
-    found = detect(rows, train=rows, model=DETECTOR, risk=RISK, time_col="row", freq=1).incidents
+    risk = min(FALSE / len(rest), 1e-3)
+    found = detect(rows, train=rows, model=DETECTOR, options=UNCLIPPED, risk=risk, time_col="row", freq=1).incidents
     return [(int(one.start), int(one.end), int(one.peak)) for one in sorted(found, key=lambda one: -one.score)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -246,14 +247,13 @@ def _alike(table: Table, question: Question) -> list[Fact]:
     r = float(together[i, j])
     verdict = "move together" if r > 0.5 else "move opposite" if r < -0.5 else "hardly move together"
     lead = "Most alike are {one} and {other}; they" if len(lines) > 2 else "{one} and {other}"
-    return [
-        table.tell(
-            question, lines[i], f"{lead} {verdict}{{when}}: correlation {{r}}, of their steps {{steps}}.",
-            "Pearson correlation of values, and of differences from row to row",
-            numbers={"r": round(r, 2), "steps": round(float(steps[i, j]), 2)},
-            names={"whose": "", "one": lines[i].name, "other": lines[j].name}, spans=table.shade(seen),
-        )
-    ]  # fmt: skip
+    told = table.tell(
+        question, lines[i], f"{lead} {verdict}{{when}}: correlation {{r}}, of their steps {{steps}}.",
+        "Pearson correlation of values, and of differences from row to row",
+        numbers={"r": round(r, 2), "steps": round(float(steps[i, j]), 2)},
+        names={"whose": "", "one": lines[i].name, "other": lines[j].name}, spans=table.shade(seen),
+    )  # fmt: skip
+    return [dataclasses.replace(told, series=(lines[i].name, lines[j].name))]
 
 
 def _extent(table: Table, question: Question) -> list[Fact]:
