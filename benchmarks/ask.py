@@ -6,8 +6,9 @@ Tables are windows of ETTh1, WTH, exchange_rate and national_illness, one to fou
 spike or a gap put in. 400 questions have an answer: `right` of them name the series, the numbers and the times that
 pandas finds; `routed` is the share whose first fact is of the kind that is asked for. 100 have none: `refused`.
 `unsupported` counts numbers in all answers that no fact holds; `tampered_found` is the share of answers that the check
-refuses after the first digit of a number is changed. A wording is drawn from `WORDINGS`, on which the rules were tried, or
-from `HELD_OUT`, on which they were not. `ms` is processor time of one thread per question. `--quick` asks a tenth.
+refuses after the first digit of a number is changed. A wording is drawn from `WORDINGS`, on which the rules were
+tried, or from `HELD_OUT`, on which they were not. `ms` is processor time of one thread per question. `--quick` asks a
+tenth.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "On what date did {s} hit its record during {m}?",
         "Could you tell me the top value of {s} for {m}?",
         "What was the max for {s} in {m}?",
+        "Find the highest point of {s} in {m}.",
+        "How high did {s} get in {m}?",
     ),
     "minimum": (
         "what was the lowest value of {s} in {m}?",
@@ -49,6 +52,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give me the smallest value that {s} had in {m}.",
         "When did {s} reach its lowest point in {m}?",
         "What is the min of {s} for {m}?",
+        "How low did {s} get in {m}?",
+        "Find the smallest {s} in {m}",
     ),
     "mean": (
         "What is the average of {s} in {m}?",
@@ -58,6 +63,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Typically, how large was {s} during {m}?",
         "What's the mean level of {s} for {m}?",
         "Calculate the average {s} during {m}.",
+        "Report the mean of {s} for {m}",
+        "In {m}, what was the typical {s}?",
     ),
     "total": (
         "What is the total of {s} in {m}?",
@@ -66,11 +73,14 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Add up {s} for {m}.",
         "What is {s} summed over {m}?",
         "Give me the total for {s} during {m}.",
+        "Compute the sum of {s} for {m}",
+        "Over {m}, what did {s} add up to?",
     ),
     "median": (
         "What is the median of {s} in {m}?",
         "Give the median for {s} during {m}",
         "What was the median value of {s} in {m}?",
+        "Half of the values of {s} in {m} lie below which median?",
     ),
     "deviation": (
         "How volatile was {s} in {m}?",
@@ -79,6 +89,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Was {s} stable in {m}?",
         "How variable is {s} in {m}?",
         "What's the standard deviation of {s} during {m}?",
+        "How noisy was {s} in {m}?",
+        "What spread does {s} have in {m}?",
     ),
     "value": (
         "What was {s} on {d}?",
@@ -87,6 +99,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{s} on {d}, please",
         "What did {s} read on {d}?",
         "Tell me the value of {s} for {d}.",
+        "How much was {s} on {d}?",
+        "On {d}, what was {s}?",
     ),
     "exceed": (
         "When was {s} above {x} in {m}?",
@@ -95,6 +109,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "On which occasions was {s} greater than {x} during {m}?",
         "How many times did {s} surpass {x} in {m}?",
         "List when {s} was higher than {x} in {m}.",
+        "Count the hours when {s} was over {x} in {m}.",
+        "Did {s} cross {x} in {m}, and how often?",
     ),
     "below": (
         "When did {s} drop below {x} in {m}?",
@@ -103,6 +119,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "During {m}, how many times was {s} less than {x}?",
         "When was {s} lower than {x} in {m}?",
         "Has {s} been below {x} during {m}?",
+        "Was {s} ever lower than {x} in {m}?",
+        "Show when {s} fell below {x} in {m}",
     ),
     "compare": (
         "Compare {s} in {a} and {b}",
@@ -111,6 +129,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{s}: {a} versus {b}",
         "What is the difference of {s} between {a} and {b}?",
         "Is {s} in {a} larger than in {b}?",
+        "How different is {s} in {a} and {b}?",
+        "Did {s} average more in {a} or in {b}?",
     ),
     "change": (
         "How did {s} change in {m}?",
@@ -119,6 +139,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Did {s} increase or decrease in {m}?",
         "How much did {s} change over {m}?",
         "Did {s} go up in {m}?",
+        "What is the change of {s} in {m}?",
+        "Has {s} gained or lost in {m}?",
     ),
     "rank": (
         "Which series has the highest average in {m}?",
@@ -127,6 +149,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which column fluctuates most in {m}?",
         "Which of the series is the largest on average in {m}?",
         "Rank the series by volatility in {m}",
+        "Which series was highest on average in {m}?",
+        "Which line is noisiest in {m}?",
     ),
     "alike": (
         "Which series are most alike?",
@@ -135,6 +159,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What series resemble each other?",
         "Are there series that move together?",
         "Which columns are strongly correlated?",
+        "Is there a pair of series that behave alike?",
+        "Which series follow each other?",
     ),
     "weekday": (
         "Which weekday is {s} highest?",
@@ -143,6 +169,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is the best weekday for {s}?",
         "On which weekday is {s} largest?",
         "Does {s} depend on the weekday?",
+        "Tell me the weekday when {s} tends to be highest",
+        "Which day of the week has the most {s}?",
     ),
     "missing": (
         "How many values of {s} are missing?",
@@ -151,6 +179,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Does {s} have holes?",
         "Do we have missing data in {s}?",
         "How complete is {s}?",
+        "Does {s} lack any values?",
+        "Count the missing values of {s}",
     ),
     "shift": (
         "When did the level of {s} shift?",
@@ -159,6 +189,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Where is the change point of {s}?",
         "Has the level of {s} changed for good?",
         "Find any level shifts in {s}.",
+        "Was there a structural break in {s}?",
+        "When did {s} jump to another level?",
     ),
     "spike": (
         "Were there anomalies in {s}?",
@@ -167,6 +199,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Show the outliers of {s}",
         "Is there an outlier in {s}?",
         "Did {s} show any unusual values?",
+        "Did {s} have a glitch?",
+        "Show me anomalous points of {s}",
     ),
     "forecast": (
         "What comes next for {s} in the next {n} steps?",
@@ -175,77 +209,79 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Where will {s} be in {n} steps?",
         "What do you expect of {s} for the next {n} steps?",
         "How will {s} develop in the coming {n} steps?",
+        "Project {s} forward by {n} steps",
+        "What values will {s} take in the next {n} steps?",
     ),
 }
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "maximum": (
-        "Find the highest point of {s} in {m}.",
-        "How high did {s} get in {m}?",
+        "When did {s} hit its ceiling in {m}?",
+        "What was the greatest {s} of {m}?",
     ),
     "minimum": (
-        "How low did {s} get in {m}?",
-        "Find the smallest {s} in {m}",
+        "At which time was {s} weakest in {m}?",
+        "What was the least {s} in {m}?",
     ),
     "mean": (
-        "Report the mean of {s} for {m}",
-        "In {m}, what was the typical {s}?",
+        "Give the arithmetic mean of {s} over {m}",
+        "How much was {s} in {m}, averaged?",
     ),
     "total": (
-        "Compute the sum of {s} for {m}",
-        "Over {m}, what did {s} add up to?",
+        "How much did {s} amount to in total in {m}?",
+        "Total up {s} for {m}",
     ),
-    "median": ("Half of the values of {s} in {m} lie below which median?",),
+    "median": ("Tell me the middle value, the median, of {s} for {m}",),
     "deviation": (
-        "How noisy was {s} in {m}?",
-        "What spread does {s} have in {m}?",
+        "What is the variance-style spread of {s} in {m}?",
+        "How unsteady was {s} in {m}?",
     ),
     "value": (
-        "How much was {s} on {d}?",
-        "On {d}, what was {s}?",
+        "Look up {s} on {d}",
+        "What number did {s} have on {d}?",
     ),
     "exceed": (
-        "Count the hours when {s} was over {x} in {m}.",
-        "Did {s} cross {x} in {m}, and how often?",
+        "When did {s} climb above {x} in {m}?",
+        "Were there moments in {m} with {s} higher than {x}?",
     ),
     "below": (
-        "Was {s} ever lower than {x} in {m}?",
-        "Show when {s} fell below {x} in {m}",
+        "When did {s} dip below {x} in {m}?",
+        "Were there moments in {m} with {s} lower than {x}?",
     ),
     "compare": (
-        "How different is {s} in {a} and {b}?",
-        "Did {s} average more in {a} or in {b}?",
+        "How did {s} do in {a} against {b}?",
+        "{a} or {b}: in which was {s} higher?",
     ),
     "change": (
-        "What is the change of {s} in {m}?",
-        "Has {s} gained or lost in {m}?",
+        "What was the net change in {s} over {m}?",
+        "By how much did {s} rise or fall in {m}?",
     ),
     "rank": (
-        "Which series was highest on average in {m}?",
-        "Which line is noisiest in {m}?",
+        "Who leads on average in {m}, which series?",
+        "Sort the series by how volatile they were in {m}",
     ),
     "alike": (
-        "Is there a pair of series that behave alike?",
-        "Which series follow each other?",
+        "Name the two series with the strongest correlation",
+        "Which columns go hand in hand?",
     ),
     "weekday": (
-        "Tell me the weekday when {s} tends to be highest",
-        "Which day of the week has the most {s}?",
+        "Are some weekdays higher than others for {s}?",
+        "Which weekday tops {s}?",
     ),
     "missing": (
-        "Does {s} lack any values?",
-        "Count the missing values of {s}",
+        "How much of {s} was not recorded?",
+        "List the gaps in {s}",
     ),
     "shift": (
-        "Was there a structural break in {s}?",
-        "When did {s} jump to another level?",
+        "When was the regime change in {s}?",
+        "Since when is {s} on its new level?",
     ),
     "spike": (
-        "Did {s} have a glitch?",
-        "Show me anomalous points of {s}",
+        "What was the oddest point in {s}?",
+        "Are there suspicious values in {s}?",
     ),
     "forecast": (
-        "Project {s} forward by {n} steps",
-        "What values will {s} take in the next {n} steps?",
+        "How is {s} going to look in the next {n} steps?",
+        "Give me {n} steps ahead for {s}",
     ),
 }
 UNANSWERABLE: tuple[str, ...] = (
@@ -362,13 +398,13 @@ def case(kind: str, frame: pd.DataFrame, rng: random.Random, held_out: bool) -> 
         if part.shape[1] < 2:
             return None
         found = part.mean() if "average" in wording else part.std(ddof=0)
-        made.series, made.numbers = (found.idxmax(),), [found.max()]
+        made.series, made.numbers = (str(found.idxmax()),), [float(found.max())]
     elif kind == "alike":
         together = frame.drop(columns="ds").corr().abs()
         if len(together) < 3:
             return None
-        pairs = together.where(np.triu(np.ones(together.shape, dtype=bool), 1)).stack()
-        made.series, made.numbers, made.slack = tuple(sorted(pairs.idxmax())), [pairs.max()], 0.02
+        pairs: Any = together.where(np.triu(np.ones(together.shape, dtype=bool), 1)).stack()
+        made.series, made.numbers, made.slack = tuple(pairs.idxmax()), [pairs.max()], 0.02
     elif kind == "weekday":
         means = frame.groupby(stamps.dt.day_name())[s].mean()
         if len(means) < 2:
@@ -448,6 +484,7 @@ def main() -> None:
         held[one.held_out].append(right)
         if not right:
             failures.append(f"{kind}: {one.text} -> {answer.text}")
+        assert answer.rows is not None
         clock = Clock(axis=answer.rows.time)
         names = [*answer.rows.channels]
         if answer.facts and not answer.refused:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from limosa.data.questions import KINDS, read_questions
+from limosa.data.questions import read_questions
 from limosa.data.spans import DAY, HOUR, Extent, at, read_spans
+from limosa.data.vocabulary import KINDS
 
 YEAR = Extent(first=at("2012-01-01"), last=at("2012-12-31T23:00"), step=HOUR, calendar=True)
 COUNT = Extent(first=0, last=999, step=1, calendar=False)
