@@ -44,6 +44,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What was the max for {s} in {m}?",
         "Find the highest point of {s} in {m}.",
         "How high did {s} get in {m}?",
+        "When did {s} hit its ceiling in {m}?",
+        "What was the greatest {s} of {m}?",
     ),
     "minimum": (
         "what was the lowest value of {s} in {m}?",
@@ -54,6 +56,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is the min of {s} for {m}?",
         "How low did {s} get in {m}?",
         "Find the smallest {s} in {m}",
+        "At which time was {s} weakest in {m}?",
+        "What was the least {s} in {m}?",
     ),
     "mean": (
         "What is the average of {s} in {m}?",
@@ -65,6 +69,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Calculate the average {s} during {m}.",
         "Report the mean of {s} for {m}",
         "In {m}, what was the typical {s}?",
+        "Give the arithmetic mean of {s} over {m}",
+        "How much was {s} in {m}, averaged?",
     ),
     "total": (
         "What is the total of {s} in {m}?",
@@ -75,12 +81,15 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give me the total for {s} during {m}.",
         "Compute the sum of {s} for {m}",
         "Over {m}, what did {s} add up to?",
+        "How much did {s} amount to in total in {m}?",
+        "Total up {s} for {m}",
     ),
     "median": (
         "What is the median of {s} in {m}?",
         "Give the median for {s} during {m}",
         "What was the median value of {s} in {m}?",
         "Half of the values of {s} in {m} lie below which median?",
+        "Tell me the middle value, the median, of {s} for {m}",
     ),
     "deviation": (
         "How volatile was {s} in {m}?",
@@ -91,6 +100,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What's the standard deviation of {s} during {m}?",
         "How noisy was {s} in {m}?",
         "What spread does {s} have in {m}?",
+        "What is the variance-style spread of {s} in {m}?",
+        "How unsteady was {s} in {m}?",
     ),
     "value": (
         "What was {s} on {d}?",
@@ -101,6 +112,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Tell me the value of {s} for {d}.",
         "How much was {s} on {d}?",
         "On {d}, what was {s}?",
+        "Look up {s} on {d}",
+        "What number did {s} have on {d}?",
     ),
     "exceed": (
         "When was {s} above {x} in {m}?",
@@ -111,6 +124,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "List when {s} was higher than {x} in {m}.",
         "Count the hours when {s} was over {x} in {m}.",
         "Did {s} cross {x} in {m}, and how often?",
+        "When did {s} climb above {x} in {m}?",
+        "Were there moments in {m} with {s} higher than {x}?",
     ),
     "below": (
         "When did {s} drop below {x} in {m}?",
@@ -121,6 +136,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Has {s} been below {x} during {m}?",
         "Was {s} ever lower than {x} in {m}?",
         "Show when {s} fell below {x} in {m}",
+        "When did {s} dip below {x} in {m}?",
+        "Were there moments in {m} with {s} lower than {x}?",
     ),
     "compare": (
         "Compare {s} in {a} and {b}",
@@ -131,6 +148,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Is {s} in {a} larger than in {b}?",
         "How different is {s} in {a} and {b}?",
         "Did {s} average more in {a} or in {b}?",
+        "How did {s} do in {a} against {b}?",
+        "{a} or {b}: in which was {s} higher?",
     ),
     "change": (
         "How did {s} change in {m}?",
@@ -141,6 +160,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Did {s} go up in {m}?",
         "What is the change of {s} in {m}?",
         "Has {s} gained or lost in {m}?",
+        "What was the net change in {s} over {m}?",
+        "By how much did {s} rise or fall in {m}?",
     ),
     "rank": (
         "Which series has the highest average in {m}?",
@@ -151,6 +172,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Rank the series by volatility in {m}",
         "Which series was highest on average in {m}?",
         "Which line is noisiest in {m}?",
+        "Who leads on average in {m}, which series?",
+        "Sort the series by how volatile they were in {m}",
     ),
     "alike": (
         "Which series are most alike?",
@@ -161,6 +184,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which columns are strongly correlated?",
         "Is there a pair of series that behave alike?",
         "Which series follow each other?",
+        "Name the two series with the strongest correlation",
+        "Which columns go hand in hand?",
     ),
     "weekday": (
         "Which weekday is {s} highest?",
@@ -171,6 +196,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Does {s} depend on the weekday?",
         "Tell me the weekday when {s} tends to be highest",
         "Which day of the week has the most {s}?",
+        "Are some weekdays higher than others for {s}?",
+        "Which weekday tops {s}?",
     ),
     "missing": (
         "How many values of {s} are missing?",
@@ -181,6 +208,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How complete is {s}?",
         "Does {s} lack any values?",
         "Count the missing values of {s}",
+        "How much of {s} was not recorded?",
+        "List the gaps in {s}",
     ),
     "shift": (
         "When did the level of {s} shift?",
@@ -191,6 +220,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Find any level shifts in {s}.",
         "Was there a structural break in {s}?",
         "When did {s} jump to another level?",
+        "When was the regime change in {s}?",
+        "Since when is {s} on its new level?",
     ),
     "spike": (
         "Were there anomalies in {s}?",
@@ -201,6 +232,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Did {s} show any unusual values?",
         "Did {s} have a glitch?",
         "Show me anomalous points of {s}",
+        "What was the oddest point in {s}?",
+        "Are there suspicious values in {s}?",
     ),
     "forecast": (
         "What comes next for {s} in the next {n} steps?",
@@ -211,77 +244,79 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How will {s} develop in the coming {n} steps?",
         "Project {s} forward by {n} steps",
         "What values will {s} take in the next {n} steps?",
+        "How is {s} going to look in the next {n} steps?",
+        "Give me {n} steps ahead for {s}",
     ),
 }
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "maximum": (
-        "When did {s} hit its ceiling in {m}?",
-        "What was the greatest {s} of {m}?",
+        "Please tell me when {s} was highest during {m}",
+        "What peak did {s} reach in {m}?",
     ),
     "minimum": (
-        "At which time was {s} weakest in {m}?",
-        "What was the least {s} in {m}?",
+        "When did {s} bottom out in {m}?",
+        "Lowest {s} for {m}, please",
     ),
     "mean": (
-        "Give the arithmetic mean of {s} over {m}",
-        "How much was {s} in {m}, averaged?",
+        "What level did {s} have on average in {m}?",
+        "I need the mean {s} for {m}",
     ),
     "total": (
-        "How much did {s} amount to in total in {m}?",
-        "Total up {s} for {m}",
+        "What does {s} add up to in {m}?",
+        "I need the total of {s} for {m}",
     ),
-    "median": ("Tell me the middle value, the median, of {s} for {m}",),
+    "median": ("I'd like the median of {s} in {m}",),
     "deviation": (
-        "What is the variance-style spread of {s} in {m}?",
-        "How unsteady was {s} in {m}?",
+        "What was the volatility of {s} in {m}?",
+        "Did {s} vary a lot in {m}?",
     ),
     "value": (
-        "Look up {s} on {d}",
-        "What number did {s} have on {d}?",
+        "How was {s} on {d}?",
+        "I want to know the value of {s} on {d}",
     ),
     "exceed": (
-        "When did {s} climb above {x} in {m}?",
-        "Were there moments in {m} with {s} higher than {x}?",
+        "At what times was {s} over {x} in {m}?",
+        "Did {s} get above {x} in {m}?",
     ),
     "below": (
-        "When did {s} dip below {x} in {m}?",
-        "Were there moments in {m} with {s} lower than {x}?",
+        "At what times was {s} under {x} in {m}?",
+        "Did {s} get below {x} in {m}?",
     ),
     "compare": (
-        "How did {s} do in {a} against {b}?",
-        "{a} or {b}: in which was {s} higher?",
+        "Compared to {b}, how was {s} in {a}?",
+        "Which was higher for {s}, {a} or {b}?",
     ),
     "change": (
-        "What was the net change in {s} over {m}?",
-        "By how much did {s} rise or fall in {m}?",
+        "How has {s} changed in {m}?",
+        "Describe the change of {s} in {m}",
     ),
     "rank": (
-        "Who leads on average in {m}, which series?",
-        "Sort the series by how volatile they were in {m}",
+        "In {m}, which series varied the most?",
+        "Which series was the largest on average in {m}?",
     ),
     "alike": (
-        "Name the two series with the strongest correlation",
-        "Which columns go hand in hand?",
+        "Which series have the highest correlation?",
+        "Do any series behave similarly?",
     ),
     "weekday": (
-        "Are some weekdays higher than others for {s}?",
-        "Which weekday tops {s}?",
+        "What's the strongest weekday for {s}?",
+        "How does {s} differ by weekday?",
     ),
     "missing": (
-        "How much of {s} was not recorded?",
-        "List the gaps in {s}",
+        "Are any values of {s} missing?",
+        "How many gaps does {s} have?",
     ),
     "shift": (
-        "When was the regime change in {s}?",
-        "Since when is {s} on its new level?",
+        "Did {s} shift to a different level?",
+        "Has there been a level change in {s}?",
     ),
     "spike": (
-        "What was the oddest point in {s}?",
-        "Are there suspicious values in {s}?",
+        "Have there been any anomalies in {s}?",
+        "When did {s} behave strangely?",
     ),
     "forecast": (
-        "How is {s} going to look in the next {n} steps?",
-        "Give me {n} steps ahead for {s}",
+        "What will happen to {s} in the next {n} steps?",
+        "What's your forecast of {s} for the next {n} steps?",
     ),
 }
 UNANSWERABLE: tuple[str, ...] = (

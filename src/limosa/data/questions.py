@@ -168,7 +168,7 @@ _NAMELESS = (
     "series_1",
 )  # of a single series, which a question may call anything
 _RANKED = re.compile(
-    r"\bwhich (series|channel|column|one|of|variable|sensor|line|metric)|\brank|\beach series\b|"
+    r"\bwhich (series|channel|column|one|of|variable|sensor|line|metric)|\b(rank|sort|order)\b.*\b(series|channels|columns)\b|\beach series\b|"
     r"\bwhich is the (most|least)"
 )
 _LOWEST = re.compile(r"\b(lowest|least|smallest|fewest|worst|slowest|quietest|minimum)\b")

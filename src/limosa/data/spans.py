@@ -255,7 +255,10 @@ _RULES: tuple[Rule, ...] = (
         rf"\b(?:the )?({'|'.join(ORDINALS)}) quarter\b{_YEAR}",
         lambda found, extent: _quarter(ORDINALS[found[1]], found[2], extent),
     ),
-    (rf"\b(spring|summer|autumn|fall|winter)\b(?! (?:below|under)){_YEAR}", _season_of_year),
+    (
+        rf"\b(spring|summer|autumn|winter|(?<=in )fall|(?<=the )fall|(?<=last )fall|(?<=this )fall)\b{_YEAR}",
+        _season_of_year,
+    ),
     (rf"\b(?:the )?(?:next|following|coming) (?:{COUNT} )?{UNIT}\b", _next),
     (rf"\b(?:over|in|for|within) {COUNT} {UNIT}(?: from now| ahead| time)?\b", _next),
     (rf"\b{COUNT} {UNIT} (?:ahead|from now|forward)\b", _next),

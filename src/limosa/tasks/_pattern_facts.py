@@ -69,7 +69,7 @@ def _season(table: Table, question: Question, line: Line, values: Floats, seen: 
         sentence += " of {period} steps explains {strength} % of what varies"
         facts.append(
             table.tell(
-                question, line, sentence + (", highest {top}, lowest {bottom}." if top else "."),
+                question, line, sentence + _ends(top, season is not line.seasons[0]) + ".",
                 "adjusted share of the variance about the trend that the mean profile explains",
                 numbers={"period": season.period, "strength": round(100 * season.strength)},
                 names={"top": top, "bottom": bottom},
@@ -90,9 +90,17 @@ def _named_season(table: Table, question: Question, line: Line, unit: str) -> li
     sentence = (
         f"{verdict}: a {SEASONS[unit]} pattern explains {{strength}} % of what shorter patterns and the trend leave"
     )
-    ends = ", highest {top}, lowest {bottom}" if top and verdict != "no" else ""
+    shorter = any(season.period < found.period for season in line.seasons)
+    ends = _ends(top, shorter) if verdict != "no" else ""
     numbers, names = {"strength": round(100 * found.strength)}, {"top": top, "bottom": bottom}
     return [table.tell(question, line, sentence + ends + ".", how, numbers=numbers, names=names)]
+
+
+def _ends(top: str, shorter: bool) -> str:
+    """How a sentence says when a pattern is highest and lowest; beside `shorter` ones it is what it adds to them."""
+    if not top:
+        return ""
+    return ", adds most {top}, takes most {bottom}" if shorter else ", highest {top}, lowest {bottom}"
 
 
 def _phase(table: Table, row: int, name: str) -> str:
