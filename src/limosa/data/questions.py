@@ -168,8 +168,8 @@ _NAMELESS = (
     "series_1",
 )  # of a single series, which a question may call anything
 _RANKED = re.compile(
-    r"\bwhich (series|channel|column|one|of|variable|sensor|line|metric)|\b(rank|sort|order)\b.*\b(series|channels|columns)\b|\beach series\b|"
-    r"\bwhich is the (most|least)"
+    r"\bwhich (series|channel|column|one|of|variable|sensor|line|metric)|\beach series\b|\bwhich is the (most|least)|"
+    r"\b(rank|sort|order)\b.*\b(series|channels|columns)\b"
 )
 _LOWEST = re.compile(r"\b(lowest|least|smallest|fewest|worst|slowest|quietest|minimum)\b")
 _STRAY = re.compile(r"(?<![\w\u00a7.])\d[\d.,]*\b")

@@ -48,7 +48,8 @@ PATTERNS: tuple[tuple[str, str], ...] = (
      r"\b(anomal\w+|incidents?|outliers?|spikes?|abnormalit\w+|alarms?|glitch\w*|irregularit\w+|went wrong|"
      r"go wrong|faults?|surpris\w+|suspicious|stands? out|stood out|sticks? out|stuck out|aberra\w+|"
      r"out of the ordinary|bizarre|peculiar\w*|unexpected|unusual (value|event|point|reading|behaviou?r|thing|"
-     r"stretch)s?|strange (value|event|point|reading|thing)s?|anything (strange|odd(est)?|weird(est)?|unusual|abnormal)|"
+     r"stretch)s?|strange (value|event|point|reading|thing)s?|"
+     r"anything (strange|odd(est)?|weird(est)?|unusual|abnormal)|"
      r"something (strange|odd(est)?|weird(est)?|unusual|abnormal))\b"),
     ("mean", r"\btypical (?!for\b|of\b)\w*|\btypically\b|\btypical §"),
     ("unusual",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -170,3 +172,15 @@ def test_a_picture_without_a_model_and_an_empty_question_are_refused(tmp_path, d
         limosa.ask(data, " ")
     with pytest.raises(UsageError, match="steps ahead"):
         limosa.ask(data, "what comes in the next 20 years?")
+
+
+def test_every_question_that_the_docs_list_is_answered():
+    page = (Path(__file__).parents[3] / "docs" / "ask.md").read_text()
+    cells = re.findall(r"^\| [\w ]+ \| ([^|]*[?·][^|]*) \|$", page, re.MULTILINE)
+    questions = [question for cell in cells for question in cell.split(" · ")]
+    rng = np.random.default_rng(0)
+    days = pd.date_range("2024-01-01", periods=120, freq="D")
+    sales = pd.DataFrame({"ds": days, "north": rng.poisson(20, 120) + 5.0, "south": rng.poisson(20, 120) + 5.0})
+    assert len(questions) >= 30
+    refused = {question: limosa.ask(sales, question).refused for question in questions}
+    assert {question: why for question, why in refused.items() if why} == {}
