@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from limosa.data.spans import Ahead, Extent, Span, read_spans
 from limosa.data.vocabulary import KINDS, PATTERNS, REFUSED, WORDS
 
-_OPENING = r"(?:in|on|during|for|over|since|from|between|after|before|at|of|within|as of|throughout)\b"
+_OPENING = (
+    r"(?:in|on|during|for|over|since|from|between|after|before|at|of|within|as of|throughout|compared (?:to|with))\b"
+)
 _ABOVE = (
     r"exceed\w*|above|over|more than|greater than|higher than|larger than|at least|"
     r"reach\w*|pass(?:es|ed)?|top|surpass\w*|cross\w*|>|up to|"

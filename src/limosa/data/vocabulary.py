@@ -92,7 +92,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
      r"fluctuat\w+|steady|dispersion|scatter\w*|erratic|consistent|swings?|jitter\w*)\b"),
     ("compare", r"\b(compar\w+|versus|vs|differ\w*|against|than|relative to)\b"),
     ("change",
-     r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|drop\w*|gain\w*|lost|loss|grew|difference|by how much|"
+     r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|falls?|rise or fall|drop\w*|gain\w*|lost|loss|grew|difference|by how much|"
      r"(go|goes|went|gone) (up|down)|moved?|evolved?)\b"),
     ("extent",
      r"\b(how (many|long|often)|since when|which series|what series|what columns|names?|frequency|sampl\w+|"
