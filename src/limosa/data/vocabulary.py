@@ -72,6 +72,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
      r"\b(season\w*|cycl\w+|periodic\w*|periods?|repeat\w*|recur\w*|rhythm|patterns?|busiest|quietest|"
      r"of the (day|week|year))\b|\b(hourly|daily|weekly|monthly|yearly|annual) (pattern|cycle|season\w*|rhythm|"
      r"profile)\b"),
+    ("change", r"\bby how much\b|\brise or fall\b"),
     ("trend",
      r"\b(trend\w*|grow\w*|rising|rises?|falling|increasing|decreasing|declin\w+|shrink\w*|direction|slope|"
      r"upwards?|downwards?|up or down|(going|heading|moving|drifting|trending) (up|down)|climb\w*|"
@@ -92,7 +93,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
      r"fluctuat\w+|steady|dispersion|scatter\w*|erratic|consistent|swings?|jitter\w*)\b"),
     ("compare", r"\b(compar\w+|versus|vs|differ\w*|against|than|relative to)\b"),
     ("change",
-     r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|falls?|rise or fall|drop\w*|gain\w*|lost|loss|grew|difference|by how much|"
+     r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|falls?|drop\w*|gain\w*|lost|loss|grew|difference|"
      r"(go|goes|went|gone) (up|down)|moved?|evolved?)\b"),
     ("extent",
      r"\b(how (many|long|often)|since when|which series|what series|what columns|names?|frequency|sampl\w+|"

@@ -22,10 +22,10 @@ def test_every_line_has_its_images_and_the_styled_test_asks_the_same(tmp_path):
         for part in ("train", "validation", "test", "test-style")
     }
     assert {part: len(lines) for part, lines in parts.items()} == {
-        "train": 20,
-        "validation": 2,
-        "test": 2,
-        "test-style": 2,
+        "train": 10,
+        "validation": 1,
+        "test": 1,
+        "test-style": 1,
     }
     for line in parts["train"] + parts["test-style"]:
         assert line["answer"] in line["choices"]
