@@ -17,6 +17,7 @@ BLOCKS = 120  # means of which a trend is estimated
 SURE = 1.96  # deviations that a 95 % interval is wide to either side
 LEAST = 8  # observed values below which nothing is said of trend, season and shift
 STRENGTH = 0.3  # least share of the variance about the trend that a season explains
+MEDIANS = 20_000  # that are taken along a series; each then stands for the next few rows
 SHIFT = 3.5  # deviations about both levels that a shift is large
 
 
@@ -196,16 +197,17 @@ def find_shifts(values: Floats, seasons: list[Season]) -> list[Shift]:
 
 
 def _moving_medians(values: Floats, width: int) -> tuple[Floats, Floats]:
-    """Median and robust deviation of each stretch of `width` values."""
+    """Median and robust deviation of each stretch of `width` values, of a sample of 64 to 127 of them."""
     import warnings
 
     stretches = np.lib.stride_tricks.sliding_window_view(values, width)
+    count, every = len(stretches), 1 + len(stretches) // MEDIANS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of stretches without an observation
-        stretches = stretches[:, :: max(1, width // 64)]
+        stretches = stretches[::every, :: max(1, width // 64)]
         middle = np.nanmedian(stretches, axis=1)
         spread = 1.4826 * np.nanmedian(np.abs(stretches - middle[:, None]), axis=1)
-    return middle, spread
+    return np.repeat(middle, every)[:count], np.repeat(spread, every)[:count]
 
 
 def _sharpest(values: Floats, first: int, last: int) -> int:
