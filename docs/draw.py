@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
+import limosa
+from limosa.app.demo import EXAMPLE
 from limosa.data.synthetic import draw
 from limosa.data.synthetic.recipes import KINDS, SyntheticConfig
 
 IMAGES = Path(__file__).parent / "images"
 RESULTS = Path(__file__).parent / "results"
+QUESTIONS = (
+    "What happened in September, and what comes next?", "When was the peak?", "Is it growing?",
+    "Which hour of the day is the busiest?", "When was it above 800?", "What changed after 10 September?",
+    "Is today unusual?", "How sure is next week?", "Will it exceed 700 tomorrow?", "The top 3 days in August",
+)  # fmt: skip
 WAYS = {  # of slow_links.json, as they begin there -> color
     "DDP": "#8c2d19", "DDP, fp16 hook": "#d1702f", "DDP, PowerSGD rank 1": "#8a8a8a", "local-sgd": "#5b8c5a",
     "co2, its own tau": "#22557a",
@@ -32,6 +42,18 @@ def draw_synthetic(path: Path, *, seed: int = 7, steps: int = 720) -> None:
         axes.tick_params(labelsize=6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=90)
+
+
+def draw_answers(path: Path) -> None:
+    """Ten questions about the embedded series, each with the picture that `limosa ask --plot` draws."""
+    figure = Figure(figsize=(16, 17), layout="constrained")
+    for axes, question in zip(figure.subplots(5, 2).flat, QUESTIONS, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            answer = limosa.ask(EXAMPLE, question, plot=Path(folder) / "evidence.png")
+            axes.imshow(imread(Path(folder) / "evidence.png"))
+        axes.set_title(fill(answer.text, 95), fontsize=9, loc="left")
+        axes.set_axis_off()
+    figure.savefig(path, dpi=75)
 
 
 def draw_slow_links(path: Path) -> None:
@@ -64,3 +86,4 @@ def draw_slow_links(path: Path) -> None:
 if __name__ == "__main__":
     draw_synthetic(IMAGES / "synthetic.png")
     draw_slow_links(IMAGES / "slow_links.png")
+    draw_answers(IMAGES / "ask.png")

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from limosa.errors import ModelNotFound as ModelNotFound
     from limosa.errors import UsageError as UsageError
     from limosa.tasks.adapt import adapt as adapt
+    from limosa.tasks.ask import ask as ask
     from limosa.tasks.backtest import backtest as backtest
+    from limosa.tasks.charts import charts as charts
     from limosa.tasks.check import check as check
     from limosa.tasks.classify import classify as classify
     from limosa.tasks.detect import detect as detect
@@ -52,7 +54,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _VERBS = (
     "adapt",
+    "ask",
     "backtest",
+    "charts",
     "check",
     "classify",
     "detect",

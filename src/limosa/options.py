@@ -36,6 +36,7 @@ class Option:
     name: str = ""  # long name on the command line, where it is not that of the parameter
     also: tuple[str, ...] = ()  # names by which other libraries call it; Python accepts them
     least: float | None = None  # smallest number
+    argument: bool = False  # stands without a name on the command line, as the first parameter does
     many: bool = False  # may be repeated on the command line; `read` is then given all texts
     read: Callable[[Any], Any] | None = None  # text of the command line -> value; raises ValueError with the fix
     accept: Callable[[str, Any], Any] | None = None  # name, value -> value of the type; raises UsageError

@@ -88,7 +88,7 @@ class Command(click.Command):
         self.own = {one.name: one for one in own}
         super().__init__(
             name,
-            params=[_click_parameter(one, argument=one is own[0] and _is_argument(one)) for one in own],
+            params=[_click_parameter(one, argument=_is_argument(one, own)) for one in own],
             help=verb.summary,
             no_args_is_help=any(one.default is MISSING for one in own),
         )
@@ -135,13 +135,15 @@ class Command(click.Command):
             raise click.exceptions.Exit(code)
 
 
+def _is_argument(one: Parameter, own: Sequence[Parameter]) -> bool:
+    """Whether a parameter stands without a name."""
+    required = one.default is MISSING
+    return (one is own[0] and (required or _option(one).many)) or (required and _option(one).argument)
+
+
 def _option(parameter: Parameter) -> Option:
     assert parameter.option is not None
     return parameter.option
-
-
-def _is_argument(one: Parameter) -> bool:
-    return one.default is MISSING or _option(one).many
 
 
 def _click_parameter(one: Parameter, *, argument: bool) -> click.Parameter:

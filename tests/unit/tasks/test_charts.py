@@ -16,16 +16,16 @@ def test_every_line_has_its_images_and_the_styled_test_asks_the_same(tmp_path):
     rng = np.random.default_rng(1)
     table = {"unique_id": np.repeat([f"s{i}" for i in range(12)], 90), "ds": np.tile(np.arange(90), 12)}
     folder = tmp_path / "qa"
-    limosa.charts(table | {"y": rng.standard_normal(1080).cumsum()}, folder, items=20, size=64)
+    limosa.charts(table | {"y": rng.standard_normal(1080).cumsum()}, folder, items=10, size=64)
     parts = {
         part: list(map(json.loads, (folder / f"{part}.jsonl").read_text().splitlines()))
         for part in ("train", "validation", "test", "test-style")
     }
     assert {part: len(lines) for part, lines in parts.items()} == {
-        "train": 20,
-        "validation": 2,
-        "test": 2,
-        "test-style": 2,
+        "train": 10,
+        "validation": 1,
+        "test": 1,
+        "test-style": 1,
     }
     for line in parts["train"] + parts["test-style"]:
         assert line["answer"] in line["choices"]
