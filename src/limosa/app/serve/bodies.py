@@ -5,6 +5,7 @@ Everything stays within the limits before it is parsed; no body is unpickled, an
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import zipfile
@@ -43,13 +44,17 @@ _PACKED = (b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")  # gzi
 
 
 async def received(request: Request, limits: Limits) -> bytes:
-    """The body, decompressed where its Content-Encoding says so. Raises: Problem 413, 415."""
+    """The body, decompressed where its Content-Encoding says so. Raises: Problem 408, 413, 415."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limits.body:
-            raise too_large(f"the body is longer than {limits.body:,} bytes", "max-body")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(max(limits.seconds, 1.0)):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body:
+                    raise too_large(f"the body is longer than {limits.body:,} bytes", "max-body")
+                parts.append(part)
+    except TimeoutError:
+        raise Problem(408, "slow", "the body did not come in time; send it faster, or less of it") from None
     body, encoding = b"".join(parts), request.headers.get("content-encoding", "identity")
     if encoding == "identity":
         return body
