@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from limosa.app.cli import app
 
@@ -99,6 +101,17 @@ def check_bad_requests(port):
     assert raw(port, long)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"")
     assert asked(port, "POST", "/v1/forecast", b"\xff\x00" * 50)[0] == 400
     assert asked(port, "POST", "/v1/forecast", FORECAST)[0] == 200
+
+
+def test_a_websocket_is_answered(server):
+    _, port, _ = server
+    asked(port)  # until it listens
+    offered = ["limosa", f"bearer.{TOKEN}"]
+    with connect(f"ws://127.0.0.1:{port}/v1/stream/limosa-small", subprotocols=offered) as socket:
+        assert socket.subprotocol == "limosa"
+        assert "cannot take one row at a time" in json.loads(socket.recv())["error"]["detail"]
+    with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{port}/v1/stream/limosa-small"):
+        pass
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
