@@ -209,7 +209,8 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
     verb = route.verb
     more = {name: given.pop(name) for name in list(given) if name not in verb.parameters}
     call = HttpCall(verb=verb, given=given, request=request, output=Path(OUTPUT) if verb.table and verb.unit else None)
-    with through_batches(served, request), _random if "seed" in verb.parameters else nullcontext():
+    alone = given.get("memory") is not None  # of series of this request
+    with through_batches(served, request, alone=alone), _random if "seed" in verb.parameters else nullcontext():
         request.check()
         if route.panel:
             given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
@@ -226,9 +227,12 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
 
 
 @contextmanager
-def through_batches(served: Served, request: Trace) -> Iterator[None]:
-    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept."""
-    token, changed = trace.set(request), load.through.set(served.batched)
+def through_batches(served: Served, request: Trace, *, alone: bool = False) -> Iterator[None]:
+    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept.
+
+    `alone` leaves the forecasters as they are.
+    """
+    token, changed = trace.set(request), load.through.set(None if alone else served.batched)
     try:
         with served.readers.reading(request):
             yield
