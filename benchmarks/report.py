@@ -99,6 +99,10 @@ HEADLINES = (
     Headline("large_batch", "lars_8192_accuracy", "LARS at batch 8,192 on Fashion-MNIST (SGD at 256: see there)"),
     Headline("precision", "bf16_speedup_transformer", "bf16 against fp32, a transformer's step on a CPU", times),
     Headline("scale", "peak_rss_mb", "memory in MB to forecast a million rows"),
+    Headline(
+        "serve", "grid_over_plain_cpu", "server, 32 clients, requests per processor second against a plain route", times
+    ),
+    Headline("serve", "overhead_cpu_ms", "what the server adds to the model for one series, processor milliseconds"),
     Headline("streaming", "step_time_ratio_late_to_early", "time of a late step of a stream relative to an early one"),
 )
 

@@ -68,7 +68,7 @@ def forecast_table(
     own = forecast_columns(forecast, name=name, level=level, quantiles=quantiles)
     for threshold in exceeds:
         own |= _exceedance_columns(forecast, f"{name}-over-{threshold:g}", threshold)
-    return pd.DataFrame(columns | own)
+    return pd.DataFrame(columns | own, copy=False)  # the arrays are new
 
 
 def forecast_columns(

@@ -8,6 +8,7 @@ imports no model; a card is imported when it is needed.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _card(module: str) -> Any:
 
 def embedded() -> list[str]:
     """Names of the pretrained models that are installed with limosa, sorted."""
-    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+    folders = os.scandir(WEIGHTS) if WEIGHTS.is_dir() else ()
+    return sorted(one.name for one in folders if os.path.exists(os.path.join(one.path, "config.json")))
 
 
 def card(name: str) -> Card:

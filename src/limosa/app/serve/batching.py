@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,8 @@ class Batched:
     ) -> None:
         self.model, self.readers, self.most, self.wait, self.on_batch = model, readers, most, wait, on_batch
         self.lock, self.queue, self.busy = threading.Lock(), list[_Item](), False
+        # one thread runs the model: the C library keeps the memory of each thread that ever did
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="limosa-model")
 
     @property
     def context(self) -> int:
@@ -142,7 +145,7 @@ class Batched:
             batch = self._take(item)
         began = time.perf_counter()
         try:
-            answers = _answered(self.model, [one.window for one in batch])
+            answers = self._computed([one.window for one in batch])
             for one, answer in zip(batch, answers, strict=True):
                 one.answer = answer
         except Exception as error:
@@ -176,11 +179,14 @@ class Batched:
                 self.queue.remove(other)
         return batch
 
+    def _computed(self, windows: list[Window]) -> list[Forecast]:
+        return self.thread.submit(_answered, self.model, windows).result()
+
     def _one_by_one(self, batch: list[_Item]) -> None:
         """One of them fails the pass: each gets its own answer, or its own error."""
         for one in batch:
             try:
-                one.answer = _answered(self.model, [one.window])[0]
+                one.answer = self._computed([one.window])[0]
             except Exception as error:
                 one.error = error
 

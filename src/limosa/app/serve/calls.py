@@ -194,9 +194,10 @@ def resolve(route: Route, given: dict[str, Any], served: Served) -> list[str]:
         value = given.get(name, parameter.default)
         if value is None:
             continue
-        if isinstance(value, str) and parameter.option is not None and parameter.option.metavar.endswith(",..."):
+        many = parameter.option is not None and parameter.option.metavar.endswith(",...")
+        if isinstance(value, str) and many:
             value = [one.strip() for one in value.split(",")]
-        several = isinstance(value, list | tuple)
+        several = isinstance(value, list | tuple) and many
         models = [served.find(one) for one in (value if several else (value,))]
         given[name] = tuple(models) if several else models[0]
         found += models
@@ -208,11 +209,14 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
     verb = route.verb
     more = {name: given.pop(name) for name in list(given) if name not in verb.parameters}
     call = HttpCall(verb=verb, given=given, request=request, output=Path(OUTPUT) if verb.table and verb.unit else None)
-    with through_batches(served, request), _random if "seed" in verb.parameters else nullcontext():
+    alone = given.get("memory") is not None  # of series of this request
+    with through_batches(served, request, alone=alone), _random if "seed" in verb.parameters else nullcontext():
         request.check()
         if route.panel:
             given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
             request.series = len(panel)
+            if not panel.columns.targets:
+                raise UsageError("target_col names no column; give one, or leave it out")
             if len(panel) > limits.series:
                 raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
         if verb.command is not None:
@@ -223,9 +227,12 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
 
 
 @contextmanager
-def through_batches(served: Served, request: Trace) -> Iterator[None]:
-    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept."""
-    token, changed = trace.set(request), load.through.set(served.batched)
+def through_batches(served: Served, request: Trace, *, alone: bool = False) -> Iterator[None]:
+    """Inside, forecasters that are loaded by name answer with those of other requests, and what is said is kept.
+
+    `alone` leaves the forecasters as they are.
+    """
+    token, changed = trace.set(request), load.through.set(None if alone else served.batched)
     try:
         with served.readers.reading(request):
             yield

@@ -17,6 +17,7 @@ from limosa.app.serve import Limits
 from limosa.app.serve.batching import Batched, Readers
 from limosa.core import Forecaster
 from limosa.errors import ModelNotFound, UsageError, did_you_mean
+from limosa.tasks.load import OnDevice
 
 
 class Served:
@@ -62,7 +63,7 @@ class Served:
         """The one `Batched` of a model, by what it was loaded from and for which device."""
         with self.lock:
             found = self._batched.get(key)
-            if found is None or found.model is not model:  # its files have changed
+            if found is None or _inner(found.model) is not _inner(model):  # its files have changed
                 name = Path(key.split()[0]).name
                 found = self._batched[key] = Batched(
                     model,
@@ -78,12 +79,20 @@ class Served:
         return {key: len(one.queue) for key, one in list(self._batched.items())}
 
 
+def _inner(model: Forecaster) -> Forecaster:
+    """The model itself, which is loaded once; what brings windows to its device is made for each call."""
+    return model.model if isinstance(model, OnDevice) else model
+
+
 _HASHES: dict[str, tuple[Any, str]] = {}
 
 
 def fingerprint(model: str) -> str:
     """A hash of a model's files, weights and config; of one without files, the version of limosa."""
-    folder = registry.find(model)
+    try:
+        folder = registry.find(model)
+    except ModelNotFound:  # a memory, which is no model
+        folder = Path(model)
     if folder is None:
         return f"limosa-{version('limosa')}"
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))

@@ -12,8 +12,11 @@ import torch
 
 from limosa import Forecast, Window
 from limosa import models as registry
+from limosa.app.serve import Limits
 from limosa.app.serve.batching import Batched, Readers, Trace, joined, trace
 from limosa.app.serve.errors import Late
+from limosa.app.serve.served import Served
+from limosa.tasks.load import OnDevice
 
 
 class Slow:
@@ -101,6 +104,13 @@ def test_a_request_whose_time_is_over_leaves_the_queue():
     first.join()
     assert ask(model, window(3.0)).flatten().tolist() == [3.0, 3.0]
     assert sum(model.model.seen) == 2
+
+
+def test_a_model_on_another_device_or_in_bf16_is_one_queue():
+    inner, served = Slow(0.0), Served((), Limits(), lambda *_: None)
+    one, two = (served.batched("m", OnDevice(inner, torch.device("cpu"), "bf16")) for _ in range(2))
+    assert one is two
+    assert served.batched("m", Slow(0.0)) is not one
 
 
 def test_joined_windows_of_a_real_model_give_the_forecasts_of_each_alone():

@@ -148,3 +148,30 @@ def test_a_request_that_takes_too_long_ends(connect):
 def test_settings_refuse_limits_of_nothing():
     with pytest.raises(UsageError, match="body is 0"):
         Settings(tokens={}, limits=Limits(body=0))
+
+
+FEW = [True, -1, [], {"a": [1]}]
+ALL = [None, *FEW, 7, 1e300, "x", "", [[1]], {}, ["x", None], "é\u0000", [1, "x"]]
+
+
+@pytest.mark.parametrize("odd", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_what_is_of_the_wrong_kind_is_refused_and_never_an_error_of_the_server(client, odd):
+    codes = set()
+    for path, body in (("/v1/forecast", BODY), ("/v1/detect", {"source": [1, 2, 3], "model": "z2"})):
+        post = client.get("/openapi.json").json()["paths"][path]["post"]
+        names = post["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        for name in names:
+            for value in odd if name not in ("steps", "horizon", "calibrate") else odd[:2]:
+                answer = client.post(path, json=body | {name: value})
+                codes.add(answer.status_code)
+                assert answer.status_code < 500, (name, value, answer.text)
+    assert {200, 400, 422} <= codes
+    infer = {"name": "past", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}
+    kserve = {"series": [1, 2, 3], "frequency": "D", "start_timestamp": "2024-01-01"}
+    for value in odd:
+        for name in infer:
+            asked = {"inputs": [infer | {name: value}], "parameters": {"horizon": 1}}
+            assert client.post("/v2/models/naive/infer", json=asked).status_code < 500, (name, value)
+        for name in kserve:
+            asked = {"model": "naive", "inputs": [kserve | {name: value}], "options": {"horizon": 1}}
+            assert client.post("/v1/timeseries/forecast", json=asked).status_code < 500, (name, value)
