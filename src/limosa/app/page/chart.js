@@ -148,7 +148,12 @@ export class Chart {
       cursor: {
         sync: { key: SYNC, scales: ["x", null] },
         drag: { x: true, y: false, setScale: false },
-        points: { size: (_, i) => (i === 1 || i === 8 ? 8 : 0), fill: colour("card"), width: 2 },
+        points: {
+          size: 8,
+          width: 2,
+          fill: (_, i) => (i === 1 || i === 8 ? colour("card") : "transparent"),
+          stroke: (_, i) => (i === 8 ? colour("median") : i === 1 ? colour("history") : "transparent"),
+        },
         move: (plot, left, top) => [left < 0 ? left : plot.valToPos(plot.data[0][plot.posToIdx(left)], "x"), top],
         y: false,
         bind: { dblclick: () => () => this.go(...this.home()) },
