@@ -61,7 +61,8 @@ def forecast_table(
     }
     if C > 1:
         columns[TARGET] = np.tile(np.repeat(np.asarray(targets, dtype=object), H), n)
-    return pd.DataFrame(columns | forecast_columns(forecast, name=name, level=level, quantiles=quantiles))
+    found = forecast_columns(forecast, name=name, level=level, quantiles=quantiles)
+    return pd.DataFrame(columns | found, copy=False)  # the arrays are new
 
 
 def forecast_columns(

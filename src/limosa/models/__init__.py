@@ -6,6 +6,7 @@ loaded by `NAME` or `NAME:FOLDER`. Listing names imports no model; a card is imp
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -55,7 +56,13 @@ def _card(module: str) -> Any:
 
 def embedded() -> list[str]:
     """Names of the pretrained models that are installed with limosa, sorted."""
-    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+    return list(_embedded(WEIGHTS, WEIGHTS.stat().st_mtime_ns if WEIGHTS.is_dir() else 0))
+
+
+@functools.lru_cache(1)
+def _embedded(folder: Path, changed: int) -> tuple[str, ...]:
+    """Names of the models in a folder that last changed at `changed`."""
+    return tuple(sorted(path.parent.name for path in folder.glob("*/config.json")))
 
 
 def card(name: str) -> Card:

@@ -61,11 +61,7 @@ def create(settings: Settings) -> FastAPI:
 async def _read(state: State, request: Request, own: Trace) -> tuple[bytes, str, dict[str, list[str]]]:
     """The body of a request, its media type, and the query."""
     request.state.trace = own
-    try:
-        async with asyncio.timeout(max(state.limits.seconds, 1.0)):
-            body = await bodies.received(request, state.limits)
-    except TimeoutError:
-        raise Problem(408, "slow", "the body did not come in time; send it faster, or less of it") from None
+    body = await bodies.received(request, state.limits)
     kind = bodies.kind_of(request.headers.get("content-type", ""), body)
     return body, kind, {name: request.query_params.getlist(name) for name in request.query_params}
 

@@ -38,11 +38,17 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        began, status, sent = time.perf_counter(), 0, 0
+        began, status, sent, taken = time.perf_counter(), 0, 0, 0
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = _request_id(headers.get("x-request-id", ""))
         own = scope.setdefault("state", {})
         own["id"] = request_id
+
+        async def take() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status, sent
@@ -60,7 +66,7 @@ class Guard:
         name, failure = "-", None  # of the client; an error that nobody meant
         try:
             name = own["client"] = self._admitted(scope["path"], headers)
-            await self.app(scope, receive, answer)
+            await self.app(scope, take, answer)
         except Problem as error:
             await _refuse(scope, answer, error, request_id)
         except Exception as error:  # ours to mend: the log has its trace, the client its id
@@ -72,6 +78,7 @@ class Guard:
             seconds, path = time.perf_counter() - began, _route(scope)
             measures.requests.labels(path, status).inc()
             measures.seconds.labels(path).observe(seconds)
+            measures.received.labels(path).inc(taken)
             trace = own.get("trace")
             if trace is not None:
                 measures.series.labels(path).inc(trace.series)

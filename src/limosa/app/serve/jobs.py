@@ -3,7 +3,7 @@
 A job that was accepted is in SQLite and its data in a file, so it survives whatever ends the server; each runs in a
 process of its own (`worker`), one after the other. What it saved is served under the job's name.
 
-    STATE/jobs.sqlite   STATE/jobs/ID/job.json, source.parquet …   STATE/models/NAME/
+    STATE/jobs.sqlite   STATE/jobs/ID/job.json, source.parquet …, log   STATE/models/NAME/
 """
 
 from __future__ import annotations
@@ -174,10 +174,12 @@ class Jobs:
             job = self.get(job_id)
             if job["state"] != "queued" or self.stopping:
                 return
-            place = str(self.folder / "jobs" / job_id)
-            own = [*self.worker, place, self.device, *(["again"] if job["started"] else [])]
+            place = self.folder / "jobs" / job_id
+            own = [*self.worker, str(place), self.device, *(["again"] if job["started"] else [])]
             self._set(job_id, state="running", started=job["started"] or time.time())
-            process = subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # no shell
+            with (place / "log").open("a") as words:
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": words}
+                process = subprocess.Popen(own, text=True, **pipes)
             self.process = job_id, process
         assert process.stdout is not None
         last: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -11,10 +12,13 @@ from types import FrameType
 
 import uvicorn
 
-from limosa.app.serve import Settings
+from limosa.app.serve import Settings, calls
 from limosa.app.serve.api import create
+from limosa.app.serve.batching import Trace
 from limosa.app.serve.state import State
+from limosa.app.serve.verbs import routes
 from limosa.errors import LimosaError
+from limosa.tasks._options import DEFAULT_MODEL
 
 DRAIN = 30  # seconds that requests have to end in
 
@@ -42,6 +46,8 @@ def run(settings: Settings) -> None:
         raise LimosaError(
             f"cannot answer on {settings.host}:{settings.port} ({error.strerror}); choose another --port"
         ) from error
+    allow_sockets()
+    warm(app.state.limosa)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -55,6 +61,25 @@ def run(settings: Settings) -> None:
     host, port = sockets[0].getsockname()[:2]
     logging.getLogger("limosa.serve").info(f"answering on http://{host}:{port}")
     Server(config, app.state.limosa).run(sockets)
+
+
+def warm(state: State) -> None:
+    """Load the default model and those of the command line, and forecast once, so that no request waits for that."""
+    route, body = routes()["forecast"], {"source": [1.0, 2.0, 3.0, 4.0], "horizon": 1}
+    with calls.listening():
+        for name in (DEFAULT_MODEL, *state.served.folders):
+            request = json.dumps(body | {"model": name}).encode()
+            with contextlib.suppress(LimosaError):  # one that does not forecast is loaded when it is asked
+                calls.called(route, state.served, state.limits, Trace(), body=request, device=state.settings.device)
+
+
+def allow_sockets() -> None:
+    """Let the process hold as many connections as it may."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # such as on Windows
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _bound(host: str, port: int) -> socket.socket:
