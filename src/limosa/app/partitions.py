@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 1_000_000  # of a partition, about: bounds the memory of a worker
+SYSTEMATIC = 20  # series at fault before any that is not
 OWN = "_limosa"  # folder of what is not output; readers of Parquet folders pass over names that begin so
 
 Tasks = Callable[[Callable[[Any], dict[str, Any]], Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -92,8 +93,13 @@ def begin(name: str, work: Work, files: Sequence[Path]) -> None:
     path = work.out / OWN / "run.json"
     if path.exists():
         before = json.loads(path.read_text())
-        if changed := [key for key, value in own.items() if before[key] != value]:
+        changed = [key for key, value in own.items() if before[key] != value]
+        if changed and any((path.parent / "done").iterdir()):
             raise UsageError(f"{work.out} holds a run with other {' and '.join(changed)}; choose another folder")
+        if changed:  # it did not come to any result
+            (path.parent / "partitions.json").unlink(missing_ok=True)
+            shutil.rmtree(path.parent / "series", ignore_errors=True)
+            write_beside(path, lambda beside: beside.write_text(json.dumps(own)))
         return
     if work.out.exists() and (not work.out.is_dir() or any(work.out.iterdir())):
         raise UsageError(f"{work.out} holds something else; choose a folder that is empty or not there")
@@ -198,7 +204,7 @@ def lacking(work: Work, parts: Sequence[str]) -> list[int]:
     return [number for number in range(len(parts)) if not work.record(number).exists()]
 
 
-def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: OnProgress | None = None) -> None:
+def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: OnProgress | None) -> None:
     """Run those that are not finished; one whose worker was killed for good is left for the next run."""
     todo = lacking(work, parts)
     if len(todo) < len(parts):
@@ -207,7 +213,7 @@ def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: 
     for done, one in enumerate(tasks(functools.partial(run_partition, work), [_item(parts, n) for n in todo]), start=1):
         words.update(one["words"].splitlines())
         if on_progress:
-            on_progress(done, len(todo), "partitions")
+            on_progress(done, len(todo))
     for text, count in words.most_common(20):
         log.warning(f"{text} ({count:,} partitions)" if count > 1 else text)
 
@@ -221,9 +227,9 @@ def run_partition(work: Work, item: Mapping[str, Any]) -> dict[str, Any]:
     from limosa.data.table import write_table
 
     os.chdir(work.folder)
-    began, failed = (time.monotonic(), time.process_time()), list[dict[str, str]]()
+    began, tables, failed = (time.monotonic(), time.process_time()), list[Any](), list[dict[str, str]]()
     with _overheard() as words:
-        tables = _results(work, Path(item["path"]), failed)
+        _collect(work, Path(item["path"]), tables, failed)
     rows = sum(map(len, tables))
     if rows:
         import pandas as pd
@@ -236,10 +242,12 @@ def run_partition(work: Work, item: Mapping[str, Any]) -> dict[str, Any]:
     return {"words": "\n".join(dict.fromkeys(words))}
 
 
-def _results(work: Work, path: Path, failed: list[dict[str, str]]) -> list[pd.DataFrame]:
-    """The result of the verb on `path`; where data are at fault, those of the series that are not.
+def _collect(work: Work, path: Path, tables: list[pd.DataFrame], failed: list[dict[str, str]]) -> None:
+    """Add the result of the verb on `path` to `tables`; where data are at fault, those of the series that are not.
 
     Series at fault are found by halving: a partition of a single one costs about twice the work.
+
+    Raises: DataError if the first `SYSTEMATIC` series are all at fault, for then it is not the series.
     """
     import pandas as pd
     import pyarrow as pa
@@ -251,25 +259,26 @@ def _results(work: Work, path: Path, failed: list[dict[str, str]]) -> list[pd.Da
         table = result if isinstance(result, pd.DataFrame) else result.frame()
         if work.ids is None:
             table.insert(0, "file", str(path))
-        return [table]
+        tables.append(table)
+        return
     except DataError as error:
         if work.ids is None:
             failed.append({"series": str(path), "error": str(error)})
-            return []
+            return
         rows = pyarrow.dataset.dataset(path, format="parquet").to_table()
         own = hashes(rows, work.ids)
         names = pd.unique(pd.Series(own))
         if len(names) == 1:
             name = ",".join(str(rows[one][0].as_py()) for one in work.ids)
             failed.append({"series": name, "error": str(error)})
-            return []
-    found = []
+            if not tables and len(failed) == SYSTEMATIC:
+                raise DataError(f"the first {SYSTEMATIC} series of a partition all fail; {name}: {error}") from None
+            return
     for half in (names[: len(names) // 2], names[len(names) // 2 :]):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / path.with_suffix(".parquet").name
             pq.write_table(rows.filter(pa.array(pd.Series(own).isin(half).to_numpy())), part)
-            found += _results(work, part, failed)
-    return found
+            _collect(work, part, tables, failed)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from limosa.app.partitions import Tasks, Work, begin, finished, inputs, lacking, plan, planned, run_partitions
+from limosa.app.progress import progress
 from limosa.data.layout import Columns
 from limosa.errors import LimosaError, UsageError
 from limosa.options import Call, Option, words_of
@@ -45,7 +46,15 @@ OPTIONS = words_of(Options)
 COMMANDS = {"forecast": "series", "backtest": "series", "detect": "table", "train": "ranks"}  # what work is cut into
 
 
-def run(name: str, call: Call, more: Mapping[str, Any], address: str | None, workers: int | None) -> dict[str, Any]:
+def run(
+    name: str,
+    call: Call,
+    more: Mapping[str, Any],
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Run the command `name` on Ray and say how it went; `more` are its options that are not of the verb.
 
     Raises: UsageError, DataError if nothing came out; LimosaError if Ray is lacking, or partitions were not finished.
@@ -65,7 +74,8 @@ def run(name: str, call: Call, more: Mapping[str, Any], address: str | None, wor
     if parts is None or lacking(work, parts):
         with cluster(address, workers, gpu=given.get("device", "cpu") != "cpu") as tasks:
             parts = plan(work, files, tasks) if parts is None else parts
-            call.run(functools.partial(run_partitions, work, parts, tasks))
+            with progress("partitions", quiet) as on_progress:
+                run_partitions(work, parts, tasks, on_progress)
     return finished(work, parts)
 
 

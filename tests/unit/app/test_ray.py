@@ -108,6 +108,14 @@ def test_a_series_at_fault_is_reported_and_the_others_are_forecast(place, capsys
     assert "1 series failed" in capsys.readouterr().err
 
 
+def test_what_is_wrong_with_all_series_ends_the_run_which_begins_anew_with_other_options(place, capsys):
+    rows = series(*(f"s{number}" for number in range(partitions.SYSTEMATIC + 1)))
+    rows.assign(price="none").to_parquet(place / "in" / "0.parquet", index=False)
+    assert on_ray("forecast", "-h", "3", "-m", "naive", "--target-col", "price") == 3
+    assert "all fail" in capsys.readouterr().err
+    assert on_ray("forecast", "-h", "3", "-m", "naive") == 0
+
+
 def test_a_table_of_channels_is_a_partition(place):
     generator = np.random.default_rng(0)
     for number in range(3):

@@ -1,11 +1,11 @@
 // The page: a file in, what was understood, and what the verbs make of it. Every number comes from the server's routes.
 
-import { Backtest, Forecast, Incidents } from "./answers.js";
+import { Backtest, evidence, Forecast, Incidents } from "./answers.js";
 import { get, post, Refused, remove } from "./api.js";
 import { Chart } from "./chart.js";
 import { asCommand, asCurl, asPython } from "./copying.js";
 import { Multiples } from "./multiples.js";
-import { drawIncidents, drawJobs, drawReport, drawRows, drawScores } from "./panels.js";
+import { drawAnswer, drawIncidents, drawJobs, drawReport, drawRows, drawScores } from "./panels.js";
 import { count, element, timeText } from "./values.js";
 
 const $ = (id) => document.getElementById(id);
@@ -100,7 +100,7 @@ function show(keep = false) {
   const { x, y } = rowsOf(series);
   const view = {
     x, y, name: data.ids[series], calendar: data.calendar, horizon: Number($("horizon").value) || 1,
-    forecast: null, cutoff: null, incidents: null, score: null,
+    forecast: null, cutoff: null, incidents: null, evidence: null, score: null,
   };
   if (tab === "backtest" && found.backtest && state.cutoffs.length) {
     view.cutoff = state.cutoffs[$("cutoff").value];
@@ -110,7 +110,7 @@ function show(keep = false) {
   } else if (tab === "detect" && found.detect) {
     view.incidents = found.detect.list;
     view.score = found.detect.score;
-  } else if (tab === "ask" && found.ask) view.incidents = found.ask;
+  } else if (tab === "ask") view.evidence = found.ask ?? [];
   else if (tab === "forecast") view.forecast = found.forecast?.of(series) ?? null;
   $("facts").textContent = `${count(x.length)} rows, ${timeText(x[0], data.calendar)} to ${timeText(x.at(-1), data.calendar)}, step ${data.freq}`;
   chart.show(view, keep);
@@ -216,11 +216,14 @@ async function detect() {
   const answer = await run("detect", "/v1/detect", { ...query, scores: true, orient: "columns" }, "Finding incidents …");
   if (!answer) return;
   state.found.detect = new Incidents(answer);
-  drawIncidents($("incidents"), state.found.detect.list, state.data.calendar, (one) => {
-    const room = Math.max((one.to - one.from) * 3, 40 * (state.data.stamps[1] - state.data.stamps[0]));
-    chart.go(one.from - room, one.to + room);
-  });
+  drawIncidents($("incidents"), state.found.detect.list, state.data.calendar, go);
   show(true);
+}
+
+// Bring a span into the middle of the chart.
+function go({ from, to }) {
+  const room = Math.max((to - from) * 3, 40 * (state.data.stamps[1] - state.data.stamps[0]));
+  chart.go(from - room, to + room);
 }
 
 async function startJob() {
@@ -243,8 +246,9 @@ async function watchJobs() {
 async function ask() {
   const answer = await run("ask", "/v1/ask", { question: $("question").value, ...state.columns }, "Reading the chart …");
   if (!answer) return;
-  const { result } = answer;
-  $("answer").textContent = typeof result === "string" ? result : result.answer ?? result.text ?? JSON.stringify(result);
+  state.found.ask = evidence(answer.result);
+  drawAnswer($("answer"), answer.result, state.found.ask, go);
+  show(true);
 }
 
 async function listModels() {

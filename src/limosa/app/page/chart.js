@@ -159,7 +159,7 @@ export class Chart {
         bind: { dblclick: () => () => this.go(...this.home()) },
       },
       hooks: {
-        drawClear: [(plot) => this.drawIncidents(plot)],
+        drawClear: [(plot) => this.drawSpans(plot)],
         draw: [(plot) => this.drawCutoff(plot)],
         setCursor: [(plot) => this.read(plot.cursor.idx)],
         setScale: [(_, scale) => scale === "x" && this.mark()],
@@ -176,7 +176,7 @@ export class Chart {
       padding: [2, 20, 2, 58],
       series: [{}, { stroke: colour("dim"), width: 1, points: { show: false } }],
       cursor: { show: false },
-      hooks: { drawClear: [(plot) => this.drawIncidents(plot)], ready: [() => this.mark()] },
+      hooks: { drawClear: [(plot) => this.drawSpans(plot)], ready: [() => this.mark()] },
     });
   }
 
@@ -191,15 +191,16 @@ export class Chart {
         { stroke: colour("actual"), width: 1, dash: [5, 4], points: { show: false } },
       ],
       cursor: { sync: { key: SYNC, scales: ["x", null] }, drag: { x: false, y: false }, points: { show: false }, y: false },
-      hooks: { drawClear: [(plot) => this.drawIncidents(plot)] },
+      hooks: { drawClear: [(plot) => this.drawSpans(plot)] },
     });
   }
 
-  drawIncidents(plot) {
+  drawSpans(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
-    ctx.fillStyle = shade("incident", 0.2);
-    for (const { from, to } of this.view.incidents ?? []) {
+    const { incidents, evidence } = this.view;
+    ctx.fillStyle = evidence ? shade("band", 0.25) : shade("incident", 0.2);
+    for (const { from, to } of (incidents ?? evidence ?? []).filter(Boolean)) {
       const left = plot.valToPos(from, "x", true);
       const width = Math.max(3 * devicePixelRatio, plot.valToPos(to, "x", true) - left);
       const start = Math.max(left, bbox.left);
@@ -247,6 +248,7 @@ export class Chart {
         }
       }
       if (this.view.incidents?.length) said(shade("incident", 0.6), "incident", "");
+      if (this.view.evidence?.length) said(shade("band", 0.5), "evidence", "");
       if (this.view.score) {
         said(colour("dim"), "anomaly score", "");
         said(colour("actual"), "its threshold", "");
