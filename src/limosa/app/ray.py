@@ -24,6 +24,7 @@ from limosa.options import Call, Option, words_of
 from limosa.tasks import _runs
 
 RETRIES = 5  # of a task whose worker was killed
+STARTS = 3  # of Ray on this machine: it gives itself 30 s, which are too few on a busy one
 UNFIT = ("plot", "save", "scores", "graph", "state", "metric", "season")  # options that write or print one thing a run
 
 
@@ -86,17 +87,20 @@ def _started(address: str | None, workers: int | None, *, quiet: bool = True) ->
     Raises: LimosaError if it is not installed, or no cluster answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 s of default
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise LimosaError("--engine ray needs Ray; pip install 'limosa[ray]'") from error
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=not quiet, **local)
-    except Exception as error:  # Ray raises a plain one where it starts too slowly
-        raise LimosaError(f"Ray does not start at {address or 'this machine'}: {error}") from error
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=not quiet, **local)
+            break
+        except Exception as error:
+            ray.shutdown()
+            if not left or address is not None:
+                raise LimosaError(f"Ray does not start at {address or 'this machine'}: {error}") from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
