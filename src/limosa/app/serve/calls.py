@@ -194,9 +194,10 @@ def resolve(route: Route, given: dict[str, Any], served: Served) -> list[str]:
         value = given.get(name, parameter.default)
         if value is None:
             continue
-        if isinstance(value, str) and parameter.option is not None and parameter.option.metavar.endswith(",..."):
+        many = parameter.option is not None and parameter.option.metavar.endswith(",...")
+        if isinstance(value, str) and many:
             value = [one.strip() for one in value.split(",")]
-        several = isinstance(value, list | tuple)
+        several = isinstance(value, list | tuple) and many
         models = [served.find(one) for one in (value if several else (value,))]
         given[name] = tuple(models) if several else models[0]
         found += models
@@ -213,6 +214,8 @@ def perform(route: Route, given: dict[str, Any], served: Served, limits: Limits,
         if route.panel:
             given["source"] = panel = _plain(read(given["source"], **call.take(*Layout.__annotations__)))
             request.series = len(panel)
+            if not panel.columns.targets:
+                raise UsageError("target_col names no column; give one, or leave it out")
             if len(panel) > limits.series:
                 raise bodies.too_large(f"the body has {len(panel):,} series, above {limits.series:,}", "max-series")
         if verb.command is not None:

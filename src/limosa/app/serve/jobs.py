@@ -178,8 +178,8 @@ class Jobs:
             own = [*self.worker, str(place), self.device, *(["again"] if job["started"] else [])]
             self._set(job_id, state="running", started=job["started"] or time.time())
             with (place / "log").open("a") as words:
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": words}
-                process = subprocess.Popen(own, text=True, **pipes)
+                pipe = subprocess.PIPE
+                process = subprocess.Popen(own, stdin=pipe, stdout=pipe, stderr=words, text=True)
             self.process = job_id, process
         assert process.stdout is not None
         last: dict[str, Any] = {}

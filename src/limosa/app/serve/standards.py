@@ -207,7 +207,7 @@ def _past(body: Mapping[str, Any]) -> np.ndarray:
     """The tensor `past`, [B, L, C] or [B, L], float64. Raises: UsageError."""
     inputs = body.get("inputs")
     named = [one for one in inputs if isinstance(one, Mapping)] if isinstance(inputs, list) else []
-    if len(named) != 1 or named[0].get("name") != "past" or named[0].get("datatype") not in DTYPES:
+    if len(named) != 1 or named[0].get("name") != "past" or str(named[0].get("datatype")) not in DTYPES:
         raise UsageError(f"inputs have to be one tensor, past, of datatype {', '.join(DTYPES)}")
     shape, data = named[0].get("shape"), named[0].get("data")
     if not isinstance(shape, list) or len(shape) not in (2, 3) or not all(type(n) is int and n > 0 for n in shape):

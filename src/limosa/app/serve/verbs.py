@@ -66,10 +66,13 @@ class Route:
         """
         names = {word: one for one in self.parameters.values() for word in (one.name, *_option(one).also)}
         read = {word: from_text(names[word], many) if word in names else many for word, many in texts.items()}
+        given = {name: value for name, value in given.items() if value is not None}  # null: as if it was left out
         for name, value in given.items():
             one = names.get(name)
-            if one is not None and _is_path(self.roles[one.name], value):
+            if one is not None and self.roles[one.name] == "table" and isinstance(value, str):
                 raise UsageError(f"{name} is a text; give its rows: a request names no file of the server")
+            if one is not None and self.roles[one.name] in ("value", "output"):
+                _check_kind(one, name, value)
         if twice := [name for name in read if name in given]:
             raise UsageError(f"{twice[0]} is given twice, in the body and in the query; give it once")
         values = accepted(self._without_tables, {**given, **read}, self.name)
@@ -122,8 +125,24 @@ def _takes_table(option: Option, name: str) -> bool:
         return False
 
 
-def _is_path(role: Role, value: Any) -> bool:
-    return role == "table" and isinstance(value, str)
+def _check_kind(one: Parameter, name: str, value: Any) -> None:
+    """Refuse a value of JSON of a kind that the option never has; the option checks the rest. Raises: UsageError."""
+    kinds = [get_origin(kind) or kind for kind in kinds_of(one.type)]
+    own = [kind for kind in kinds if isinstance(kind, type)]
+    several = any(issubclass(kind, Sequence) and kind is not str for kind in own)
+    number = several or int in own or float in own
+    fits = {
+        dict: any(issubclass(kind, Mapping) for kind in own),
+        list: several and all(type(part) in (str, int, float) for part in (value if isinstance(value, list) else ())),
+        bool: bool in own or role_of(one) == "output",
+        str: several or str in own or Literal in kinds or number,  # a number in a text is refused by the option
+        int: number or Literal in kinds,
+        float: number,
+    }
+    large = isinstance(value, int | float) and int in own and abs(value) >= 2**63
+    if Any not in kinds and (large or not fits[type(value)]):
+        shown = repr(value) if len(repr(value)) < 50 else f"{repr(value)[:50]}…"
+        raise UsageError(f"{name} is {shown}; give {_option(one).metavar or 'true or false'}")
 
 
 def _option(one: Parameter) -> Option:

@@ -148,3 +148,28 @@ def test_a_request_that_takes_too_long_ends(connect):
 def test_settings_refuse_limits_of_nothing():
     with pytest.raises(UsageError, match="body is 0"):
         Settings(tokens={}, limits=Limits(body=0))
+
+
+def test_what_is_of_the_wrong_kind_is_refused_and_never_an_error_of_the_server(client):
+    odd = [None, True, 7, -1, 1e300, "x", "", [], [[1]], {}, {"a": [1]}, ["x", None], "é\u0000", [1, "x"]]
+    codes = set()
+    for route in ("forecast", "detect"):
+        for name in client.get("/openapi.json").json()["paths"][f"/v1/{route}"]["post"]["requestBody"]["content"][
+            "application/json"
+        ]["schema"]["properties"]:
+            for value in odd if name not in ("steps", "horizon", "calibrate") else odd[:2]:
+                body = BODY if route == "forecast" else {"source": [1, 2, 3], "model": "z2"}
+                answer = client.post(f"/v1/{route}", json=body | {name: value})
+                codes.add(answer.status_code)
+                assert answer.status_code < 500, (name, value, answer.text)
+    assert {200, 400, 404, 422} <= codes
+    infer = {"name": "past", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}
+    for name in infer:
+        for value in odd:
+            body = {"inputs": [infer | {name: value}], "parameters": {"horizon": 1}}
+            assert client.post("/v2/models/naive/infer", json=body).status_code < 500, (name, value)
+    kserve = {"series": [1, 2, 3], "frequency": "D", "start_timestamp": "2024-01-01"}
+    for name in kserve:
+        for value in odd:
+            body = {"model": "naive", "inputs": [kserve | {name: value}], "options": {"horizon": 1}}
+            assert client.post("/v1/timeseries/forecast", json=body).status_code < 500, (name, value)
