@@ -117,23 +117,36 @@ def planned(work: Work) -> list[str] | None:
 def plan(work: Work, files: Sequence[Path], tasks: Tasks) -> list[str]:
     """Cut the input into partitions: its files, where each holds whole series and not too many rows, else new ones.
 
-    Raises: UsageError if a file has no column of ids, DataError if it cannot be read.
+    Raises: UsageError if a file has no column of ids, DataError if it cannot be read; LimosaError for killed workers.
     """
     parts = [str(one) for one in files]
     if work.ids is not None:
         root = os.path.commonpath([str(one.parent) for one in files])
         keyed = any("=" in part for one in files for part in one.relative_to(root).parts[:-1])
         items = [{"file": number, "path": str(path), "root": root} for number, path in enumerate(files)]
-        found = list(tasks(functools.partial(index_file, work.ids), items))
+        found = _every(tasks, functools.partial(index_file, work.ids), items)
         rows = [one["rows"] for one in found]
         if keyed or must_regroup(rows, [one["series"] for one in found]):
             count = -(-sum(rows) // ROWS)
             log.info(f"series are spread over files, or files are large: writing them anew as {count} partitions")
             scratch = work.out / OWN / "series"
-            list(tasks(functools.partial(split_file, work.ids, scratch, count), items))
+            _every(tasks, functools.partial(split_file, work.ids, scratch, count), items)
             parts = [str(one.resolve()) for one in sorted(scratch.iterdir())]
     write_beside(work.out / OWN / "partitions.json", lambda beside: beside.write_text(json.dumps(parts)))
     return parts
+
+
+def _every(
+    tasks: Tasks, function: Callable[[Any], dict[str, Any]], items: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The answers to all items. Raises: LimosaError if one is lacking, for then the plan would be."""
+    found = list(tasks(function, items))
+    if len(found) < len(items):
+        raise LimosaError(
+            f"{len(items) - len(found):,} of {len(items):,} files were not read, for their workers were killed (too "
+            "little memory?); write smaller files, or start the same command again"
+        )
+    return found
 
 
 def must_regroup(rows: Sequence[int], series: Sequence[bytes]) -> bool:

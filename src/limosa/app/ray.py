@@ -157,7 +157,7 @@ def checked(answer: dict[str, Any]) -> dict[str, Any]:
 def train(call: Call, more: Mapping[str, Any], address: str | None, workers: int | None) -> dict[str, Any]:
     """Start the same command as ranks of one run: a worker of Ray Train for each, with a GPU where there are any.
 
-    Raises: UsageError, LimosaError if it fails, of the exit code of the first worker to fail.
+    Raises: UsageError, LimosaError if a worker fails, which has said why.
     """
     if more.get("nproc", 1) != 1:
         raise UsageError("--nproc starts processes on this machine; with --engine ray give --workers")

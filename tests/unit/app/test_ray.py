@@ -73,6 +73,16 @@ def test_a_rerun_does_what_is_missing_and_nothing_else(place, monkeypatch):
     assert len(pd.read_parquet(place / "out")) == 6 * 3
 
 
+def test_a_file_that_no_worker_could_read_is_not_left_out(place, monkeypatch, capsys):
+    @contextmanager
+    def killing(*_, **__):
+        yield lambda function, items: (ray.checked(ray.answer(function, item)) for item in items[1:])
+
+    monkeypatch.setattr(ray, "cluster", killing)
+    assert on_ray("forecast", "-h", "3", "-m", "naive") == 1
+    assert "1 of 3 files were not read" in capsys.readouterr().err
+
+
 def test_series_that_are_spread_over_files_are_brought_together(place, monkeypatch):
     monkeypatch.setattr(partitions, "ROWS", 200)
     late = series("a", "f").assign(ds=DAYS.append(DAYS) + pd.Timedelta(60, "D"))
