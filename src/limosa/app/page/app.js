@@ -30,33 +30,31 @@ const multiples = new Multiples(
 // ---- a file ----
 
 async function read(file) {
-  $("welcome").hidden = true;
   Object.assign(state, { file, columns: {}, data: null, found: {}, last: {} });
   await understand();
 }
 
 async function understand() {
   const answer = await run("check", "/v1/series", state.columns, "Reading …");
-  if (!answer) {
-    if (!state.data) $("welcome").hidden = false;
-    return;
-  }
+  if (!answer) return;
   drawReport($("report"), answer.report);
   fillColumns(answer);
-  if (!answer.ids) {
-    $("work").hidden = false;
-    document.querySelector(".stage").hidden = !state.data;
-    fail(answer.report.findings.find((one) => one.level === "error")?.message ?? "nothing could be read");
+  const bare = !answer.ids; // other columns may be what is needed, where there are any
+  $("welcome").hidden = !bare || answer.names.length > 0;
+  $("work").hidden = bare && answer.names.length === 0;
+  $("work").classList.toggle("bare", bare);
+  $("all").hidden = bare;
+  if (bare) {
+    const { message, fix } = answer.report.findings.find((one) => one.level === "error");
+    fail(`${message}; ${fix}`);
     return;
   }
   const scale = answer.calendar ? 1000 : 1;
   answer.stamps = answer.stamps.map((one) => one / scale);
   if (answer.ids.length === 1 && !answer.names.includes(answer.id[0])) answer.ids = [state.file.name.replace(/\.\w+$/, "")];
   Object.assign(state, { data: answer, found: {}, series: 0 });
-  $("work").hidden = false;
-  document.querySelector(".stage").hidden = false;
-  const longest = Math.max(...answer.start.slice(1).map((end, i) => end - answer.start[i]));
-  $("horizon").value = Math.max(1, Math.min(STEPS[String(answer.freq).split("-")[0]] ?? 24, Math.floor(longest / 4)));
+  const usual = STEPS[String(answer.freq).split("-")[0]] ?? 24;
+  $("horizon").value = Math.max(1, Math.min(usual, Math.floor(answer.report.longest / 4)));
   multiples.set(answer.ids);
   $("replay").hidden = true;
   $("incidents").replaceChildren();
@@ -175,14 +173,18 @@ async function run(name, path, query, words) {
 }
 
 function busy(words, said = "") {
-  $("state").textContent = words ?? said;
-  $("state").classList.toggle("busy", words !== null);
-  if (words !== null) $("error").hidden = true;
+  for (const place of document.querySelectorAll(".state")) {
+    place.textContent = words ?? said;
+    place.classList.toggle("busy", words !== null);
+  }
+  if (words !== null) for (const place of document.querySelectorAll(".error")) place.hidden = true;
 }
 
 function fail(words) {
-  $("error").textContent = words;
-  $("error").hidden = false;
+  for (const place of document.querySelectorAll(".error")) {
+    place.textContent = words;
+    place.hidden = false;
+  }
 }
 
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
