@@ -258,7 +258,7 @@ export class Chart {
       said("", "", timeText(at[0], calendar));
       if (at[1] !== null) said(colour("history"), "observed", numberText(at[1]));
       if (this.strip) said(colour("dim"), "anomaly score", numberText(this.strip.data[1][nearest(this.strip.data[0], at[0])]));
-      if (forecast && at[8] !== null) {
+      if (forecast && at[0] >= forecast.x[0] && at[8] !== null) {
         said(colour("median"), forecast.label, numberText(at[8]));
         for (const [i, level] of [...LEVELS.entries()].reverse()) {
           const [low, high] = [at[2 + 2 * i], at[3 + 2 * i]];
@@ -378,9 +378,11 @@ function aligned({ x, y, forecast }) {
   if (!forecast) return [x, y];
   const ahead = forecast.x.filter((one) => one > x.at(-1));
   const all = ahead.length ? [...x, ...ahead] : x;
+  const first = nearest(all, forecast.x[0]);
   const place = (values) => {
     const column = new Array(all.length).fill(null);
-    let at = nearest(all, forecast.x[0]);
+    let at = first;
+    if (first > 0) column[first - 1] = y[first - 1]; // the fan opens at the last row seen: a single step is seen, too
     forecast.x.forEach((one, i) => {
       while (all[at] < one) at += 1;
       column[at] = values[i];
