@@ -2,11 +2,10 @@
 
     python benchmarks/ray_batch.py [--quick] [--save]
 
-Random walks of 200 days, 512 series in each of 16 files (`--quick`: 64 in each of 4), 28 steps ahead by limosa-small,
+Random walks of 200 days, 256 series in each of 8 files (`--quick`: 64 in each of 4), 28 steps ahead by limosa-small,
 one thread in each process. Seconds are wall time of the whole command, start of Ray and imports included; processor
-time is
-that of the workers, which other load on the machine stretches less. The last rows reckon 10^8 such series from the
-processor time of a series, whole partitions of 5,000 series and no loss by storage: they are not measured.
+time is that of the workers, which other load on the machine stretches less. The last rows reckon 10^8 such series from
+the processor time of a series, with no loss by storage: they are not measured.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def timed(place: Path, *words: str) -> float:
 
 def main() -> None:
     chosen = options(__doc__ or "")
-    files, series = (4, 64) if chosen.quick else (16, 512)
+    files, series = (4, 64) if chosen.quick else (8, 256)
     count = files * series
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -113,14 +113,15 @@ class Command(click.Command):
             for name, value in ctx.params.items()
             if ctx.get_parameter_source(name) is source
         }
-        if given.get("engine") != "ray" and (lost := [name for name in ("address", "workers") if name in given]):
-            raise UsageError(f"--{lost[0]} is an option of --engine ray; give both, or neither")
+        cluster = {name: given[name] for name in ("address", "workers") if name in given}
+        if cluster and given.get("engine") != "ray":
+            raise UsageError(f"--{next(iter(cluster))} is an option of --engine ray; give both, or neither")
         call, verb = CommandLine(self.verb, given, ctx.obj), self.verb
         more = {name: given[name] for name in verb.more or {} if name in given}
         code = None
         try:
             if on_ray:
-                found = ray.run(str(self.name), call, more, given.get("address"), given.get("workers"))
+                found = ray.run(str(self.name), call, more, quiet=call.quiet, **cluster)
                 if call.as_json:
                     click.echo(json.dumps(found))
             elif verb.command is not None:

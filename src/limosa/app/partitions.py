@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 1_000_000  # of a partition, about: bounds the memory of a worker
+SYSTEMATIC = 20  # series at fault before any that is not
 OWN = "_limosa"  # folder of what is not output; readers of Parquet folders pass over names that begin so
 
 Tasks = Callable[[Callable[[Any], dict[str, Any]], Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
@@ -92,8 +93,13 @@ def begin(name: str, work: Work, files: Sequence[Path]) -> None:
     path = work.out / OWN / "run.json"
     if path.exists():
         before = json.loads(path.read_text())
-        if changed := [key for key, value in own.items() if before[key] != value]:
+        changed = [key for key, value in own.items() if before[key] != value]
+        if changed and any((path.parent / "done").iterdir()):
             raise UsageError(f"{work.out} holds a run with other {' and '.join(changed)}; choose another folder")
+        if changed:  # it did not come to any result
+            (path.parent / "partitions.json").unlink(missing_ok=True)
+            shutil.rmtree(path.parent / "series", ignore_errors=True)
+            write_beside(path, lambda beside: beside.write_text(json.dumps(own)))
         return
     if work.out.exists() and (not work.out.is_dir() or any(work.out.iterdir())):
         raise UsageError(f"{work.out} holds something else; choose a folder that is empty or not there")
@@ -111,23 +117,36 @@ def planned(work: Work) -> list[str] | None:
 def plan(work: Work, files: Sequence[Path], tasks: Tasks) -> list[str]:
     """Cut the input into partitions: its files, where each holds whole series and not too many rows, else new ones.
 
-    Raises: UsageError if a file has no column of ids, DataError if it cannot be read.
+    Raises: UsageError if a file has no column of ids, DataError if it cannot be read; LimosaError for killed workers.
     """
     parts = [str(one) for one in files]
     if work.ids is not None:
         root = os.path.commonpath([str(one.parent) for one in files])
         keyed = any("=" in part for one in files for part in one.relative_to(root).parts[:-1])
         items = [{"file": number, "path": str(path), "root": root} for number, path in enumerate(files)]
-        found = list(tasks(functools.partial(index_file, work.ids), items))
+        found = _every(tasks, functools.partial(index_file, work.ids), items)
         rows = [one["rows"] for one in found]
         if keyed or must_regroup(rows, [one["series"] for one in found]):
             count = -(-sum(rows) // ROWS)
             log.info(f"series are spread over files, or files are large: writing them anew as {count} partitions")
             scratch = work.out / OWN / "series"
-            list(tasks(functools.partial(split_file, work.ids, scratch, count), items))
+            _every(tasks, functools.partial(split_file, work.ids, scratch, count), items)
             parts = [str(one.resolve()) for one in sorted(scratch.iterdir())]
     write_beside(work.out / OWN / "partitions.json", lambda beside: beside.write_text(json.dumps(parts)))
     return parts
+
+
+def _every(
+    tasks: Tasks, function: Callable[[Any], dict[str, Any]], items: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The answers to all items. Raises: LimosaError if one is lacking, for then the plan would be."""
+    found = list(tasks(function, items))
+    if len(found) < len(items):
+        raise LimosaError(
+            f"{len(items) - len(found):,} of {len(items):,} files were not read, for their workers were killed (too "
+            "little memory?); write smaller files, or start the same command again"
+        )
+    return found
 
 
 def must_regroup(rows: Sequence[int], series: Sequence[bytes]) -> bool:
@@ -198,7 +217,7 @@ def lacking(work: Work, parts: Sequence[str]) -> list[int]:
     return [number for number in range(len(parts)) if not work.record(number).exists()]
 
 
-def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: OnProgress | None = None) -> None:
+def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: OnProgress | None) -> None:
     """Run those that are not finished; one whose worker was killed for good is left for the next run."""
     todo = lacking(work, parts)
     if len(todo) < len(parts):
@@ -207,7 +226,7 @@ def run_partitions(work: Work, parts: Sequence[str], tasks: Tasks, on_progress: 
     for done, one in enumerate(tasks(functools.partial(run_partition, work), [_item(parts, n) for n in todo]), start=1):
         words.update(one["words"].splitlines())
         if on_progress:
-            on_progress(done, len(todo), "partitions")
+            on_progress(done, len(todo))
     for text, count in words.most_common(20):
         log.warning(f"{text} ({count:,} partitions)" if count > 1 else text)
 
@@ -221,9 +240,9 @@ def run_partition(work: Work, item: Mapping[str, Any]) -> dict[str, Any]:
     from limosa.data.table import write_table
 
     os.chdir(work.folder)
-    began, failed = (time.monotonic(), time.process_time()), list[dict[str, str]]()
+    began, tables, failed = (time.monotonic(), time.process_time()), list[Any](), list[dict[str, str]]()
     with _overheard() as words:
-        tables = _results(work, Path(item["path"]), failed)
+        _collect(work, Path(item["path"]), tables, failed)
     rows = sum(map(len, tables))
     if rows:
         import pandas as pd
@@ -236,10 +255,12 @@ def run_partition(work: Work, item: Mapping[str, Any]) -> dict[str, Any]:
     return {"words": "\n".join(dict.fromkeys(words))}
 
 
-def _results(work: Work, path: Path, failed: list[dict[str, str]]) -> list[pd.DataFrame]:
-    """The result of the verb on `path`; where data are at fault, those of the series that are not.
+def _collect(work: Work, path: Path, tables: list[pd.DataFrame], failed: list[dict[str, str]]) -> None:
+    """Add the result of the verb on `path` to `tables`; where data are at fault, those of the series that are not.
 
     Series at fault are found by halving: a partition of a single one costs about twice the work.
+
+    Raises: DataError if the first `SYSTEMATIC` series are all at fault, for then it is not the series.
     """
     import pandas as pd
     import pyarrow as pa
@@ -251,25 +272,26 @@ def _results(work: Work, path: Path, failed: list[dict[str, str]]) -> list[pd.Da
         table = result if isinstance(result, pd.DataFrame) else result.frame()
         if work.ids is None:
             table.insert(0, "file", str(path))
-        return [table]
+        tables.append(table)
+        return
     except DataError as error:
         if work.ids is None:
             failed.append({"series": str(path), "error": str(error)})
-            return []
+            return
         rows = pyarrow.dataset.dataset(path, format="parquet").to_table()
         own = hashes(rows, work.ids)
         names = pd.unique(pd.Series(own))
         if len(names) == 1:
             name = ",".join(str(rows[one][0].as_py()) for one in work.ids)
             failed.append({"series": name, "error": str(error)})
-            return []
-    found = []
+            if not tables and len(failed) == SYSTEMATIC:
+                raise DataError(f"the first {SYSTEMATIC} series of a partition all fail; {name}: {error}") from None
+            return
     for half in (names[: len(names) // 2], names[len(names) // 2 :]):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / path.with_suffix(".parquet").name
             pq.write_table(rows.filter(pa.array(pd.Series(own).isin(half).to_numpy())), part)
-            found += _results(work, part, failed)
-    return found
+            _collect(work, part, tables, failed)
 
 
 @contextmanager

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from limosa.app.partitions import Tasks, Work, begin, finished, inputs, lacking, plan, planned, run_partitions
+from limosa.app.progress import progress
 from limosa.data.layout import Columns
 from limosa.errors import LimosaError, UsageError
 from limosa.options import Call, Option, words_of
 from limosa.tasks import _runs
 
 RETRIES = 5  # of a task whose worker was killed
+STARTS = 3  # of Ray on this machine: it gives itself 30 s, which are too few on a busy one
 UNFIT = ("plot", "save", "scores", "graph", "state", "metric", "season")  # options that write or print one thing a run
 
 
@@ -45,7 +47,15 @@ OPTIONS = words_of(Options)
 COMMANDS = {"forecast": "series", "backtest": "series", "detect": "table", "train": "ranks"}  # what work is cut into
 
 
-def run(name: str, call: Call, more: Mapping[str, Any], address: str | None, workers: int | None) -> dict[str, Any]:
+def run(
+    name: str,
+    call: Call,
+    more: Mapping[str, Any],
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Run the command `name` on Ray and say how it went; `more` are its options that are not of the verb.
 
     Raises: UsageError, DataError if nothing came out; LimosaError if Ray is lacking, or partitions were not finished.
@@ -65,7 +75,8 @@ def run(name: str, call: Call, more: Mapping[str, Any], address: str | None, wor
     if parts is None or lacking(work, parts):
         with cluster(address, workers, gpu=given.get("device", "cpu") != "cpu") as tasks:
             parts = plan(work, files, tasks) if parts is None else parts
-            call.run(functools.partial(run_partitions, work, parts, tasks))
+            with progress("partitions", quiet) as on_progress:
+                run_partitions(work, parts, tasks, on_progress)
     return finished(work, parts)
 
 
@@ -76,17 +87,20 @@ def _started(address: str | None, workers: int | None, *, quiet: bool = True) ->
     Raises: LimosaError if it is not installed, or no cluster answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 s of default
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise LimosaError("--engine ray needs Ray; pip install 'limosa[ray]'") from error
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=not quiet, **local)
-    except Exception as error:  # Ray raises a plain one where it starts too slowly
-        raise LimosaError(f"Ray does not start at {address or 'this machine'}: {error}") from error
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=not quiet, **local)
+            break
+        except Exception as error:
+            ray.shutdown()
+            if not left or address is not None:
+                raise LimosaError(f"Ray does not start at {address or 'this machine'}: {error}") from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -143,7 +157,7 @@ def checked(answer: dict[str, Any]) -> dict[str, Any]:
 def train(call: Call, more: Mapping[str, Any], address: str | None, workers: int | None) -> dict[str, Any]:
     """Start the same command as ranks of one run: a worker of Ray Train for each, with a GPU where there are any.
 
-    Raises: UsageError, LimosaError if it fails, of the exit code of the first worker to fail.
+    Raises: UsageError, LimosaError if a worker fails, which has said why.
     """
     if more.get("nproc", 1) != 1:
         raise UsageError("--nproc starts processes on this machine; with --engine ray give --workers")

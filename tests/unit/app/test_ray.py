@@ -73,6 +73,16 @@ def test_a_rerun_does_what_is_missing_and_nothing_else(place, monkeypatch):
     assert len(pd.read_parquet(place / "out")) == 6 * 3
 
 
+def test_a_file_that_no_worker_could_read_is_not_left_out(place, monkeypatch, capsys):
+    @contextmanager
+    def killing(*_, **__):
+        yield lambda function, items: (ray.checked(ray.answer(function, item)) for item in items[1:])
+
+    monkeypatch.setattr(ray, "cluster", killing)
+    assert on_ray("forecast", "-h", "3", "-m", "naive") == 1
+    assert "1 of 3 files were not read" in capsys.readouterr().err
+
+
 def test_series_that_are_spread_over_files_are_brought_together(place, monkeypatch):
     monkeypatch.setattr(partitions, "ROWS", 200)
     late = series("a", "f").assign(ds=DAYS.append(DAYS) + pd.Timedelta(60, "D"))
@@ -106,6 +116,14 @@ def test_a_series_at_fault_is_reported_and_the_others_are_forecast(place, capsys
     assert [one["series"] for one in failed] == ["e"]
     assert "repeat a stamp" in failed[0]["error"]
     assert "1 series failed" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_all_series_ends_the_run_which_begins_anew_with_other_options(place, capsys):
+    rows = series(*(f"s{number}" for number in range(partitions.SYSTEMATIC + 1)))
+    rows.assign(price="none").to_parquet(place / "in" / "0.parquet", index=False)
+    assert on_ray("forecast", "-h", "3", "-m", "naive", "--target-col", "price") == 3
+    assert "all fail" in capsys.readouterr().err
+    assert on_ray("forecast", "-h", "3", "-m", "naive") == 0
 
 
 def test_a_table_of_channels_is_a_partition(place):

@@ -61,3 +61,11 @@ export class Incidents {
     this.score = { x: answer.scores[time].map(toX), score, threshold };
   }
 }
+
+// The spans of time that an answer's facts speak of; null for a fact without a time.
+export function evidence({ facts }) {
+  return facts.map(({ times }) => {
+    const all = Object.values(times).map(toX);
+    return all.length ? { from: Math.min(...all), to: Math.max(...all) } : null;
+  });
+}

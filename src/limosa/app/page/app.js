@@ -1,11 +1,11 @@
 // The page: a file in, what was understood, and what the verbs make of it. Every number comes from the server's routes.
 
-import { Backtest, Forecast, Incidents } from "./answers.js";
+import { Backtest, evidence, Forecast, Incidents } from "./answers.js";
 import { get, post, Refused, remove } from "./api.js";
 import { Chart } from "./chart.js";
 import { asCommand, asCurl, asPython } from "./copying.js";
 import { Multiples } from "./multiples.js";
-import { drawIncidents, drawJobs, drawReport, drawRows, drawScores } from "./panels.js";
+import { drawAnswer, drawIncidents, drawJobs, drawReport, drawRows, drawScores } from "./panels.js";
 import { count, element, timeText } from "./values.js";
 
 const $ = (id) => document.getElementById(id);
@@ -30,33 +30,31 @@ const multiples = new Multiples(
 // ---- a file ----
 
 async function read(file) {
-  $("welcome").hidden = true;
   Object.assign(state, { file, columns: {}, data: null, found: {}, last: {} });
   await understand();
 }
 
 async function understand() {
   const answer = await run("check", "/v1/series", state.columns, "Reading …");
-  if (!answer) {
-    if (!state.data) $("welcome").hidden = false;
-    return;
-  }
+  if (!answer) return;
   drawReport($("report"), answer.report);
   fillColumns(answer);
-  if (!answer.ids) {
-    $("work").hidden = false;
-    document.querySelector(".stage").hidden = !state.data;
-    fail(answer.report.findings.find((one) => one.level === "error")?.message ?? "nothing could be read");
+  const bare = !answer.ids; // other columns may be what is needed, where there are any
+  $("welcome").hidden = !bare || answer.names.length > 0;
+  $("work").hidden = bare && answer.names.length === 0;
+  $("work").classList.toggle("bare", bare);
+  $("all").hidden = bare;
+  if (bare) {
+    const { message, fix } = answer.report.findings.find((one) => one.level === "error");
+    fail(`${message}; ${fix}`);
     return;
   }
   const scale = answer.calendar ? 1000 : 1;
   answer.stamps = answer.stamps.map((one) => one / scale);
   if (answer.ids.length === 1 && !answer.names.includes(answer.id[0])) answer.ids = [state.file.name.replace(/\.\w+$/, "")];
   Object.assign(state, { data: answer, found: {}, series: 0 });
-  $("work").hidden = false;
-  document.querySelector(".stage").hidden = false;
-  const longest = Math.max(...answer.start.slice(1).map((end, i) => end - answer.start[i]));
-  $("horizon").value = Math.max(1, Math.min(STEPS[String(answer.freq).split("-")[0]] ?? 24, Math.floor(longest / 4)));
+  const usual = STEPS[String(answer.freq).split("-")[0]] ?? 24;
+  $("horizon").value = Math.max(1, Math.min(usual, Math.floor(answer.report.longest / 4)));
   multiples.set(answer.ids);
   $("replay").hidden = true;
   $("incidents").replaceChildren();
@@ -100,7 +98,7 @@ function show(keep = false) {
   const { x, y } = rowsOf(series);
   const view = {
     x, y, name: data.ids[series], calendar: data.calendar, horizon: Number($("horizon").value) || 1,
-    forecast: null, cutoff: null, incidents: null, score: null,
+    forecast: null, cutoff: null, incidents: null, evidence: null, score: null,
   };
   if (tab === "backtest" && found.backtest && state.cutoffs.length) {
     view.cutoff = state.cutoffs[$("cutoff").value];
@@ -110,7 +108,7 @@ function show(keep = false) {
   } else if (tab === "detect" && found.detect) {
     view.incidents = found.detect.list;
     view.score = found.detect.score;
-  } else if (tab === "ask" && found.ask) view.incidents = found.ask;
+  } else if (tab === "ask") view.evidence = found.ask ?? [];
   else if (tab === "forecast") view.forecast = found.forecast?.of(series) ?? null;
   $("facts").textContent = `${count(x.length)} rows, ${timeText(x[0], data.calendar)} to ${timeText(x.at(-1), data.calendar)}, step ${data.freq}`;
   chart.show(view, keep);
@@ -175,14 +173,18 @@ async function run(name, path, query, words) {
 }
 
 function busy(words, said = "") {
-  $("state").textContent = words ?? said;
-  $("state").classList.toggle("busy", words !== null);
-  if (words !== null) $("error").hidden = true;
+  for (const place of document.querySelectorAll(".state")) {
+    place.textContent = words ?? said;
+    place.classList.toggle("busy", words !== null);
+  }
+  if (words !== null) for (const place of document.querySelectorAll(".error")) place.hidden = true;
 }
 
 function fail(words) {
-  $("error").textContent = words;
-  $("error").hidden = false;
+  for (const place of document.querySelectorAll(".error")) {
+    place.textContent = words;
+    place.hidden = false;
+  }
 }
 
 const number = (id) => ($(id).value === "" ? null : Number($(id).value));
@@ -216,11 +218,14 @@ async function detect() {
   const answer = await run("detect", "/v1/detect", { ...query, scores: true, orient: "columns" }, "Finding incidents …");
   if (!answer) return;
   state.found.detect = new Incidents(answer);
-  drawIncidents($("incidents"), state.found.detect.list, state.data.calendar, (one) => {
-    const room = Math.max((one.to - one.from) * 3, 40 * (state.data.stamps[1] - state.data.stamps[0]));
-    chart.go(one.from - room, one.to + room);
-  });
+  drawIncidents($("incidents"), state.found.detect.list, state.data.calendar, go);
   show(true);
+}
+
+// Bring a span into the middle of the chart.
+function go({ from, to }) {
+  const room = Math.max((to - from) * 3, 40 * (state.data.stamps[1] - state.data.stamps[0]));
+  chart.go(from - room, to + room);
 }
 
 async function startJob() {
@@ -243,8 +248,9 @@ async function watchJobs() {
 async function ask() {
   const answer = await run("ask", "/v1/ask", { question: $("question").value, ...state.columns }, "Reading the chart …");
   if (!answer) return;
-  const { result } = answer;
-  $("answer").textContent = typeof result === "string" ? result : result.answer ?? result.text ?? JSON.stringify(result);
+  state.found.ask = evidence(answer.result);
+  drawAnswer($("answer"), answer.result, state.found.ask, go);
+  show(true);
 }
 
 async function listModels() {

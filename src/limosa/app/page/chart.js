@@ -148,13 +148,18 @@ export class Chart {
       cursor: {
         sync: { key: SYNC, scales: ["x", null] },
         drag: { x: true, y: false, setScale: false },
-        points: { size: (_, i) => (i === 1 || i === 8 ? 8 : 0), fill: colour("card"), width: 2 },
+        points: {
+          size: 8,
+          width: 2,
+          fill: (_, i) => (i === 1 || i === 8 ? colour("card") : "transparent"),
+          stroke: (_, i) => (i === 8 ? colour("median") : i === 1 ? colour("history") : "transparent"),
+        },
         move: (plot, left, top) => [left < 0 ? left : plot.valToPos(plot.data[0][plot.posToIdx(left)], "x"), top],
         y: false,
         bind: { dblclick: () => () => this.go(...this.home()) },
       },
       hooks: {
-        drawClear: [(plot) => this.drawIncidents(plot)],
+        drawClear: [(plot) => this.drawSpans(plot)],
         draw: [(plot) => this.drawCutoff(plot)],
         setCursor: [(plot) => this.read(plot.cursor.idx)],
         setScale: [(_, scale) => scale === "x" && this.mark()],
@@ -171,7 +176,7 @@ export class Chart {
       padding: [2, 20, 2, 58],
       series: [{}, { stroke: colour("dim"), width: 1, points: { show: false } }],
       cursor: { show: false },
-      hooks: { drawClear: [(plot) => this.drawIncidents(plot)], ready: [() => this.mark()] },
+      hooks: { drawClear: [(plot) => this.drawSpans(plot)], ready: [() => this.mark()] },
     });
   }
 
@@ -186,15 +191,16 @@ export class Chart {
         { stroke: colour("actual"), width: 1, dash: [5, 4], points: { show: false } },
       ],
       cursor: { sync: { key: SYNC, scales: ["x", null] }, drag: { x: false, y: false }, points: { show: false }, y: false },
-      hooks: { drawClear: [(plot) => this.drawIncidents(plot)] },
+      hooks: { drawClear: [(plot) => this.drawSpans(plot)] },
     });
   }
 
-  drawIncidents(plot) {
+  drawSpans(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
-    ctx.fillStyle = shade("incident", 0.2);
-    for (const { from, to } of this.view.incidents ?? []) {
+    const { incidents, evidence } = this.view;
+    ctx.fillStyle = evidence ? shade("band", 0.25) : shade("incident", 0.2);
+    for (const { from, to } of (incidents ?? evidence ?? []).filter(Boolean)) {
       const left = plot.valToPos(from, "x", true);
       const width = Math.max(3 * devicePixelRatio, plot.valToPos(to, "x", true) - left);
       const start = Math.max(left, bbox.left);
@@ -242,6 +248,7 @@ export class Chart {
         }
       }
       if (this.view.incidents?.length) said(shade("incident", 0.6), "incident", "");
+      if (this.view.evidence?.length) said(shade("band", 0.5), "evidence", "");
       if (this.view.score) {
         said(colour("dim"), "anomaly score", "");
         said(colour("actual"), "its threshold", "");
@@ -251,7 +258,7 @@ export class Chart {
       said("", "", timeText(at[0], calendar));
       if (at[1] !== null) said(colour("history"), "observed", numberText(at[1]));
       if (this.strip) said(colour("dim"), "anomaly score", numberText(this.strip.data[1][nearest(this.strip.data[0], at[0])]));
-      if (forecast && at[8] !== null) {
+      if (forecast && at[0] >= forecast.x[0] && at[8] !== null) {
         said(colour("median"), forecast.label, numberText(at[8]));
         for (const [i, level] of [...LEVELS.entries()].reverse()) {
           const [low, high] = [at[2 + 2 * i], at[3 + 2 * i]];
@@ -371,9 +378,11 @@ function aligned({ x, y, forecast }) {
   if (!forecast) return [x, y];
   const ahead = forecast.x.filter((one) => one > x.at(-1));
   const all = ahead.length ? [...x, ...ahead] : x;
+  const first = nearest(all, forecast.x[0]);
   const place = (values) => {
     const column = new Array(all.length).fill(null);
-    let at = nearest(all, forecast.x[0]);
+    let at = first;
+    if (first > 0) column[first - 1] = y[first - 1]; // the fan opens at the last row seen: a single step is seen, too
     forecast.x.forEach((one, i) => {
       while (all[at] < one) at += 1;
       column[at] = values[i];

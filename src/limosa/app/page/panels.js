@@ -68,3 +68,10 @@ export function drawJobs(place, jobs, cancel) {
   });
   place.replaceChildren(...rows);
 }
+
+// An answer, and each of its facts with how it was computed; one that has a time leads there.
+export function drawAnswer(place, { answer, facts }, spans, go) {
+  const shown = facts.map((fact, i) => element("button", { type: "button", class: "incident evidence", disabled: !spans[i], onclick: () => go(spans[i]) },
+    element("b", {}, fact.text), element("span", {}, fact.how)));
+  place.replaceChildren(element("p", { class: "answer" }, answer), ...(shown.length ? [element("h3", {}, "Evidence")] : []), ...shown);
+}

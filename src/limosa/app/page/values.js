@@ -2,7 +2,7 @@
 
 // A time of an answer as seconds of the wall clock, or a count as it is.
 export function toX(value) {
-  if (typeof value === "number") return value;
+  if (/^-?\d+$/.test(value)) return Number(value);
   const [, year, month, day, hour = 0, minute = 0, second = 0] =
     /^(\d+)-(\d+)-(\d+)(?:[ T](\d+):(\d+)(?::(\d+(?:\.\d+)?))?)?/.exec(value);
   return Date.UTC(year, month - 1, day, hour, minute) / 1000 + Number(second);

@@ -28,6 +28,7 @@ from limosa.data.check import inspected
 from limosa.data.layout import columns_of
 from limosa.data.panel import Panel
 from limosa.data.read import peek
+from limosa.errors import DataError
 
 if TYPE_CHECKING:
     from limosa.app.serve.state import State
@@ -82,8 +83,16 @@ def read_series(body: bytes, kind: str, query: Mapping[str, Sequence[str]], limi
     with scratch() as folder:
         source = bodies.table_of(body, kind, folder, limits)
         report, panel = inspected(source, **layout)
-        names = peek(source, columns_of(**layout)[0])[0] if panel is not None or not report.findings else []
-    return {"report": report.to_dict(), "names": names} | ({} if panel is None else in_arrays(panel))
+        try:
+            names = peek(source, columns_of(**layout)[0])[0]
+        except DataError:  # the findings say why
+            names = []
+        found = report.to_dict()
+        for one in found["findings"]:
+            one["message"] = (
+                one["message"].replace(str(source), "the file") if isinstance(source, Path) else one["message"]
+            )
+    return {"report": found, "names": names} | ({} if panel is None else in_arrays(panel))
 
 
 def in_arrays(panel: Panel) -> dict[str, Any]:

@@ -78,8 +78,18 @@ def test_a_gap_has_no_value(client):
     assert not answer["calendar"]
 
 
-@pytest.mark.parametrize("rows", ["ds,y\n2024-01-01,1\n2024-01-02,x\n", "ds,y\n", "a page,of\nwords,only\n"])
+@pytest.mark.parametrize("rows", ["ds,y\n2024-01-01,1\n2024-01-02,x\n", "ds,y\n", "a page,of\nwords,only\n", "\0\0\0"])
 def test_a_table_that_cannot_be_read_is_answered_by_findings(rows, client):
     answer = client.post("/v1/series", content=rows, headers=CSV)
     assert answer.status_code == 200
-    assert any(one["level"] == "error" and one["fix"] for one in answer.json()["report"]["findings"])
+    errors = [one for one in answer.json()["report"]["findings"] if one["level"] == "error"]
+    assert errors[0]["fix"]
+    assert "/tmp" not in answer.text
+
+
+def test_columns_that_could_be_chosen_are_named_where_none_was_found(client):
+    rows = "when,sold,paid\n" + "".join(f"2024-01-0{day},{day},{2 * day}\n" for day in range(1, 9))
+    answer = client.post("/v1/series", content=rows, headers=CSV).json()
+    assert "ids" not in answer
+    assert answer["names"] == ["when", "sold", "paid"]
+    assert client.post("/v1/series?target_col=paid", content=rows, headers=CSV).json()["values"][1] == 4
