@@ -2,7 +2,7 @@
 
     python benchmarks/chart_model.py prepare CORPUS FOLDER     draw charts and ask about them, part by part; resumable
     python benchmarks/chart_model.py train FOLDER OUT         train, or go on
-    python benchmarks/chart_model.py score FOLDER --save       accuracy on charts of series that training never saw
+    python benchmarks/chart_model.py score FOLDER OUT --save   accuracy on charts of series that training never saw
 
 CORPUS is a table of series. Questions about frames of a video are left out: a chart is one image.
 """
@@ -13,11 +13,11 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from common import Options, finish
 from limosa.data.chat import Chat, Message, Picture, Prompt, train_tokenizer
 from limosa.data.corpus import read_corpus
 from limosa.data.images import ImageConfig
@@ -25,7 +25,9 @@ from limosa.data.synthetic.chart_answers import answer_by_statistics
 from limosa.data.synthetic.chart_questions import CHOICES, KINDS, WORDINGS, ChartItem, ChartQuestions
 from limosa.data.synthetic.charts import draw_charts
 from limosa.models.smolvlm import SmolVLM, SmolVLMConfig
+from limosa.nn.generate import GenerateConfig
 from limosa.tasks._shared import parameter_count
+from limosa.training import checkpoint
 from limosa.training.loop import Progress, TrainConfig, fit
 from limosa.training.randomness import own_randomness
 
@@ -78,15 +80,13 @@ def others(item: ChartItem, questions: ChartQuestions) -> list[list[str]]:
 class Charts:
     """The charts of one part, and batches of them by step."""
 
-    def __init__(self, folder: Path, part: str, chat: Chat, *, rows: int = 64, blind: bool = False) -> None:
+    def __init__(self, folder: Path, part: str, chat: Chat, *, rows: int = 64) -> None:
         files = sorted(folder.glob(f"{part}-*.npy"))
         if not files:
             raise SystemExit(f"no charts of the part {part} in {folder}; run `prepare` first")
         self.images = np.concatenate([np.load(file) for file in files])
         lines = [line for file in files for line in file.with_suffix(".jsonl").read_text().splitlines()]
         self.asked: list[list[list[str]]] = [json.loads(line) for line in lines]
-        if blind:
-            self.images = np.full_like(self.images, 127)
         self.chat, self.rows = chat, rows
         often = Counter((kind, answer) for asked in self.asked for kind, _, answer in asked)
         self.rarity = [[1.0 / often[kind, answer] for kind, _, answer in asked] for asked in self.asked]
@@ -113,11 +113,6 @@ class Charts:
             picture = [] if number else [Picture(image=self.images[place].transpose(1, 2, 0))]
             made += [Message("user", [*picture, question]), Message("assistant", [answer])]
         return made if answered else made[:-1]
-
-    def own(self, places: Any, *, images: Any = None) -> Prompt:
-        """The own questions of charts, unanswered; beside the images of other charts, if those are given."""
-        pairs = zip(places, places if images is None else images, strict=True)
-        return self.chat.prompt([self.conversation(shown, self.asked[at][:1], answered=False) for at, shown in pairs])
 
     def validation(self) -> list[Prompt]:
         """The own questions with their answers."""
@@ -157,10 +152,10 @@ def new_model(chat: Chat) -> SmolVLM:
     )
 
 
-def train(folder: Path, out: Path, steps: int, *, blind: bool = False, rows: int = 64) -> None:
+def train(folder: Path, out: Path, steps: int) -> None:
     """Train, or go on, for so many steps in all, and save the model."""
     chat = new_chat()
-    charts, held = (Charts(folder, part, chat, rows=rows, blind=blind) for part in ("train", "validation"))
+    charts, held = (Charts(folder, part, chat) for part in ("train", "validation"))
     with own_randomness(0):
         model = new_model(chat)
     config = TrainConfig(
@@ -181,6 +176,56 @@ def train(folder: Path, out: Path, steps: int, *, blind: bool = False, rows: int
     print(result)
 
 
+def trained(folder: Path, chat: Chat) -> tuple[SmolVLM, int]:
+    """The model that a run has saved, or the best so far of one that goes on; and the steps it has learnt for."""
+    with own_randomness(0):
+        model = new_model(chat)
+    newest = checkpoint.common(folder / "run")
+    if newest is None:
+        raise SystemExit(f"no run in {folder}; run `train` first")
+    state = checkpoint.load(newest)
+    with torch.no_grad():
+        for own, value in zip(model.parameters(), state["best_weights"] or state["parameters"], strict=True):
+            own.copy_(value)
+    return model.eval(), state["best"][0] if state["best"] else state["step"]
+
+
+def said(model: SmolVLM, charts: Charts, images: np.ndarray) -> list[str]:
+    """The model's answers to each chart's own question beside `images`."""
+    answers = []
+    for part in np.array_split(np.arange(len(charts)), max(1, len(charts) // 100)):
+        asked = [
+            [Message("user", [Picture(image=images[at].transpose(1, 2, 0)), charts.asked[at][0][1]])] for at in part
+        ]
+        made = model.generate(charts.chat.prompt(asked), GenerateConfig(tokens=5))
+        answers += [charts.chat.decode(made.row(row)) for row in range(len(part))]
+    return answers
+
+
+def score(folder: Path, out: Path, chosen: Options) -> None:
+    """Exact matches on the test part: by the chart, by another chart, by none, and the likeliest answer."""
+    chat = new_chat()
+    (model, steps), test, learnt = trained(out, chat), Charts(folder, "test", chat), Charts(folder, "train", chat)
+    often = {kind: Counter(asked[0][2] for asked in learnt.asked if asked[0][0] == kind) for kind in ASKED}
+    kinds = np.array([asked[0][0] for asked in test.asked])
+    shuffled = test.images[np.random.default_rng(0).permutation(len(test))]
+    answers = {
+        "model": said(model, test, test.images),
+        "other chart": said(model, test, shuffled),
+        "no chart": said(model, test, np.full_like(test.images, 127)),
+        "majority": [often[kind].most_common(1)[0][0] for kind in kinds],
+    }
+    right = {
+        name: np.array([a == asked[0][2] for a, asked in zip(own, test.asked, strict=True)])
+        for name, own in answers.items()
+    }
+    table = [
+        {"question": kind, **{name: float(own[kinds == kind].mean()) for name, own in right.items()}} for kind in ASKED
+    ]
+    metrics = {f"accuracy_{name.replace(' ', '_')}": float(own.mean()) for name, own in right.items()}
+    finish(chosen, metrics=metrics | {"charts": len(test), "steps": steps}, table=table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -191,13 +236,18 @@ def main() -> None:
     own.add_argument("folder", type=Path)
     own.add_argument("out", type=Path)
     own.add_argument("--steps", type=int, default=STEPS)
-    own.add_argument("--blind", action="store_true", help="without images: what the questions alone give away")
+    own = verbs.add_parser("score")
+    own.add_argument("folder", type=Path)
+    own.add_argument("out", type=Path)
+    own.add_argument("--save", action="store_true", help="write docs/results/chart_model.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.verb == "prepare":
         prepare(given.corpus, given.folder)
     elif given.verb == "train":
-        train(given.folder, given.out, given.steps, blind=given.blind)
+        train(given.folder, given.out, given.steps)
+    else:
+        score(given.folder, given.out, Options(json=False, quick=False, seed=0, save=given.save))
 
 
 if __name__ == "__main__":

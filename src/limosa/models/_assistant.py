@@ -74,7 +74,9 @@ class Assistant:
         """
         if pattern is not None and schema is not None:
             raise UsageError("an answer is held to a pattern or to a schema, not to both")
-        shown = [*(Picture(image=image) for image in images), *([] if video is None else [video])]
+        shown: list[Picture | Video] = [Picture(image=image) for image in images]
+        if video is not None:
+            shown.append(video)
         constraint = None
         if pattern is not None or schema is not None:
             node = from_pattern(pattern) if pattern is not None else from_schema(schema or {})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +31,7 @@ from limosa.nn.generate import Constraint, GenerateConfig, Generated, generate
 from limosa.nn.saving import CONFIG, WEIGHTS, Saved, read_json, read_tensors
 
 PATCHES = 4096  # that the vision tower reads at once, about, so that a video of many frames takes no more memory
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # types of tensors in files
 # Names of official tensors and what they are called here; the first that fits is changed.
 RENAMED = (
     ("model.vision_model.embeddings.", "vision_model."),
@@ -333,10 +334,24 @@ def _official_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     index = folder / f"{WEIGHTS}.index.json"
     files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [WEIGHTS]
     for file in files:
-        with safe_open(folder / file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                start, own = next((pair for pair in RENAMED if name.startswith(pair[0])), ("", ""))
-                yield own + name.removeprefix(start), opened.get_tensor(name)
+        for name, tensor in _stored(folder / file):
+            start, own = next((pair for pair in RENAMED if name.startswith(pair[0])), ("", ""))
+            yield own + name.removeprefix(start), tensor
+
+
+def _stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, read one by one: mapped into memory, the whole file would count as used."""
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        if begin > path.stat().st_size:
+            raise ValueError(f"{path.name} is cut short or no safetensors file")
+        header = json.loads(file.read(begin - 8))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            file.seek(begin + first)
+            content = bytearray(file.read(last - first))
+            yield name, torch.frombuffer(content, dtype=STORED[entry["dtype"]]).view(entry["shape"])
 
 
 def _fill(model: SmolVLM, tensors: Iterator[tuple[str, Tensor]], weights: Weights) -> None:
@@ -355,8 +370,8 @@ def _fill(model: SmolVLM, tensors: Iterator[tuple[str, Tensor]], weights: Weight
         if not bool(value.isfinite().all()):
             raise ValueError(f"{name} holds numbers that are not finite")
         holder, _, own = name.rpartition(".")
-        model.get_submodule(holder)._parameters[own] = nn.Parameter(value.float())
-        _compact(model, holder, weights)
+        model.get_submodule(holder)._parameters[own] = nn.Parameter(value)
+        _hold(model, holder, weights)
     if planned:
         raise ValueError(f"{', '.join(sorted(planned)[:3])} is missing")
     if weights != "fp32" and model.config.tied:  # in bf16 it shares the memory of the embedding
@@ -364,12 +379,18 @@ def _fill(model: SmolVLM, tensors: Iterator[tuple[str, Tensor]], weights: Weight
         model.text_model.lm_head = head(model.text_model.embed_tokens.weight, None)
 
 
-def _compact(model: SmolVLM, holder: str, weights: Weights) -> None:
-    """Hold the weight of a layer as `weights` says, once the layer is whole."""
+def _hold(model: SmolVLM, holder: str, weights: Weights) -> None:
+    """Hold the weights of a layer as `weights` says, once the layer is whole; what is not held in fewer bits, in fp32.
+
+    Numbers that are stored as they are held are not copied, which would leave holes in the memory.
+    """
     layer = model.get_submodule(holder)
-    whole = not any(p.is_meta for p in layer.parameters(recurse=False))
+    if any(p.is_meta for p in layer.parameters(recurse=False)):
+        return
     made = compacted(layer, weights if holder.startswith("text_model.") or weights == "fp32" else "bf16")
-    if whole and made is not layer:
+    if made is layer:
+        layer.float()
+    else:
         parent, _, own = holder.rpartition(".")
         model.get_submodule(parent)._modules[own] = made
 
