@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from limosa.tasks.classify import classify as classify
     from limosa.tasks.detect import detect as detect
     from limosa.tasks.encode import encode as encode
-    from limosa.tasks.events import events as events
     from limosa.tasks.estimator import TimeSeriesClassifier as TimeSeriesClassifier
+    from limosa.tasks.events import events as events
     from limosa.tasks.forecast import forecast as forecast
     from limosa.tasks.load import load as load
     from limosa.tasks.models import list_models as list_models
