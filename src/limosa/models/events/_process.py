@@ -26,7 +26,7 @@ from limosa.nn.saving import Saved
 
 SHORTEST, LONGEST = -18.0, 20.0  # logs of the waits that bisection looks between, in units
 HALVINGS = 18  # to 1.5e-4 of the log; between these the integral is all but straight
-MIDPOINTS = 20  # waits over which the probability of a mark is averaged
+MIDPOINTS = 10  # waits over which the probability of a mark is averaged
 LIMIT = 10_000  # events of one simulated path
 
 
@@ -149,13 +149,15 @@ class EventProcess(Saved):
 
     def _forecast(self, hazard: Any, elapsed: Tensor, levels: Sequence[float]) -> EventForecast:
         chosen = check_levels(levels)
-        middles = [(i + 0.5) / MIDPOINTS for i in range(MIDPOINTS)]
+        middles = [(i + 0.5) / MIDPOINTS for i in range(MIDPOINTS)] if self.config.kinds > 1 else []
         q = torch.tensor([*chosen, *middles], dtype=torch.float64, device=elapsed.device)
         passed = hazard.cumulative(elapsed).masked_fill(elapsed <= 0.0, 0.0)
         wait = wait_for(hazard, passed - torch.log1p(-q)[:, None])  # [Q + middles, B]
-        moments = wait[len(chosen) :].clamp(max=math.exp(LONGEST))
-        marks = hazard.log_intensity(moments).softmax(-1).mean(0)
         left = (wait[: len(chosen)] - elapsed).clamp(min=0.0) * self.config.unit
+        marks = torch.ones_like(wait[0])[:, None]
+        if middles:
+            moments = wait[len(chosen) :].clamp(max=math.exp(LONGEST))
+            marks = hazard.log_intensity(moments).softmax(-1).mean(0)
         return EventForecast(wait=left.mT, levels=chosen, marks=marks)
 
     @torch.no_grad()
