@@ -1,12 +1,12 @@
 """Models of events: Aaren beside the transformer of equal size, a Hawkes process and the floor, on six real sets and two simulated ones.
 
-    python benchmarks/events.py [--quick] [--save] [--only NAME,...] [--seed S]
+    python benchmarks/events.py [--quick] [--save] [--only NAME,...] [--seed S] [--steps N] [--tested N]
 
 Each set is cut by sequences into training, validation and test; all models of a set learn from the same batches by the
 same loop and are taken at their best validated step. Times are in mean waits of the training part, so that likelihoods
 of different sets are of one size. The first event of a sequence is given. StackOverflow: fold 1 is the test, what is
 left of folds 2 to 5 after dropping every sequence of fold 1 and repeats is learnt from. MIMIC-II: its own fold 1. The
-others: a random fifth each for validation and test. Scores (`limosa/evaluate/events.py`) are of at most `TESTED`
+others: a random fifth each for validation and test. Scores (`limosa/evaluate/events.py`) are of at most `--tested`
 sequences; `nll` is nats an event, `rmse` that of the mean wait. Counts are those of the next `SPAN` mean waits after 70 %
 of a sequence; a band of whole numbers should hold `counts_expected`, more than 80 %.
 
@@ -50,9 +50,9 @@ RIVALS: dict[str, dict[str, Any]] = {
 }
 SLOW = {"neural_hawkes": ("mimic2",)}  # one event after the other, integrals by quadrature: short sequences only
 SETS = ("hawkes_sim", "sin", "mimic2", "taxi", "stackoverflow", "twitter", "pubg", "reddit_askscience_comments")
-TRAINED, TESTED = 800, 100  # sequences, at most
-COUNTED, PATHS, SPAN = 40, 100, 5.0
-STEPS, STRETCH = 300, 128
+TRAINED = 1500  # sequences, at most
+PATHS, SPAN = 100, 5.0
+STRETCH = 64  # events learnt from at a time, 16 such stretches a step
 PERIOD, SWING = 20.0, 0.8  # of the sine
 BASE = np.array([0.3, 0.2])
 BRANCHING, RATE = np.array([[0.4, 0.2], [0.3, 0.1]]), 2.0
@@ -63,7 +63,9 @@ BRANCHING, RATE = np.array([[0.4, 0.2], [0.3, 0.1]]), 2.0
 
 def hawkes_by_thinning(dice: np.random.Generator, horizon: float) -> tuple[Floats, NDArray[np.int64]]:
     """One sequence of the simulated process, by Ogata's thinning; nothing of limosa is in it."""
-    now, extra, times, marks = 0.0, np.zeros(2), [], []
+    now, extra = 0.0, np.zeros(2)
+    times: list[float] = []
+    marks: list[int] = []
     while True:
         bound = float((BASE + extra).sum())
         wait = dice.exponential(1.0 / bound)
@@ -135,11 +137,11 @@ def log_of(sequences: Sequences, names: tuple[str, ...], unit: float) -> EventLo
         names=names,
         end=times[start[1:] - 1],
         format=StampFormat(calendar=False),
-        columns=("unique_id", "time"),
+        id_column="unique_id",
     )
 
 
-def parts_of(name: str, quick: bool) -> tuple[EventLog, EventLog, EventLog]:
+def parts_of(name: str, tests: int) -> tuple[EventLog, EventLog, EventLog]:
     """Training, validation and test of a set."""
     learnt, tested = sequences_of(name)
     words = sorted({int(mark) for own in (learnt, tested) for _, marks in own for mark in marks})
@@ -148,10 +150,9 @@ def parts_of(name: str, quick: bool) -> tuple[EventLog, EventLog, EventLog]:
     order = np.random.default_rng(1).permutation(len(learnt))
     fifth = max(1, len(learnt) // 5)
     held, trained = [learnt[i] for i in order[:fifth]], [learnt[i] for i in order[fifth:]]
-    cut = 20 if quick else TESTED
     unit = 1.0 if name in ("hawkes_sim", "sin") else log_of(trained, (), 1.0).unit
     names = tuple(map(str, words)) if len(words) > 1 else ()
-    parts = (trained[: 60 if quick else TRAINED], held[: cut // 2], tested[:cut])
+    parts = (trained[:TRAINED], held[: tests // 2], tested[:tests])
     return tuple(log_of(own, names, unit) for own in parts)  # type: ignore[return-value]
 
 
@@ -183,13 +184,13 @@ def whole(log: EventLog) -> list[Any]:
     return log.after(np.ones(len(log), dtype=np.int64), context=512, length=512, most=10**6)
 
 
-def scores_of(model: Any, tested: EventLog, quick: bool) -> dict[str, float]:
+def scores_of(model: Any, tested: EventLog) -> dict[str, float]:
     scores = event_scores(model, whole(tested))
     if not tested.names:
         del scores["accuracy"]
     if getattr(model.config, "attention", "aaren") == "aaren":  # the transformer cannot be simulated
         cut = np.maximum(1, (0.7 * tested.counts).astype(np.int64))
-        some = np.flatnonzero(tested.end >= tested.first(cut).end + SPAN)[: 5 if quick else COUNTED]
+        some = np.flatnonzero(tested.end >= tested.first(cut).end + SPAN)[:50]
         own = chosen(tested, some)
         if len(some):
             covered = counts_covered(own, own.first(cut[some]), model, SPAN, paths=PATHS, seed=0)
@@ -227,27 +228,30 @@ def floor(name: str, tested: EventLog) -> float:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--only", default=",".join(SETS), help="sets, with commas between them")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of every model")
+    parser.add_argument("--tested", type=int, default=200, help="sequences to score on, at most")
     given = parser.parse_args()
     options = common_options(given)
     torch.set_num_threads(1)
     table: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
     for name in given.only.split(","):
-        parts = parts_of(name, options.quick)
+        tests = 10 if options.quick else given.tested
+        parts = parts_of(name, tests)
         floors = {"true": floor(name, parts[2])} if name in ("hawkes_sim", "sin") else {}
         own: dict[str, dict[str, float]] = {}
         for rival in RIVALS:
             if name not in SLOW.get(rival, SETS):
                 continue
-            steps = 20 if options.quick else STEPS
-            settings = {"set": name, "rival": rival, "steps": steps, "seed": options.seed, "quick": options.quick}
+            steps = 20 if options.quick else given.steps
+            settings = {"set": name, "rival": rival, "steps": steps, "seed": options.seed, "tested": tests}
             path = kept_at(ROOT / "runs" / "events", f"{name}-{rival}", settings)
             if not path.exists():
                 begun = time.process_time()
                 model = trained_on(parts[0], parts[1], rival, steps, options.seed)
                 sizes = {"parameters": float(sum(p.numel() for p in model.parameters()))}
                 seconds = time.process_time() - begun
-                keep(path, settings, sizes | {"fit_cpu_seconds": seconds} | scores_of(model, parts[2], options.quick))
+                keep(path, settings, sizes | {"fit_cpu_seconds": seconds} | scores_of(model, parts[2]))
             own[rival] = recalled(path)
             row = {"data": name, "model": rival, "seed": options.seed} | own[rival]
             if floors:

@@ -96,6 +96,12 @@ HEADLINES = (
     Headline("large_batch", "lars_8192_accuracy", "LARS at batch 8,192 on Fashion-MNIST (SGD at 256: see there)"),
     Headline("precision", "bf16_speedup_transformer", "bf16 against fp32, a transformer's step on a CPU", times),
     Headline("scale", "peak_rss_mb", "memory in MB to forecast a million rows"),
+    Headline(
+        "events", "hawkes_sim_hawkes_over_floor", "events, Hawkes against the true likelihood of its own data", percent
+    ),
+    Headline(
+        "events", "stackoverflow_aaren_nll_to_transformer", "events, Aaren's loss to the equal transformer's", percent
+    ),
     Headline("streaming", "step_time_ratio_late_to_early", "time of a late step of a stream relative to an early one"),
 )
 
@@ -156,6 +162,15 @@ PIVOTS: Mapping[str, tuple[Pivot, ...]] = {
     "detect": (
         Pivot("VUS-PR, mean over seeds:", "machine", "method", "vus_pr"),
         Pivot("Hit@150%:", "machine", "method", "hit150"),
+    ),
+    "events": (
+        Pivot("Negative log-likelihood, nats an event:", "data", "model", "nll"),
+        Pivot("RMSE of the mean wait, in mean waits:", "data", "model", "rmse"),
+        Pivot("Accuracy of the mark:", "data", "model", "accuracy"),
+        Pivot("Share of waits in the 80 % band:", "data", "model", "coverage_80"),
+        Pivot("Share of counts in their band:", "data", "model", "counts_covered"),
+        Pivot("Share that should be:", "data", "model", "counts_expected"),
+        Pivot("Over the true likelihood, relative:", "data", "model", "over_floor"),
     ),
     "long_horizon": (
         Pivot("Informer, small, error of one column:", "data", "horizon", "mse", INFORMER | {"columns": "one"}),

@@ -264,7 +264,7 @@ def forecast_table(
         batch, now = history.latest(own, CONTEXT), history.end[own]
         made = model.next_event(batch, sorted({0.5, *(q for _, q in bands)}))
         wait = dict(zip(made.levels, made.wait.mT.double().numpy(), strict=True))
-        columns: dict[str, Any] = {history.columns[0]: history.ids[own], "now": history.shown(now)}
+        columns: dict[str, Any] = {history.id_column: history.ids[own], "now": history.shown(now)}
         columns["next"] = history.shown(now + wait[0.5])
         columns |= {f"next-{name}": history.shown(now + wait[q]) for name, q in bands}
         if history.names:

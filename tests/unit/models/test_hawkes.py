@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from limosa.core import EventBatch
-from limosa.models.events import hawkes
+from limosa.errors import LimosaError
+from limosa.models.events import _process, hawkes
 from limosa.models.events.hawkes import Hawkes, HawkesConfig
 
 
@@ -87,3 +88,11 @@ def test_simulation_by_inversion_counts_what_thinning_counts():
         spread = counts[:, mark].std() / math.sqrt(len(counts))
         assert float(own.mean()) == pytest.approx(counts[:, mark].mean(), abs=3.5 * spread)
         assert float(own.std()) == pytest.approx(counts[:, mark].std(), rel=0.15)
+
+
+def test_a_process_that_explodes_is_said_to_and_not_simulated_for_ever(monkeypatch):
+    monkeypatch.setattr(_process, "LIMIT", 50)
+    made = model()
+    made.raw_branching.fill_(3.0)
+    with pytest.raises(LimosaError, match="more than 50 events within 100"):
+        made.simulate(one([0.0, 1.0], [0, 1], 1.0), 100.0, paths=10, seed=0)

@@ -92,6 +92,14 @@ def test_a_backtest_scores_each_model_on_what_it_has_not_seen():
     assert np.isfinite(scores.drop(columns="model").to_numpy(dtype=float)).all()
 
 
+def test_a_model_may_learn_from_another_log_than_the_one_it_forecasts():
+    few = a_log()[:3]
+    table = limosa.events(few, train=a_log(), model="poisson", steps=30)
+    assert table["unique_id"].tolist() == ["a"]
+    hours = (table["next"] - table["now"]).dt.total_seconds() / 3600
+    assert 1.0 < hours[0] < 2.5  # ln 2 of a mean wait of about 2.4 hours
+
+
 def test_auto_takes_the_best_of_several_on_held_back_events(monkeypatch, caplog):
     from limosa.tasks import events
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from limosa.core import EventBatch, EventForecast, check_levels
-from limosa.errors import UsageError
+from limosa.errors import LimosaError, UsageError
 from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
 
 SHORTEST, LONGEST = -18.0, 20.0  # logs of the waits that bisection looks between, in units
 HALVINGS = 18  # to 1.5e-4 of the log; between these the integral is all but straight
 MIDPOINTS = 10  # waits over which the probability of a mark is averaged
-LIMIT = 10_000  # events of one simulated path
+LIMIT = 5_000  # events of one simulated path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class EventProcess(Saved):
     def simulate(self, events: EventBatch, horizon: float, *, paths: int, seed: int) -> tuple[Tensor, Tensor]:
         """Continuations of each sequence within `horizon` after its end, by inversion of the cumulative hazard.
 
-        Raises: UsageError for a model that cannot be streamed.
+        Raises: UsageError for a model that cannot be streamed; LimosaError if a path has more than `LIMIT` events.
         """
         B, unit = len(events), self.config.unit
         generator = torch.Generator().manual_seed(seed)
@@ -199,7 +199,12 @@ class EventProcess(Saved):
         alive = torch.arange(B * paths)
         waits: list[Tensor] = []
         marks: list[Tensor] = []
-        while len(alive) and len(waits) < LIMIT:
+        while len(alive):
+            if len(waits) == LIMIT:
+                raise LimosaError(
+                    f"a simulated sequence has more than {LIMIT:,} events within {horizon:g}; take a shorter horizon, "
+                    "or another model: this one may have learnt that each event brings about more than one"
+                )
             hazard, elapsed = self.hazard(state), ((end - last) / unit if not waits else torch.zeros_like(last))
             draw = torch.empty_like(last).exponential_(generator=generator)
             passed = hazard.cumulative(elapsed).masked_fill(elapsed <= 0.0, 0.0)
