@@ -101,6 +101,11 @@ class EventLog:
         end = np.where(whole, self.end, times[start[1:] - 1])
         return replace(self, start=start, times=times, marks=self.marks[keep], end=end)
 
+    def until(self, end: Floats) -> EventLog:
+        """The events of each sequence i up to the time `end[i]`, observed until then; at least one of each."""
+        owner = np.repeat(np.arange(len(self)), self.counts)
+        return replace(self.first(np.bincount(owner[self.times <= end[owner]], minlength=len(self))), end=end)
+
     def latest(self, sequences: slice, context: int) -> EventBatch:
         """The last `context` events of some sequences, observed until their end."""
         return collated([self._part(i, max(0, n - context), n, 1) for i, n in self._numbered(sequences)])

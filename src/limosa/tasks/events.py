@@ -363,17 +363,21 @@ def counts_covered(
     history: EventLog, before: EventLog, model: Any, span: float, *, paths: int, seed: int
 ) -> tuple[float, float]:
     """The share of sequences whose count within `span` after `before` lies in the central 80 % band, and the share
-    that should: a band of whole numbers holds more than 80 %. Of those observed for so long; NaN if none was.
+    that should: a band of whole numbers holds more than 80 %.
+
+    Of those observed for so long, NaN if none was. One whose observation ends with its last event is left out: that
+    there is an event at the end of the span would be known.
     """
     import numpy as np
 
-    cut = before.times[before.start[1:] - 1]
+    cut = before.end
     owner = np.repeat(np.arange(len(history)), history.counts)
     place = np.arange(len(owner)) - history.start[owner]
     later = (place >= before.counts[owner]) & (history.times <= cut[owner] + span)
     actual = np.bincount(owner[later], minlength=len(history))
     inside, mass = [], []
-    for i in np.flatnonzero(history.end >= cut + span).tolist():
+    known = history.end > history.times[history.start[1:] - 1]
+    for i in np.flatnonzero(known & (history.end >= cut + span)).tolist():
         batch = before.latest(slice(i, i + 1), CONTEXT)
         counts = (model.simulate(batch, span, paths=paths, seed=seed + i)[0] <= span).sum(-1).numpy()[0]
         low, high = np.quantile(counts, (0.1, 0.9), method="inverted_cdf")

@@ -95,6 +95,9 @@ def test_what_comes_after_a_cut_is_predicted_once_each_with_its_past_before_it()
             assert torch.equal(times[:count].diff(), torch.ones(count - 1).double())
             predicted += times[since:count].tolist()
     assert sorted(predicted) == [5.5, 6.5, 7.5, 8.5, 102.5, 103.5]
+    until = log.until(np.array([4.6, 101.5, 250.0]))
+    assert until.counts.tolist() == [5, 2, 1]
+    assert until.latest(slice(1, 3), 1).end.tolist() == [101.5, 250.0]
     assert log.first(np.array([5, 2, 1])).times.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 100.5, 101.5, 200.5]
 
 

@@ -85,7 +85,7 @@ def test_that_nothing_came_until_now_moves_the_forecast(folder):
 
 def test_a_backtest_scores_each_model_on_what_it_has_not_seen():
     numbers = a_log()[["unique_id", "mark"]].assign(time=np.tile(np.arange(60.0) + 0.25, 3))
-    scores = limosa.events(numbers, model="hawkes", backtest=0.2, horizon=5, paths=20, steps=10)
+    scores = limosa.events(numbers, model="hawkes", backtest=0.2, horizon=5, now=70, paths=20, steps=10)
     assert scores["model"].tolist() == ["hawkes"]
     assert scores["events"].tolist() == [36]
     assert {"nll", "mae", "rmse", "accuracy", "coverage_80", "counts_80", "counts_80_expected"} <= set(scores)
