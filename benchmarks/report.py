@@ -100,7 +100,7 @@ HEADLINES = (
         "events", "hawkes_sim_hawkes_over_floor", "events, Hawkes against the true likelihood of its own data", percent
     ),
     Headline(
-        "events", "stackoverflow_aaren_nll_to_transformer", "events, Aaren's loss to the equal transformer's", percent
+        "events", "hawkes_sim_aaren_nll_to_transformer", "events, Aaren's loss to the equal transformer's", percent
     ),
     Headline("streaming", "step_time_ratio_late_to_early", "time of a late step of a stream relative to an early one"),
 )

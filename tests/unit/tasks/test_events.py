@@ -92,6 +92,12 @@ def test_a_backtest_scores_each_model_on_what_it_has_not_seen():
     assert np.isfinite(scores.drop(columns="model").to_numpy(dtype=float)).all()
 
 
+def test_counts_are_not_scored_where_a_sequence_is_known_to_end_with_an_event():
+    numbers = a_log()[["unique_id"]].assign(time=np.tile(np.arange(60.0) + 0.25, 3))
+    scores = limosa.events(numbers, model="poisson", backtest=0.2, horizon=5, paths=10, steps=1)
+    assert scores["counts_80"].isna().all()
+
+
 def test_a_model_may_learn_from_another_log_than_the_one_it_forecasts():
     few = a_log()[:3]
     table = limosa.events(few, train=a_log(), model="poisson", steps=30)
