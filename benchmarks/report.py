@@ -103,6 +103,12 @@ HEADLINES = (
         "serve", "grid_over_plain_cpu", "server, 32 clients, requests per processor second against a plain route", times
     ),
     Headline("serve", "overhead_cpu_ms", "what the server adds to the model for one series, processor milliseconds"),
+    Headline(
+        "events", "hawkes_sim_hawkes_over_floor", "events, Hawkes against the true likelihood of its own data", percent
+    ),
+    Headline(
+        "events", "hawkes_sim_aaren_nll_to_transformer", "events, Aaren's loss to the equal transformer's", percent
+    ),
     Headline("streaming", "step_time_ratio_late_to_early", "time of a late step of a stream relative to an early one"),
 )
 
@@ -169,6 +175,15 @@ PIVOTS: Mapping[str, tuple[Pivot, ...]] = {
         Pivot("Seeds of each mean:", "set", "model", "seeds"),
         Pivot("Expected calibration error:", "set", "model", "ece"),
         Pivot("Processor seconds of a fit:", "set", "model", "fit_seconds"),
+    ),
+    "events": (
+        Pivot("Negative log-likelihood, nats an event:", "data", "model", "nll"),
+        Pivot("RMSE of the mean wait, in mean waits:", "data", "model", "rmse"),
+        Pivot("Accuracy of the mark:", "data", "model", "accuracy"),
+        Pivot("Share of waits in the 80 % band:", "data", "model", "coverage_80"),
+        Pivot("Share of counts in their band:", "data", "model", "counts_covered"),
+        Pivot("Share that should be:", "data", "model", "counts_expected"),
+        Pivot("Over the true likelihood, relative:", "data", "model", "over_floor"),
     ),
     "long_horizon": (
         Pivot("Informer, small, error of one column:", "data", "horizon", "mse", INFORMER | {"columns": "one"}),

@@ -151,14 +151,14 @@ def one_event_at_a_time_gives_the_forecasts_of_all_at_once(model: Any) -> None:
 @law
 def simulated_paths_follow_the_forecast_and_the_seed(model: Any) -> None:
     events = sequences((24, 9))
-    waits, marks = model.simulate(events, 6.0, paths=400, seed=0)
+    waits, marks = model.simulate(events, 6.0, paths=250, seed=0)
     forecast = model.next_event(events, (0.2, 0.5, 0.8))
     for level, quantile in zip(forecast.levels, forecast.wait.mT, strict=True):
         share = (waits[:, :, 0] <= quantile[:, None]).double().mean(1)
-        assert bool((share - level).abs().max() < 0.08), f"{share} of the paths come by the quantile {level}"
+        assert bool((share - level).abs().max() < 0.1), f"{share} of the paths come by the quantile {level}"
     came = waits[:, :, :1].isfinite()
     first = (torch.nn.functional.one_hot(marks[:, :, 0], forecast.marks.shape[1]) * came).sum(1) / came.sum(1)
-    assert torch.allclose(first.double(), forecast.marks, atol=0.08)
+    assert torch.allclose(first.double(), forecast.marks, atol=0.1)
     assert bool((waits.diff(dim=2).nan_to_num(0.0) >= 0).all())
     again = [model.simulate(events, 3.0, paths=20, seed=seed)[0] for seed in (4, 4, 5)]
     assert torch.equal(again[0], again[1])

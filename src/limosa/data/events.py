@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from limosa.core import EventBatch
 from limosa.data.dates import StampFormat, in_zone
 from limosa.data.layout import Columns, EventLayout, spelling_of
-from limosa.data.parse import raise_fault, read_ids, read_stamps
+from limosa.data.parse import raise_fault, read_ids, read_stamp, read_stamps
 from limosa.data.read import open_source
 from limosa.data.source import ID_NAMES, Source, is_text, texts_of
 from limosa.data.wide import time_column
-from limosa.errors import DataError
+from limosa.errors import DataError, UsageError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,7 +46,7 @@ class EventLog:
     names: tuple[str, ...]  # of the marks, sorted; () without
     end: Floats  # [S] until when each sequence was observed
     format: StampFormat  # how times are given back
-    columns: tuple[str, str]  # of ids and times, as the caller calls them
+    id_column: str  # as the caller calls it
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,6 +101,11 @@ class EventLog:
         end = np.where(whole, self.end, times[start[1:] - 1])
         return replace(self, start=start, times=times, marks=self.marks[keep], end=end)
 
+    def until(self, end: Floats) -> EventLog:
+        """The events of each sequence i up to the time `end[i]`, observed until then; at least one of each."""
+        owner = np.repeat(np.arange(len(self)), self.counts)
+        return replace(self.first(np.bincount(owner[self.times <= end[owner]], minlength=len(self))), end=end)
+
     def latest(self, sequences: slice, context: int) -> EventBatch:
         """The last `context` events of some sequences, observed until their end."""
         return collated([self._part(i, max(0, n - context), n, 1) for i, n in self._numbered(sequences)])
@@ -146,7 +151,7 @@ def collated(parts: Sequence[tuple[Floats, Ints, float, int]]) -> EventBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class EventBatches:
-    """Training batches: stretches of sequences, each event equally likely to be in one; a batch follows from its step.
+    """Training batches: stretches of sequences drawn by their numbers of events; a batch follows from its step.
 
     A stretch that does not begin with its sequence predicts only its last three quarters: those before are its past.
     """
@@ -176,7 +181,7 @@ def read_events(source: Any, *, now: Any = None, **layout: Unpack[EventLayout]) 
         now: until when all sequences were observed, as the log writes times. Without it dates end with the whole log,
             and of numbers each sequence with its own last event.
 
-    Raises: DataError naming column, row and fix.
+    Raises: DataError naming column, row and fix; UsageError if `now` is no time of the log.
     """
     spelling = spelling_of(layout)
     given, time = layout.get("id_col", Columns.id), layout.get("time_col", "")
@@ -201,9 +206,15 @@ def read_events(source: Any, *, now: Any = None, **layout: Unpack[EventLayout]) 
     end = _ends(times, start, stamp_format, now)
     known = "unique_id" if columns.id not in names and len(columns.id_parts) == 1 else columns.id
     made = EventLog(
-        ids=ids, start=start, times=times, marks=marks[order], names=words, end=end, format=stamp_format,
-        columns=(known, time),
-    )  # fmt: skip
+        ids=ids,
+        start=start,
+        times=times,
+        marks=marks[order],
+        names=words,
+        end=end,
+        format=stamp_format,
+        id_column=known,
+    )
     log.info(f"{len(times):,} events of {len(ids):,} sequences, {len(words) or 'no'} marks")
     return made
 
@@ -268,7 +279,10 @@ def _fractions(column: Any, na: Sequence[str]) -> Floats | None:
 
 
 def _ends(times: Floats, start: Ints, stamp_format: StampFormat, now: Any) -> Floats:
-    """[S] until when each sequence was observed. Raises: DataError if an event comes after `now`."""
+    """[S] until when each sequence was observed.
+
+    Raises: DataError if an event comes after `now`, UsageError if that is no time of the log.
+    """
     own = times[start[1:] - 1]
     if now is None:
         if not stamp_format.calendar:
@@ -276,11 +290,12 @@ def _ends(times: Floats, start: Ints, stamp_format: StampFormat, now: Any) -> Fl
         log.info(f"all sequences are taken as observed until {stamp_format.time(int(own.max() * MICROS))} (--now)")
         return np.full(len(own), own.max())
     if stamp_format.calendar:
-        from limosa.data.parse import read_stamp
-
         end = read_stamp(now, stamp_format)[0] / MICROS
     else:
-        end = float(now)
+        try:
+            end = float(now)
+        except (TypeError, ValueError):
+            raise UsageError(f"now is {now!r}; give a number, for times are numbers") from None
     if (own > end).any():
         raise DataError(f"there are events after {now}; leave those rows out, or give a later now (--now)")
     return np.full(len(own), end)

@@ -264,7 +264,7 @@ def forecast_table(
         batch, now = history.latest(own, CONTEXT), history.end[own]
         made = model.next_event(batch, sorted({0.5, *(q for _, q in bands)}))
         wait = dict(zip(made.levels, made.wait.mT.double().numpy(), strict=True))
-        columns: dict[str, Any] = {history.columns[0]: history.ids[own], "now": history.shown(now)}
+        columns: dict[str, Any] = {history.id_column: history.ids[own], "now": history.shown(now)}
         columns["next"] = history.shown(now + wait[0.5])
         columns |= {f"next-{name}": history.shown(now + wait[q]) for name, q in bands}
         if history.names:
@@ -324,8 +324,7 @@ def scored(
 ) -> pd.DataFrame:
     """Scores of models, each fitted to all but the last `share` of each sequence's events and scored on these.
 
-    With `span`, `counts_80` is the share of sequences whose number of events within it, from there on, lies in the
-    central 80 % band, of those observed for so long.
+    With `span`, `counts_80` and `counts_80_expected` are what `counts_covered` says.
 
     Raises: UsageError if `share` is not between 0 and 1, or too few events are left on either side.
     """
@@ -352,25 +351,36 @@ def scored(
         if not own.names:
             del scores["accuracy"]
         if span is not None:
-            scores["counts_80"] = _counted(own, before, fitted, span, paths, how.seed)
+            known_before = before.of_marks(own.names)
+            found = counts_covered(own, known_before, fitted, span, paths=paths, seed=how.seed)
+            scores["counts_80"], scores["counts_80_expected"] = found
         label = Path(name).name if isinstance(name, str | Path) else type(name).__name__
         rows.append({"model": label} | scores)
     return pd.DataFrame(rows).astype({"events": int})
 
 
-def _counted(history: EventLog, before: EventLog, model: Any, span: float, paths: int, seed: int) -> float:
-    """The share of sequences whose counts within `span` after `before` lie in the central 80 % band; NaN for none."""
+def counts_covered(
+    history: EventLog, before: EventLog, model: Any, span: float, *, paths: int, seed: int
+) -> tuple[float, float]:
+    """The share of sequences whose count within `span` after `before` lies in the central 80 % band, and the share
+    that should: a band of whole numbers holds more than 80 %.
+
+    Of those observed for so long, NaN if none was. One whose observation ends with its last event is left out: that
+    there is an event at the end of the span would be known.
+    """
     import numpy as np
 
-    cut = before.times[before.start[1:] - 1]
-    some = np.flatnonzero(history.end >= cut + span)
+    cut = before.end
     owner = np.repeat(np.arange(len(history)), history.counts)
-    later = (history.times > cut[owner]) & (history.times <= cut[owner] + span)
+    place = np.arange(len(owner)) - history.start[owner]
+    later = (place >= before.counts[owner]) & (history.times <= cut[owner] + span)
     actual = np.bincount(owner[later], minlength=len(history))
-    inside = []
-    for i in some.tolist():
-        batch = before.of_marks(history.names).latest(slice(i, i + 1), CONTEXT)
+    inside, mass = [], []
+    known = history.end > history.times[history.start[1:] - 1]
+    for i in np.flatnonzero(known & (history.end >= cut + span)).tolist():
+        batch = before.latest(slice(i, i + 1), CONTEXT)
         counts = (model.simulate(batch, span, paths=paths, seed=seed + i)[0] <= span).sum(-1).numpy()[0]
         low, high = np.quantile(counts, (0.1, 0.9), method="inverted_cdf")
         inside.append(low <= actual[i] <= high)
-    return float(np.mean(inside)) if inside else float("nan")
+        mass.append(float(((counts >= low) & (counts <= high)).mean()))
+    return (float(np.mean(inside)), float(np.mean(mass))) if inside else (float("nan"), float("nan"))

@@ -4,8 +4,8 @@
     for row in rows:
         output = stream.update(row)
 
-Works for every model that satisfies `Streaming`: a forecaster gives forecasts, a detector scores. Importing
-this file does not import torch.
+Works for every model that satisfies `Streaming`: a forecaster gives forecasts, a detector scores, a model of events the
+next one. Importing this file does not import torch.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from limosa.core import EventBatch, EventForecast, check_levels
-from limosa.errors import UsageError
+from limosa.errors import LimosaError, UsageError
 from limosa.nn.quantiles import LEVELS
 from limosa.nn.saving import Saved
 
 SHORTEST, LONGEST = -18.0, 20.0  # logs of the waits that bisection looks between, in units
 HALVINGS = 18  # to 1.5e-4 of the log; between these the integral is all but straight
-MIDPOINTS = 20  # waits over which the probability of a mark is averaged
-LIMIT = 10_000  # events of one simulated path
+MIDPOINTS = 10  # waits over which the probability of a mark is averaged
+LIMIT = 5_000  # events of one simulated path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,13 +149,15 @@ class EventProcess(Saved):
 
     def _forecast(self, hazard: Any, elapsed: Tensor, levels: Sequence[float]) -> EventForecast:
         chosen = check_levels(levels)
-        middles = [(i + 0.5) / MIDPOINTS for i in range(MIDPOINTS)]
+        middles = [(i + 0.5) / MIDPOINTS for i in range(MIDPOINTS)] if self.config.kinds > 1 else []
         q = torch.tensor([*chosen, *middles], dtype=torch.float64, device=elapsed.device)
         passed = hazard.cumulative(elapsed).masked_fill(elapsed <= 0.0, 0.0)
         wait = wait_for(hazard, passed - torch.log1p(-q)[:, None])  # [Q + middles, B]
-        moments = wait[len(chosen) :].clamp(max=math.exp(LONGEST))
-        marks = hazard.log_intensity(moments).softmax(-1).mean(0)
         left = (wait[: len(chosen)] - elapsed).clamp(min=0.0) * self.config.unit
+        marks = torch.ones_like(wait[0])[:, None]
+        if middles:
+            moments = wait[len(chosen) :].clamp(max=math.exp(LONGEST))
+            marks = hazard.log_intensity(moments).softmax(-1).mean(0)
         return EventForecast(wait=left.mT, levels=chosen, marks=marks)
 
     @torch.no_grad()
@@ -187,7 +189,7 @@ class EventProcess(Saved):
     def simulate(self, events: EventBatch, horizon: float, *, paths: int, seed: int) -> tuple[Tensor, Tensor]:
         """Continuations of each sequence within `horizon` after its end, by inversion of the cumulative hazard.
 
-        Raises: UsageError for a model that cannot be streamed.
+        Raises: UsageError for a model that cannot be streamed; LimosaError if a path has more than `LIMIT` events.
         """
         B, unit = len(events), self.config.unit
         generator = torch.Generator().manual_seed(seed)
@@ -197,7 +199,12 @@ class EventProcess(Saved):
         alive = torch.arange(B * paths)
         waits: list[Tensor] = []
         marks: list[Tensor] = []
-        while len(alive) and len(waits) < LIMIT:
+        while len(alive):
+            if len(waits) == LIMIT:
+                raise LimosaError(
+                    f"a simulated sequence has more than {LIMIT:,} events within {horizon:g}; take a shorter horizon, "
+                    "or another model: this one may have learnt that each event brings about more than one"
+                )
             hazard, elapsed = self.hazard(state), ((end - last) / unit if not waits else torch.zeros_like(last))
             draw = torch.empty_like(last).exponential_(generator=generator)
             passed = hazard.cumulative(elapsed).masked_fill(elapsed <= 0.0, 0.0)
