@@ -324,7 +324,9 @@ def _detect_or_watch(
         from limosa.tasks.watch import detect_stream
 
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding=call.given.get("encoding") or "utf-8", errors="replace")  # a broken byte costs its line, not the stream
+            sys.stdin.reconfigure(
+                encoding=call.given.get("encoding") or "utf-8", errors="replace"
+            )  # a broken byte costs its line, not the stream
         own = {name: value for name, value in call.given.items() if name != "source"}
         with ended_by_sigterm():
             for incident in call.run(detect_stream, lines=sys.stdin, state=state, **own):
