@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from limosa.core import Forecast, Forecaster, Window
 from limosa.errors import UsageError
 from limosa.options import Option
+
+log = logging.getLogger("limosa")
 
 
 def _non_negative(name: str, value: Any) -> str:
@@ -63,3 +66,11 @@ class Bounded:
             self.cut += int((never & (made.values <= 0)).flatten(1).any(1).sum())
             made = replace(made, values=torch.where(bounded, made.values.clamp(min=0), made.values))
         return replace(made, values=made.values.round()) if self.integer else made
+
+    def say(self) -> None:
+        """Log for how many series zero is taken for a bound."""
+        if self.cut and self.non_negative == "auto":
+            log.info(
+                f"forecasts of {self.cut:,} series, which were never negative, end at 0; "
+                "give non_negative off (--non-negative off) if they can fall below"
+            )

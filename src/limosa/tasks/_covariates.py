@@ -39,7 +39,7 @@ class WithCovariates:
     def __init__(self, base: Forecaster) -> None:
         self.base = base
         self.reads: bool | None = None  # whether the forecaster reads covariates itself, once that is known
-        self.used = self.asked = 0  # series, over all forecasts
+        self.used = self.asked = 0  # windows, over all forecasts
 
     @property
     def context(self) -> int:
@@ -161,14 +161,14 @@ def reads_covariates(base: Forecaster, window: Window) -> bool:
 
 
 def say_what_covariates_do(effects: WithCovariates, name: str, known: Sequence[str]) -> None:
-    """Log for how many series covariates are used; warn where they are for none."""
+    """Log for how many windows covariates are used; warn where they are for none."""
     names = ", ".join(known)
     if effects.reads:
         return
     if effects.used:
         log.info(
             f"{name} uses no covariates itself: effects of {names} are added, which a regression in the context finds "
-            f"in {effects.used:,} of {effects.asked:,} series"
+            f"in {effects.used:,} of {effects.asked:,} windows"
         )
         return
     warnings.warn(

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
-from limosa.core import OnProgress
+from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Cells, Layout
 from limosa.errors import DataError, DataWarning, UsageError
 from limosa.options import Option, verb
@@ -84,13 +84,7 @@ def forecast(
         effects = WithCovariates(forecaster)
         forecaster = effects if remembered is None else forecaster
     if calibrate:
-        from limosa.adapters import conformal
-
-        forecaster = conformal.calibrate(
-            panel, forecaster, horizon=horizon, windows=calibrate, context=context, batch_size=batch_size
-        )
-        for note in forecaster.notes:
-            log.info(note)
+        forecaster = _calibrated(panel, forecaster, horizon, calibrate, context, batch_size)
     bounded = Bounded(forecaster, non_negative, integer)
     log.info(f"forecasting {horizon} steps of {len(panel):,} series with {name}")
     steps = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
@@ -114,15 +108,24 @@ def forecast(
     _warn_of_unobserved(unobserved, len(panel), steps)
     if effects is not None:
         say_what_covariates_do(effects, name, panel.columns.known)
-    if bounded.cut and non_negative == "auto":
-        log.info(
-            f"forecasts of {bounded.cut:,} series, which were never negative, end at 0; "
-            "give non_negative off (--non-negative off) if they can fall below"
-        )
+    bounded.say()
     table = pd.concat(tables, ignore_index=True)
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source, panel)
+
+
+def _calibrated(
+    panel: Panel, forecaster: Forecaster, horizon: int, windows: int, context: int | None, batch_size: int
+) -> Forecaster:
+    from limosa.adapters import conformal
+
+    found = conformal.calibrate(
+        panel, forecaster, horizon=horizon, windows=windows, context=context, batch_size=batch_size
+    )
+    for note in found.notes:
+        log.info(note)
+    return found
 
 
 def _read_memory(memory: Any) -> Memory:

@@ -106,7 +106,7 @@ def test_what_covariates_do_is_said_in_forecast_and_backtest(caplog: pytest.LogC
     ahead = table[table["ds"] >= days[STEPS]].drop(columns="y")
     with caplog.at_level(logging.INFO, logger="limosa"):
         with_promo = limosa.forecast(past, AHEAD, model="naive", future=ahead, known_cols="promo")
-    assert "effects of promo are added, which a regression in the context finds in 2 of 2 series" in caplog.text
+    assert "effects of promo are added, which a regression in the context finds in 2 of 2 windows" in caplog.text
     assert not with_promo["naive"].equals(limosa.forecast(past.drop(columns="promo"), AHEAD, model="naive")["naive"])
     rolled = limosa.backtest(table, AHEAD, model="naive", known_cols="promo")
     np.testing.assert_allclose(rolled["naive"], with_promo["naive"], rtol=1e-9)
