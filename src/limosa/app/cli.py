@@ -7,6 +7,7 @@ not found, 130 interrupted. Importing this file must stay cheap: no numpy, panda
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import json
 import logging
@@ -271,6 +272,15 @@ def _refuse_to_overwrite(output: Path | None, given: Mapping[str, Any]) -> None:
         read = name != OUTPUT.name and isinstance(value, str | Path) and Path(value).is_file()
         if read and output is not None and output.exists() and output.samefile(value):
             raise UsageError(f"-o is {output}, which is the input; give another name")
+        several = name == "source" and isinstance(value, str | Path) and not read
+        if several and output is not None and _among(output, Path(value)):
+            raise UsageError(f"-o is {output}, which is among the files to be read; write it elsewhere")
+
+
+def _among(output: Path, source: Path) -> bool:
+    """Whether a file lies in a folder, or is one that a pattern such as data/*.csv names."""
+    own, where = output.resolve(), source.expanduser().resolve()
+    return where in own.parents if source.is_dir() else fnmatch.fnmatch(str(own), str(where))
 
 
 def _frame(result: Any) -> pd.DataFrame:
@@ -336,5 +346,6 @@ def _in_words(error: Exception) -> tuple[str, int]:
     if isinstance(error, LimosaError):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):
-        return " ".join(error.format_message().split()), error.exit_code
+        fix = "; put a pattern of files in quotes: 'data/*.csv'" if "extra argument" in error.format_message() else ""
+        return " ".join(error.format_message().split()) + fix, error.exit_code
     return f"{type(error).__name__}: {error} (limosa --debug ... shows the trace)", 1

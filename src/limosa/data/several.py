@@ -91,8 +91,9 @@ def _keys(file: Path, within: Path) -> dict[str, str]:
 
 
 def _notes(sources: list[Source]) -> list[str]:
-    """What is said of several of the files, once."""
-    return [note for note in dict.fromkeys(note for own in sources for note in own.notes) if len(note) < 200][:10]
+    """What is said of the files, of several that are alike only of the first."""
+    said = [note for own in sources for note in own.notes]
+    return list({note.partition(" is ")[2] or note: note for note in reversed(said)}.values())[::-1]
 
 
 def _with(table: pa.Table, key: dict[str, str]) -> pa.Table:

@@ -12,6 +12,7 @@ from limosa.data.layout import Layout
 from limosa.errors import UsageError
 from limosa.options import Call, Option, command, names, verb
 from limosa.tasks import _options as options
+from limosa.tasks._bounds import Bounded, Integer, NonNegative
 from limosa.tasks._shared import CUTOFF, TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster
 from limosa.tasks.plot import draw
@@ -43,6 +44,8 @@ def backtest(
     quantiles: options.Quantiles = (),
     context: options.Context = None,
     batch_size: options.BatchSize = 256,
+    non_negative: NonNegative = "auto",
+    integer: Integer = False,
     device: options.ComputeOn = "cpu",
     precision: options.ComputeIn = "fp32",
     plot: options.Picture = None,
@@ -70,10 +73,16 @@ def backtest(
     if any(as_trained(panel, one) is not panel for one in folders):
         raise UsageError("these models were trained on the same columns in different orders; backtest them one by one")
     forecasters = _by_name(model, device, precision)
+    effects = {}
+    if panel.columns.known:
+        from limosa.tasks._covariates import WithCovariates, say_what_covariates_do
+
+        effects = {name: WithCovariates(one) for name, one in forecasters.items()}
+    bounded = {name: Bounded(one, non_negative, integer) for name, one in (effects or forecasters).items()}
     log.info(f"backtesting {', '.join(forecasters)} on {len(panel):,} series, {windows} x {horizon} steps")
     table = rolling.backtest(
         panel,
-        forecasters,
+        bounded,
         horizon=horizon,
         windows=windows,
         step=step,
@@ -83,6 +92,8 @@ def backtest(
         batch_size=batch_size,
         on_progress=on_progress,
     )
+    for name, effect in effects.items():
+        say_what_covariates_do(effect, name, panel.columns.known)
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source, panel)

@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
-from limosa.core import Forecaster, OnProgress, Window
+from limosa.core import Forecaster, OnProgress
 from limosa.data.layout import Cells, Layout
 from limosa.errors import DataError, DataWarning, UsageError
 from limosa.options import Option, verb
 from limosa.tasks import _options as options
+from limosa.tasks._bounds import Bounded, Integer, NonNegative
 from limosa.tasks._shared import TARGET, as_caller_type, as_trained, check_names, read
 from limosa.tasks.load import named_forecaster, recalling
 from limosa.tasks.plot import draw
@@ -43,6 +44,8 @@ def forecast(
         int, Option("Correct the bands on this many held-back windows per series.", "WINDOWS", least=0)
     ] = 0,
     batch_size: options.BatchSize = 256,
+    non_negative: NonNegative = "auto",
+    integer: Integer = False,
     device: options.ComputeOn = "cpu",
     precision: options.ComputeIn = "fp32",
     plot: options.Picture = None,
@@ -77,14 +80,15 @@ def forecast(
     remembered = None if memory is None else _read_memory(memory).of(panel.ids)
     if remembered is not None and calibrate:
         raise UsageError("bands of forecasts with a memory cannot be calibrated on rows it has encoded; leave out one")
-    if calibrate:
-        from limosa.adapters import conformal
+    effects = None
+    if panel.columns.known:
+        from limosa.tasks._covariates import WithCovariates, reads_covariates, say_what_covariates_do
 
-        forecaster = conformal.calibrate(
-            panel, forecaster, horizon=horizon, windows=calibrate, context=context, batch_size=batch_size
-        )
-        for note in forecaster.notes:
-            log.info(note)
+        effects = WithCovariates(forecaster)
+        forecaster = effects if remembered is None else forecaster
+    if calibrate:
+        forecaster = _calibrated(panel, forecaster, horizon, calibrate, context, batch_size)
+    bounded = Bounded(forecaster, non_negative, integer)
     log.info(f"forecasting {horizon} steps of {len(panel):,} series with {name}")
     steps = min(context or forecaster.context, forecaster.context, int(panel.lengths.max()))
     tables, unobserved = [], []
@@ -93,12 +97,11 @@ def forecast(
         window = panel.latest(steps, horizon, series=series, future=known)
         empty = window.past.isnan().all(1)  # [B, C]
         with torch.inference_mode():
-            own = forecaster
             if remembered is not None:
-                own = recalling(forecaster, remembered.of(panel.ids[series]))
-            answer = own.forecast(window)
-            if first == 0 and window.known is not None:
-                _warn_of_unused(forecaster, window, name, panel)
+                bounded.base = recalling(forecaster, remembered.of(panel.ids[series]))
+                if effects is not None and effects.reads is None:
+                    effects.reads = reads_covariates(forecaster, window)
+            answer = bounded.forecast(window)
             answer = dataclasses.replace(answer, values=answer.values.masked_fill(empty[:, None, None, :], torch.nan))
         unobserved += panel.ids[series][empty.any(1).numpy()].tolist()
         stamps = panel.future_stamps(horizon, series=series)
@@ -107,10 +110,26 @@ def forecast(
         if on_progress:
             on_progress(series.stop, len(panel))
     _warn_of_unobserved(unobserved, len(panel), steps)
+    if effects is not None:
+        say_what_covariates_do(effects, name, panel.columns.known)
+    bounded.say()
     table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
     if plot is not None:
         draw(panel, table, plot)
     return as_caller_type(table, source, panel)
+
+
+def _calibrated(
+    panel: Panel, forecaster: Forecaster, horizon: int, windows: int, context: int | None, batch_size: int
+) -> Forecaster:
+    from limosa.adapters import conformal
+
+    found = conformal.calibrate(
+        panel, forecaster, horizon=horizon, windows=windows, context=context, batch_size=batch_size
+    )
+    for note in found.notes:
+        log.info(note)
+    return found
 
 
 def _read_memory(memory: Any) -> Memory:
@@ -161,25 +180,6 @@ def _read_future(future: Any, panel: Panel, layout: Layout) -> Panel | None:
         known_cols=columns.known,
         **spelling,
     )
-
-
-def _warn_of_unused(forecaster: Forecaster, window: Window, name: str, panel: Panel) -> None:
-    """Say so where a model answers the same whatever the known covariates are."""
-    import torch
-
-    one = window.rows(slice(1))
-    assert one.known is not None
-    uneven = torch.arange(one.known.shape[1])[None, :, None] % 3  # a model may scale levels and widths away
-    other = dataclasses.replace(one, known=one.known**2 + uneven)
-    before, after = (forecaster.forecast(rows).values for rows in (one, other))
-    if torch.equal(before.nan_to_num(), after.nan_to_num()):
-        names = ", ".join(panel.columns.known)
-        warnings.warn(
-            f"{name} uses no covariates: {names} have no effect; train a model that reads them, "
-            "such as limosa train --model informer, or leave known_cols (--known-cols) out",
-            DataWarning,
-            stacklevel=5,
-        )
 
 
 def _warn_of_unobserved(unobserved: list[Any], series: int, steps: int) -> None:

@@ -213,6 +213,18 @@ def test_the_input_is_never_overwritten(frame, tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+def test_a_result_is_not_written_among_the_files_that_are_read(frame, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    frame.to_csv(tmp_path / "data" / "a.csv", index=False)
+    for source in (tmp_path / "data", tmp_path / "data" / "*.csv"):
+        words = ["forecast", str(source), "-h", "2", "-m", "naive", "-q", "-o"]
+        assert main([*words, str(tmp_path / "data" / "a.csv")]) == 2
+        assert "among the files to be read; write it elsewhere" in capsys.readouterr().err
+        assert main([*words, str(tmp_path / "out.csv")]) == 0
+    assert main(["forecast", "a.csv", "b.csv", "-h", "2"]) == 2
+    assert "put a pattern of files in quotes" in capsys.readouterr().err
+
+
 def test_levels_beyond_the_model_are_refused_not_mislabelled(frame):
     for beyond in ({"level": [99.9]}, {"quantiles": [0.999]}, {"level": [80, 99]}):
         with pytest.raises(UsageError, match=r"naive answers quantiles 0.01 to 0.99, levels up to 98, not "):
