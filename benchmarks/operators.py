@@ -333,7 +333,7 @@ def window_pca(normal: pd.DataFrame) -> Baseline:
 
 def isolation_forest(normal: pd.DataFrame) -> Baseline:
     """The forest's anomaly, shared out to channels by their deviations."""
-    from sklearn.ensemble import IsolationForest  # type: ignore[import-untyped]
+    from sklearn.ensemble import IsolationForest
 
     x = _values(normal)
     mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-9

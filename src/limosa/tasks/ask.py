@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from limosa.core import Forecaster
 from limosa.data.layout import ChannelLayout
-from limosa.errors import LimosaError, UsageError
+from limosa.errors import UsageError
 from limosa.files import PICTURES
 from limosa.options import Option, verb
 from limosa.tasks._options import DEFAULT_MODEL, writable
@@ -57,18 +57,15 @@ def _ask_picture(image: Path, question: str, model: Any, plot: Path | None) -> A
     """What a vision-language model says of a picture. This is the only place that knows of such a model.
 
     Raises: UsageError if no model that looks at pictures is named or an option does not fit, DataError if the picture
-    cannot be read.
+    or the model's files cannot be read, ModelNotFound if there is no such folder.
     """
     if plot is not None:
         raise UsageError("--plot marks the evidence of a table's answer; leave it out for a picture")
-    if model == DEFAULT_MODEL:
+    if model == DEFAULT_MODEL or not isinstance(model, str | Path):
         raise UsageError(f"{image} is a picture; give the folder of a model that looks at pictures: -m FOLDER")
-    try:
-        from limosa.models import smolvlm  # type: ignore[attr-defined, unused-ignore]
-    except ImportError as error:
-        raise LimosaError(
-            f"no model that looks at pictures is in this version ({error}); ask the table that the chart was made of"
-        ) from error
+    if not question.strip():
+        raise UsageError("there is no question; ask in words, such as: is the line rising?")
+    from limosa.models._assistant import Assistant
     from limosa.tasks._answers import Answer
 
-    return Answer(question=question, text=smolvlm.ask(model, image, question))
+    return Answer(question=question, text=Assistant.from_pretrained(model).answer(question, [image]).text)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -145,6 +146,8 @@ def test_a_saved_model_is_talked_to_again_and_loaded_by_its_folder(model, chat, 
     answer = assistant.answer(QUESTION, [image])
     assert answer == Assistant(model, chat).answer(QUESTION, [image])
     assert answer.log_probability <= sum(chance for _, chance in answer.tokens) <= 0.0
+    PIL.Image.fromarray(image).save(tmp_path / "chart.png")
+    assert limosa.ask(tmp_path / "chart.png", QUESTION, model=tmp_path).text == answer.text
     loaded = limosa.load(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
