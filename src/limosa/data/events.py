@@ -21,6 +21,7 @@ from limosa.data.dates import StampFormat, in_zone
 from limosa.data.layout import Columns, EventLayout, spelling_of
 from limosa.data.parse import raise_fault, read_ids, read_stamp, read_stamps
 from limosa.data.read import open_source
+from limosa.data.roles import is_time
 from limosa.data.source import ID_NAMES, Source, is_text, texts_of
 from limosa.data.wide import time_column
 from limosa.errors import DataError, UsageError
@@ -190,7 +191,7 @@ def read_events(source: Any, *, now: Any = None, **layout: Unpack[EventLayout]) 
     names = opened.table.column_names
     if opened.table.num_rows == 0:
         raise DataError("the log has a header but no rows; give at least one event")
-    time = _named(time or time_column(names, True), "time", "time_col (--time-col)", names)
+    time = _named(time or _time_column(opened, columns), "time", "time_col (--time-col)", names)
     mark = layout.get("mark_col", "") or next((name for name in names if name.lower() in MARK_NAMES), "")
     if mark:
         _named(mark, "mark", "mark_col (--mark-col)", names)
@@ -224,6 +225,18 @@ def _named(name: str, role: str, option: str, names: list[str]) -> str:
         lacking = f"no column {name!r}" if name else f"no column of the {role}"
         raise DataError(f"{lacking} (columns: {', '.join(names)}); give {option}")
     return name
+
+
+def _time_column(opened: Source, columns: Columns) -> str:
+    """The column of a usual name, else the only one that holds dates; "" where there is none."""
+    names = opened.table.column_names
+    if usual := time_column(names, True):
+        return usual
+    dates = [name for name in names if is_time(opened.table[name], columns.spelling)]
+    if len(dates) != 1:
+        return ""
+    log.info(f"the time is column {dates[0]!r}")
+    return dates[0]
 
 
 def _id_column(given: str, names: list[str]) -> str:

@@ -47,7 +47,7 @@ def find_roles(source: Source, columns: Columns) -> Roles:
             raise _missing(name, "known" if name in columns.known else "static", table.column_names)
     if columns.time not in table.column_names and columns.time == Columns.time:
         for name in source.unnamed:
-            if _is_time(table[name], columns.spelling):
+            if is_time(table[name], columns.spelling):
                 named = [columns.time if one == name else one for one in table.column_names]
                 table = table.rename_columns(named)
                 notes.append(f"a column without a name holds dates: it is the time, {columns.time!r}")
@@ -106,10 +106,10 @@ def _with_time(table: pa.Table, columns: Columns, notes: list[str]) -> tuple[Col
         return columns, False
     free = [name for name in names if name not in columns.names]
     own = columns.spelling
-    found = [n for n in free if n.lower() in _TIME_NAMES] or [n for n in free if _is_time(table[n], own)]
+    found = [n for n in free if n.lower() in _TIME_NAMES] or [n for n in free if is_time(table[n], own)]
     found = found or [n for n in free if n.lower() in _PERIOD_NAMES and _is_calendar(table[n])]
     if len(found) > 1:
-        found = [name for name in found if _is_time(table[name], own)]
+        found = [name for name in found if is_time(table[name], own)]
     if columns.time == Columns.time and len(found) == 1:
         notes.append(f"no column '{columns.time}': time is column '{found[0]}'")
         return replace(columns, time=found[0]), False
@@ -161,7 +161,7 @@ def _mostly_numbers(column: pa.ChunkedArray, spelling: Spelling) -> bool:
     return 2 * int(bad.sum()) < len(texts)
 
 
-def _is_time(column: pa.ChunkedArray, spelling: Spelling) -> bool:
+def is_time(column: pa.ChunkedArray, spelling: Spelling) -> bool:
     """Whether a column holds dates; integers and numbers are none, whatever they may stand for."""
     if not is_text(column.type):
         return bool(pa.types.is_timestamp(column.type) or pa.types.is_date(column.type))
@@ -207,7 +207,7 @@ def _rows_differ(table: pa.Table, names: tuple[str, ...]) -> bool:
 
 def _tells_apart(column: pa.ChunkedArray, name: str, spelling: Spelling) -> bool:
     """Whether a column could say which series a row belongs to: texts, or integers called so, each in several rows."""
-    texts = is_text(column.type) and not _is_time(column, spelling) and not _is_number(column, spelling)
+    texts = is_text(column.type) and not is_time(column, spelling) and not _is_number(column, spelling)
     if not texts and (not ID_LIKE.search(name.lower()) or pa.types.is_floating(column.type)):
         return False
     return 1 < len(column.unique()) <= len(column) / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
@@ -129,9 +130,10 @@ def _span(horizon: Any, history: EventLog) -> float | None:
         return None
     try:
         calendar = history.format.calendar
-        found = pd.Timedelta(str(horizon)).total_seconds() if calendar and isinstance(horizon, str) else float(horizon)
-        if calendar and not isinstance(horizon, str):
-            raise ValueError
+        text = str(horizon) if isinstance(horizon, str | timedelta) else ""
+        if calendar and not any(letter.isalpha() or letter == ":" for letter in text):
+            raise ValueError  # 48 of what?
+        found = pd.Timedelta(text).total_seconds() if calendar else float(horizon)
         if not 0.0 < found < float("inf"):
             raise ValueError
     except ValueError:

@@ -112,3 +112,8 @@ def test_training_batches_follow_from_their_step_and_see_what_is_known_after_a_l
     begun = one.times[:, 0] % 100 == 0.5
     assert one.since[begun].unique().tolist() == [1]
     assert one.since[~begun].unique().tolist() == [2]
+
+
+def test_the_only_column_of_dates_is_the_time(written):
+    named, guessed = (read_events(written(LOG.replace("timestamp", name))) for name in ("timestamp", "when"))
+    assert guessed.times.tolist() == named.times.tolist()

@@ -122,6 +122,7 @@ def test_auto_takes_the_best_of_several_on_held_back_events(monkeypatch, caplog)
     [
         ({"horizon": "7x"}, UsageError, "a span such as 12h"),
         ({"horizon": 7}, UsageError, "a span such as 12h"),
+        ({"horizon": "48"}, UsageError, "a span such as 12h"),
         ({"mark": "fire"}, UsageError, "there is no mark 'fire'; there are: failure"),
         ({"train": a_log()}, UsageError, "fitted already"),
         ({"now": "2023-01-01"}, DataError, "events after"),
