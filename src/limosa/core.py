@@ -85,7 +85,7 @@ class Window(TensorRows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledBatch:
+class LabelledBatch(TensorRows):
     """Whole series, each of one class: what a classifier learns from and, without labels, what it is asked about.
 
     Series are right-aligned: shorter ones are padded on the left with NaN.
@@ -96,18 +96,6 @@ class LabelledBatch:
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, values=change(self.values), label=None if self.label is None else change(self.label))
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pinned(self) -> Self:
-        return self._map(lambda t: t if t.is_cuda else t.pin_memory())
-
-    def rows(self, index: slice | Tensor) -> Self:
-        return self._map(lambda t: t[index])
 
 
 @dataclass(frozen=True, kw_only=True)

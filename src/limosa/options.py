@@ -37,6 +37,7 @@ class Option:
     also: tuple[str, ...] = ()  # names by which other libraries call it; Python accepts them
     least: float | None = None  # smallest number
     argument: bool = False  # stands without a name on the command line, as the first parameter does
+    local: bool = False  # acts on the machine that runs it, so that no request over HTTP may give it
     many: bool = False  # may be repeated on the command line; `read` is then given all texts
     read: Callable[[Any], Any] | None = None  # text of the command line -> value; raises ValueError with the fix
     accept: Callable[[str, Any], Any] | None = None  # name, value -> value of the type; raises UsageError

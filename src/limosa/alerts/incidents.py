@@ -35,6 +35,7 @@ MIN_SHARE = 0.01  # of the contributions, below which a channel or link is not n
 
 AGAIN = 4  # times as long has a change to last that follows on a new normal
 
+DECOUPLED = 0.2  # strength of the broken link from which a channel is said to be decoupled from another
 WITHIN = 0.05  # of the range of normal rows, by which a value may lie beyond it and still be called within
 
 State = Literal["open", "extend", "close"]
@@ -346,7 +347,11 @@ class IncidentTracker:
         if self.still is not None and self.still[i]:
             direction = "frozen"
         elif self.habits is not None and self.habits.within(i, left, WITHIN):
-            others = (one.second if one.first == name else one.first for one in links if name in one[:2])
+            others = (
+                one.second if one.first == name else one.first
+                for one in links
+                if name in one[:2] and one[2] >= DECOUPLED
+            )
             other = next((one for one in others if shares[self.channels.index(one)] < share), "")
             direction = f"decoupled from {other}" if other else direction
         return ChannelShare(name, share, direction, seen, expected)

@@ -61,17 +61,18 @@ class Habits:
             steps[at[1:], i] = abs(np.diff(values[at, i]))
         least = []
         for width in WINDOWS:
-            known = _sums(np.isfinite(steps), width)
-            means = np.where(known >= ENOUGH * width, _sums(np.nan_to_num(steps), width) / np.maximum(known, 1), np.nan)
+            count = _sums(np.isfinite(steps), width)
+            means = np.where(count >= ENOUGH * width, _sums(np.nan_to_num(steps), width) / np.maximum(count, 1), np.nan)
             found = [np.nanmin(one) if np.isfinite(one).any() else 0.0 for one in means.T]
             usual = [np.nanmean(one) if np.isfinite(one).any() else 0.0 for one in means.T]
             enough = len(values) >= MANY * width
             least.append(
                 tuple(float(a) if enough and a > STEADY * b else 0.0 for a, b in zip(found, usual, strict=True))
             )
+        known = np.isfinite(left)
         return cls(
-            low=tuple(np.where(seen, left, np.inf).min(axis=0, initial=np.inf).tolist()),
-            high=tuple(np.where(seen, left, -np.inf).max(axis=0, initial=-np.inf).tolist()),
+            low=tuple(np.where(known, left, np.inf).min(axis=0, initial=np.inf).tolist()),
+            high=tuple(np.where(known, left, -np.inf).max(axis=0, initial=-np.inf).tolist()),
             pause=tuple(_longest(~seen[:, i]) for i in range(values.shape[1])),
             step=tuple(least),
         )

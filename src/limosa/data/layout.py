@@ -114,7 +114,7 @@ def text_encoding(name: str, value: Any) -> str:
     """The name of an encoding. Raises: UsageError if there is none of that name."""
     try:
         return codecs.lookup(value).name if value else ""
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, ValueError):  # the last is for a null character
         raise UsageError(f"{name} is {value!r}; give an encoding such as utf-8, cp1252, cp1250 or shift_jis") from None
 
 

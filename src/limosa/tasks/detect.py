@@ -103,6 +103,7 @@ class Detection:
         Raises: UsageError if the detector has no graph or the suffix is neither .png nor .svg.
         """
         from limosa.plots.incidents import graph_chart
+        from limosa.tasks._graph import stability
 
         stable = stability(self.detector, self.normal or self.rows, steps=steps, seed=seed)
         edges = self.detector.edges()
@@ -188,6 +189,7 @@ def detect(
             seasonal=seasonal,
             config=AlertConfig(risk=risk, cooldown=cooldown, settle=settle, silence=silence),
             known=known,
+            mixed=train is None and labels is None,
             on_progress=on_progress,
         )
     config = alert_config(
@@ -318,11 +320,13 @@ def fit(
     seasonal: bool = True,
     config: AlertConfig | None = None,
     known: tuple[Rows, Periods] | None = None,
+    mixed: bool = False,
     on_progress: OnProgress | None = None,
 ) -> FittedDetector:
     """A new detector by the name of its file, or auto, fitted to normal rows and moved to `device` for those to come.
 
-    The caller's random state stays as it is.
+    Of `mixed` rows those that score far above the others are left out as incidents. The random state of the caller
+    stays as it is.
 
     Raises: ModelNotFound, UsageError if `model` detects nothing or an option does not fit, DataError for too few rows.
     """
@@ -343,7 +347,7 @@ def fit(
         if not isinstance(built, Detector):
             raise UsageError(f"{model} detects nothing; `limosa models` says which models are detectors")
         log.info(f"{model} is fitted to {len(normal.values):,} rows of {len(normal.channels)} channels")
-        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress), seasonal=seasonal)
+        fitted = FittedDetector.fit(built, normal, trainer(steps, seed, on_progress), seasonal=seasonal, mixed=mixed)
     fitted.detector.to(torch_device(device))
     return fitted
 
@@ -357,33 +361,6 @@ def trainer(steps: int, seed: int, on_progress: OnProgress | None = None) -> Tra
         return fit(learner, batches, _runs.config(steps=steps, seed=seed), on_progress=reporting(on_progress))
 
     return run
-
-
-def stability(fitted: FittedDetector, normal: Rows, *, refits: int = 10, steps: int = 50, seed: int = 0) -> Floats:
-    """[C, C] the share of refits in which each two channels are linked by one of the strongest edges.
-
-    Each refit sees a random half of the normal rows, in twenty blocks, and trains for `steps` steps.
-
-    Raises: UsageError if the detector has no graph.
-    """
-    import copy
-
-    import numpy as np
-    import torch
-
-    from limosa.plots.incidents import strongest
-
-    if fitted.edges() is None:
-        raise UsageError(f"{type(fitted.detector).__name__} has no graph of channels; stackvae_g has one")
-    values = normal.of(fitted.channels).with_gaps(fitted.detector.context).values
-    generator, block = np.random.default_rng(seed), np.arange(len(values)) * 20 // len(values)
-    linked = np.zeros((len(fitted.channels),) * 2)
-    for _ in range(refits):
-        half = np.isin(block, generator.permutation(20)[:10])
-        again = copy.deepcopy(fitted.detector).cpu()
-        again.fit(torch.tensor(np.where(half[:, None], values, np.nan)), trainer(steps, seed))
-        linked += strongest(again.edges().double().cpu().numpy())
-    return linked / refits
 
 
 def _texts(_: str, value: Any) -> tuple[str, ...]:
@@ -404,11 +381,18 @@ def _detect_or_watch(
     ] = None,
     webhook: Annotated[
         Sequence[str],
-        Option("Send news there as alerts of Alertmanager.", "URL", many=True, accept=_texts),
+        Option("Send news there as alerts of Alertmanager.", "URL", many=True, accept=_texts, local=True),
     ] = (),
     program: Annotated[
         Sequence[str],
-        Option("Run this with each news, JSON on its input.", "COMMAND", name="--exec", many=True, accept=_texts),
+        Option(
+            "Run this with each news, JSON on its input.",
+            "COMMAND",
+            name="--exec",
+            many=True,
+            accept=_texts,
+            local=True,
+        ),
     ] = (),
     news: Annotated[Path | None, Option("Append each news to this file, one line of JSON each.", "FILE")] = None,
 ) -> None:

@@ -21,7 +21,7 @@ from limosa.data.wide import read_rows
 from limosa.errors import DataError, ModelNotFound, UsageError
 from limosa.tasks import detect as detecting
 from limosa.tasks import load as loading
-from limosa.tasks.detect import stability
+from limosa.tasks._graph import stability
 from limosa.tasks.load import fitted_detector
 
 INCIDENT = slice(400, 430)
@@ -366,3 +366,16 @@ def test_a_host_without_rows_in_a_long_table_is_not_observed_and_the_others_are_
     assert (incident.kind, incident.start) == ("unusual", now["time"][200])
     with pytest.raises(DataError, match="are lacking"):
         limosa.detect(rows[rows["unique_id"] == "cpu"].assign(unique_id="other"), train=long(normal), model="z2")
+
+
+def test_a_table_that_holds_incidents_does_not_take_them_for_normal(caplog):
+    dice, hours = np.random.default_rng(1), np.arange(2000)
+    table = pd.DataFrame({"a": np.sin(hours / 4.0), "b": dice.normal(200.0, 5.0, 2000)})
+    table.loc[700, "a"] += 20.0
+    table.loc[1400:1439, "b"] -= 80.0
+    found = limosa.detect(table, model="pca")
+    assert "score far above the others" in caplog.text
+    assert {700, 1400} <= {int(incident.start) for incident in found.incidents}
+    caplog.clear()
+    limosa.detect(table.loc[:600], model="pca")
+    assert "far above" not in caplog.text

@@ -358,14 +358,12 @@ def test_a_workbook_is_read_and_other_files_are_named_for_what_they_are(frame, t
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as pack:
         pack.writestr("a.csv", frame.to_csv(index=False))
     (tmp_path / "fake.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes()[:300])
-    (tmp_path / "a.json").write_text(frame[["unique_id", "y"]].to_json(orient="records"))
     (tmp_path / "a.html").write_text(frame.to_html())
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "half.csv").write_bytes(frame.to_csv(index=False).encode("utf-16-le"))
     for name, said in {
         "a.zip": "is a zip archive; unpack it",
         "fake.xlsx": "Excel workbook",
-        "a.json": "is JSON",
         "a.html": "is a page of HTML",
         "noise.csv": "UTF-8",
         "half.csv": "UTF-16",

@@ -106,9 +106,9 @@ def routes() -> dict[str, Route]:
 
 
 def role_of(one: Parameter) -> Role | None:
-    """What a request gives for an option; None: nothing, it is for Python or names a place on the disk."""
+    """What a request gives for an option; None: nothing, it is for Python or this machine."""
     option, kinds = one.option, kinds_of(one.type)
-    if option is None or one.name in ("device", "resume"):  # the server says where, and goes on by itself
+    if option is None or option.local or one.name in ("device", "resume"):  # the server says where, and goes on
         return None
     if "FOLDER" in option.metavar or Path in kinds:
         if one.name == "model" or "NAME" in option.metavar or Any in kinds:

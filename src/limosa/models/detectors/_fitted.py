@@ -50,14 +50,18 @@ class FittedDetector:
     season: Season | None = None  # of the channels; None: none has one
 
     @classmethod
-    def fit(cls, detector: Detector, rows: Rows, train: Training, *, seasonal: bool = True) -> Self:
+    def fit(
+        cls, detector: Detector, rows: Rows, train: Training, *, seasonal: bool = True, mixed: bool = False
+    ) -> Self:
         """Fit `detector` to normal rows, and the tails to its scores of them from the first full context on.
 
         Cells that cannot be normal are left out with a warning that names them (`_unusual`). Where it is `seasonal`,
-        channels with a daily or weekly season are judged without it.
+        channels with a daily or weekly season are judged without it. Where rows are `mixed`, normal ones and incidents,
+        those that score far above the others are left out, and the detector is fitted again.
 
         Raises: DataError if there are too few rows.
         """
+        import numpy as np
         import torch
 
         from limosa.alerts.liveness import Habits
@@ -70,11 +74,15 @@ class FittedDetector:
         if season is not None:
             log.info(f"{len(season.profiles)} channels have a season, {len(season.weekly)} of them a weekly one")
         detector.fit(torch.tensor(values), train)
-        score = scores_of(detector, values)[0][detector.context - 1 :]
+        learnt, score = values, scores_of(detector, values)[0][detector.context - 1 :]
+        if mixed and (apart := _incidents(rows, score, detector.context)).any():
+            learnt = np.where(apart[:, None], np.nan, values)
+            detector.fit(torch.tensor(learnt), train)
+            score = scores_of(detector, learnt)[0][detector.context - 1 :][~apart[detector.context - 1 :]]
         if (few := len(score)) < FEW_SCORES:
             log.info(f"{few:,} normal rows have a score: alarms at a risk below {1 / few:.2g} are an extrapolation")
         tails = tuple(fit_tail(score, share) for share in TAIL_SHARES)
-        habits = Habits.fit(rows.values[rows.sent], values[rows.sent])
+        habits = Habits.fit(rows.values[rows.sent], learnt[rows.sent])
         about: dict[str, Any] = {"highest": float(score.max()), "habits": habits, "season": season}
         return cls(detector=detector, channels=rows.channels, time=rows.time, tails=tails, **about)
 
@@ -184,6 +192,27 @@ def scores_of(detector: Detector, values: Floats) -> tuple[Floats, Floats]:
     with torch.no_grad():
         scores = detector.score(Window(past=torch.tensor(values)[None], horizon=1))
     return scores.total[0].double().cpu().numpy(), scores.values[0].double().cpu().numpy()
+
+
+def _incidents(rows: Rows, score: Floats, context: int) -> NDArray[np.bool_]:
+    """Which rows [T] of a table that holds incidents too score far above the others; they are named.
+
+    `score` [T - context + 1] begins with the first full context.
+    """
+    import numpy as np
+
+    from limosa.models.detectors._unusual import far_scores
+
+    far = np.concatenate([np.zeros(context - 1, dtype=bool), far_scores(score, context)])
+    starts = np.flatnonzero(far & ~np.concatenate([[False], far[:-1]]))
+    if len(starts):
+        at = [str(rows.time.stamp_format.time(int(rows.stamps[row]))) for row in starts[:3]]
+        more = f" and {len(starts) - 3} more places" if len(starts) > 3 else ""
+        log.warning(
+            f"{int(far.sum()):,} of {len(far):,} rows, from {', '.join(at)}{more} on, score far above the others; left "
+            "out of what is normal: give normal rows (--train) to decide it yourself"
+        )
+    return far
 
 
 def _without_unusual(rows: Rows) -> Rows:

@@ -18,6 +18,8 @@ LEAST_ROWS = 20  # observed in a channel, fewer say nothing about it
 BROKEN, BROKEN_SHARE = 1000.0, 0.05  # times as far from the middle as any other cell; of the rows, wherever they are
 SINGLE, SINGLE_SHARE = 20.0, 0.005  # the same for cells in at most PLACES places
 STRETCH, STRETCH_SHARE = 6.0, 0.2  # times as far as most cells, about 8 deviations; of the rows, in at most PLACES
+EXPECTED = 0.1  # normal rows that score higher than what is far, by an exponential tail
+MOST_FAR = 0.1  # of the rows; where more are far, scores have no such tail
 PLACES = 2  # places of the training rows where what is left out may lie
 NEAR = 0.01  # of the rows, within which two cells are in the same place
 
@@ -32,6 +34,20 @@ def unusual(values: Floats) -> Flags:
             distance = np.where(seen, abs(values[:, channel] - middle), 0.0)
             found[:, channel] = _unusual(distance, seen, abs(middle) or 1.0)
     return found
+
+
+def far_scores(score: Floats, reach: int) -> Flags:
+    """Which rows of anomaly scores [T] are incidents among normal ones; with the `reach` rows after, which feel them.
+
+    Far is what an exponential tail through the median and the upper tenth would show less than once in ten tables.
+    """
+    middle, upper = np.quantile(score, [0.5, 0.9])
+    none: Flags = np.zeros(len(score), dtype=bool)
+    if not upper > middle:
+        return none
+    far = score > middle + (upper - middle) * np.log(0.5 * len(score) / EXPECTED) / np.log(5.0)
+    felt = np.convolve(far, np.ones(reach + 1))[: len(score)] > 0.5
+    return felt if felt.mean() <= MOST_FAR else none
 
 
 def _unusual(distance: Floats, seen: Flags, level: float) -> Flags:

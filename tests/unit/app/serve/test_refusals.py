@@ -8,6 +8,7 @@ import zlib
 import pytest
 
 from limosa.app.serve import Limits, Settings, check_address, tokens_of
+from limosa.app.serve.verbs import routes
 from limosa.errors import UsageError
 
 TOKEN = "t" * 32
@@ -43,6 +44,17 @@ def test_without_its_token_nothing_but_the_probes_answers(connect):
             refused(answer, 401, "token", "Authorization: Bearer")
             assert answer.headers["www-authenticate"] == "Bearer"
     assert client.post("/v1/forecast", json=BODY, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_no_request_runs_a_program_or_has_the_server_call_an_address(connect):
+    given = {name: one for route in routes().values() for name, one in route.parameters.items()}
+    assert {"horizon", "risk"} <= set(given)
+    assert not {"program", "webhook", "news", "state", "engine", "address"} & set(given)
+    assert not {"URL", "COMMAND", "HOST:PORT"} & {one.option.metavar for one in given.values()}
+    rows = {"time": list(range(40)), "a": [float(i % 5) for i in range(40)]}
+    for word in ("program", "exec", "webhook"):
+        answer = connect().post("/v1/detect", json={"source": rows, word: ["touch /tmp/owned"]})
+        assert answer.status_code in (400, 422), answer.text
 
 
 def test_a_public_address_needs_a_token(monkeypatch, tmp_path):
