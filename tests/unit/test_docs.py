@@ -30,8 +30,13 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+LONG = "--nproc|--engine|--method auto"  # commands of several processes or fits
 COMMANDS = [
-    pytest.param(line, id=f"{page.name}: {line}", marks=[pytest.mark.slow] * bool(re.search("--nproc|--engine", line)))
+    pytest.param(
+        line,
+        id=f"{page.name}: {line}",
+        marks=[pytest.mark.slow] * bool(re.search("--nproc|--engine|--method auto", line)),
+    )
     for page in PAGES
     for block in blocks(page, "sh")
     for line in block.splitlines()

@@ -330,6 +330,7 @@ def streamed(model, rows):
     return made
 
 
+@pytest.mark.slow
 def test_a_stream_learns_from_a_window_only_when_all_of_its_answers_were_observed():
     model, rows = a_perk(channels=2), seasons(50, 2)
     states = [state["factors"] for state, _ in streamed(model, rows)]

@@ -78,6 +78,7 @@ def waves(rows: int, steps: int, *, seed: int) -> Tensor:
     return (2.0 * torch.pi * (torch.arange(steps)[None, :, None] + phase) / 8.0).sin()
 
 
+@pytest.mark.slow
 def test_what_is_learnt_on_a_short_horizon_holds_on_a_longer_one():
     model = made(point="mean", layers=1).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -248,6 +249,7 @@ def test_rows_one_at_a_time_give_what_the_whole_does(options):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_a_long_stream_is_still_the_whole():
     model = made(scaling="none", context=3000, layers=1)
     past = standard(1, 3000)

@@ -260,9 +260,15 @@ TABLES = {
 }
 
 
+QUICK = ("minutes", "day first", "months", "off the grid", "counted rows")  # the slow suite has the other spellings
+
+
 @pytest.mark.parametrize(
     ("model", "kind"),
-    [*(("z2", kind) for kind in TABLES), *(("pca", kind) for kind in ("minutes", "off the grid"))],  # a window of rows
+    [
+        *(pytest.param("z2", kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in TABLES),
+        *(("pca", kind) for kind in ("minutes", "off the grid")),  # a window of rows
+    ],
 )
 def test_a_stream_with_gaps_gives_the_incidents_and_scores_of_the_table(kind, model, tmp_path, capsys, monkeypatch):
     training, rows = table(900, 0), with_gaps(table(900, 1))
