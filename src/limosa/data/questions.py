@@ -153,7 +153,8 @@ def _kinds(rest: str, found: Question) -> list[str]:
     if not matching:
         return ["overview"] if found.spans or (found.series and len(rest.split()) == 1) else []
     if found.ranked:  # "which series has the highest mean": a mean
-        matching = [kind for kind in matching if kind not in ("maximum", "minimum")] or matching
+        asked = [kind for kind in matching if kind != "extent"] or matching
+        matching = [kind for kind in asked if kind not in ("maximum", "minimum")] or asked
     statistics = [kind for kind in matching if kind in STATISTICS]
     if matching[0] in STATISTICS and len(statistics) > 1 and not found.ranked:
         return statistics
@@ -176,7 +177,7 @@ _RANKED = re.compile(
 _LOWEST = re.compile(r"\b(lowest|least|smallest|fewest|worst|slowest|quietest|minimum)\b")
 _STRAY = re.compile(r"(?<![\w\u00a7.])\d[\d.,]*\b")
 _SEVERAL = re.compile(
-    r"\b(?:top|highest|lowest|largest|smallest|biggest) (\d+)\b|\b(\d+) (?:highest|lowest|largest|smallest|biggest)\b"
+    r"\b(?:top|highest|lowest|largest|smallest|biggest) (\d+)\b|(?<![\w\u00a7])(\d+) (?:highest|lowest|largest|smallest|biggest)\b"
 )
 
 

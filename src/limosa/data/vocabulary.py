@@ -91,7 +91,9 @@ PATTERNS: tuple[tuple[str, str], ...] = (
     ("deviation",
      r"\b(volatil\w+|varia\w+|vary|varies|varied|nois\w+|deviation|spread|stable|unstable|stability|"
      r"fluctuat\w+|steady|dispersion|scatter\w*|erratic|consistent|swings?|jitter\w*)\b"),
-    ("compare", r"\b(compar\w+|versus|vs|differ\w*|against|than|relative to)\b"),
+    ("compare",
+     r"\b(compar\w+|versus|vs|differ\w*|against|than|relative to)\b|"
+     r"\bwhich\b.*\b(higher|lower|larger|bigger|greater|smaller)\b"),
     ("change",
      r"\b(chang\w+|increase[ds]?|decrease[ds]?|rose|fell|falls?|drop\w*|gain\w*|lost|loss|grew|difference|"
      r"(go|goes|went|gone) (up|down)|moved?|evolved?)\b"),

@@ -85,6 +85,9 @@ def test_each_kind_is_read_from_its_example(kind, example):
         ("Was March higher than April?", "compare", ()),
         ("Were there outliers in cars during Q3?", "anomalies", ("cars",)),
         ("Give me the outlook for cars", "forecast", ("cars",)),
+        ("When was cars highest?", "maximum", ("cars",)),
+        ("Which is higher, bikes or cars?", "compare", ("bikes", "cars")),
+        ("Which series is the highest?", "maximum", ()),
     ],
 )
 def test_a_paraphrase_is_read_with_its_series(text, kind, series):

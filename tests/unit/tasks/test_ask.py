@@ -156,8 +156,9 @@ def test_the_command_answers_in_words_or_json_and_draws_the_evidence(tmp_path, c
     picture = tmp_path / "evidence.png"
     words = [str(tmp_path / "data.csv"), "what happened to bikes in February, and what comes next?"]
     assert main(["ask", *words, "--plot", str(picture)]) == 0
-    said = capsys.readouterr().out
+    said, words_aside = capsys.readouterr()
     assert "2024-02" in said
+    assert "is fitted" not in words_aside
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert main(["ask", *words, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
