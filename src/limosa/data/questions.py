@@ -177,7 +177,8 @@ _RANKED = re.compile(
 _LOWEST = re.compile(r"\b(lowest|least|smallest|fewest|worst|slowest|quietest|minimum)\b")
 _STRAY = re.compile(r"(?<![\w\u00a7.])\d[\d.,]*\b")
 _SEVERAL = re.compile(
-    r"\b(?:top|highest|lowest|largest|smallest|biggest) (\d+)\b|(?<![\w\u00a7])(\d+) (?:highest|lowest|largest|smallest|biggest)\b"
+    r"\b(?:top|highest|lowest|largest|smallest|biggest) (\d+)\b|"
+    r"(?<![\w\u00a7])(\d+) (?:highest|lowest|largest|smallest|biggest)\b"
 )
 
 

@@ -244,11 +244,12 @@ class StackVaeG(Sliding):
 
     def _fused_total(self, energies: Tensor) -> Tensor:
         """The weighted mean [B, n] of the experts' totals, from squared residuals [B, span - 1 + n, experts, C]."""
-        totals = [
-            self.residual_scale.total(energies[:, :, :2]),
-            self.plane_scale.total(energies[:, self.span - 1 :, 2:]),
-        ]
-        return torch.cat(totals, dim=-1) @ energies.new_tensor(WEIGHTS)
+        return self.experts(energies) @ energies.new_tensor(WEIGHTS)
+
+    def experts(self, energies: Tensor) -> Tensor:
+        """The totals [B, n, 3] of linear expert, network and plane, from squared residuals [B, span - 1 + n, 3, C]."""
+        alone = self.plane_scale.total(energies[:, self.span - 1 :, 2:])
+        return torch.cat([self.residual_scale.total(energies[:, :, :2]), alone], dim=-1)
 
     def edges(self) -> Tensor:
         """[C, C] from 0 to 1, how strongly each channel (row) depends on each other one (column); 0 with itself.
