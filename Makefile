@@ -33,7 +33,7 @@ check: $(READY)  ## ruff, mypy --strict, import floors
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## every benchmark, saved under docs/results/ (long); `make bench ONLY=zero_shot` for one
-	@for name in $(or $(ONLY),zero_shot scale kernels streaming long_horizon side_table slow_links co2_quality large_batch precision detect adapt sherl perk classify events ask serve ray_batch operators); do $(BIN)/python benchmarks/$$name.py --save || exit 1; done
+	@for name in $(or $(ONLY),zero_shot scale kernels streaming long_horizon side_table slow_links co2_quality large_batch precision detect adapt sherl perk classify events ask serve ray_batch operators covariates reading experts smolvlm); do $(BIN)/python benchmarks/$$name.py --save || exit 1; done
 	$(BIN)/python benchmarks/report.py
 
 docs: $(READY)   ## redraw the pictures of the docs and docs/results.md

@@ -122,11 +122,14 @@ def respond(
         "truncated_from": _truncated(call.given, request),
         "request_id": request_id,
     }
+    make = call.tables.get(shape["table"])
+    if make is None and form not in accept:  # the form of the body, which this answer does not have
+        form = bodies.JSON
     if form == bodies.JSON:
-        tables = {name: bodies.in_json(make(), shape["orient"]) for name, make in call.tables.items() if name != RESULT}
+        tables = {name: bodies.in_json(own(), shape["orient"]) for name, own in call.tables.items() if name != RESULT}
         result = bodies.in_json(call.result, shape["orient"]) if isinstance(call.result, pd.DataFrame) else call.result
         return Reply(body=bodies.dumped({RESULT: result} | tables | about), kind=form)
-    if (make := call.tables.get(shape["table"])) is None:
+    if make is None:
         there = ", ".join(call.tables) or "none, accept JSON"
         raise Problem(406, "no-table", f"there is no table {shape['table']!r} in the answer; there is: {there}")
     whole = bodies.in_arrow(make()) if form == bodies.ARROW else bodies.in_csv(make())

@@ -86,6 +86,9 @@ def test_a_backtest_gives_the_scores_and_the_forecasts_of_the_command(client, sa
 
 def test_a_check_and_a_detection_are_those_of_the_command(client, sales, by_hand, tmp_path, capsys):
     answer = client.post("/v1/check", json={"source": as_text(sales).to_dict("list")}).json()
+    table, kind = sales.to_csv(index=False), {"content-type": "text/csv"}
+    assert client.post("/v1/check", content=table, headers=kind).json()["result"]["rows"] == answer["result"]["rows"]
+    assert client.post("/v1/check", content=table, headers=kind | {"accept": "text/csv"}).status_code == 406
     assert answer["result"] == json.loads(by_hand("check", "--json"))
     generator = np.random.default_rng(0)
     wide = pd.DataFrame({"time": range(500), "p": generator.normal(size=500), "q": generator.normal(size=500)})
