@@ -27,10 +27,10 @@ def server():
             body = self.rfile.read(int(self.headers["Content-Length"]))
             refused = made.refuse > 0
             made.refuse -= refused
-            self.send_response(503 if refused else 200)
-            self.end_headers()
             if not refused:
                 made.bodies.append((self.headers["Idempotency-Key"], json.loads(body)))
+            self.send_response(503 if refused else 200)
+            self.end_headers()
 
         def log_message(self, *_):
             pass
