@@ -125,7 +125,7 @@ def test_a_run_whose_ranks_are_killed_again_and_again_ends_bitwise_as_if_undistu
     kills = KILLS if strategy == "co2" else 1
     options = ["--strategy-option", "tau=7"] if strategy == "co2" else []
     steps = 200 * (kills + 1)
-    train = ["train", str(table), *SIZES, "--steps", str(steps), "--patience", "0", "--nproc", "2"]
+    train = ["train", str(table), *SIZES, "--steps", str(steps), "--patience", "0", "--no-refit", "--nproc", "2"]
     train += ["--strategy", strategy, *options]
     code, said = finished([*LIMOSA, *train, "-o", str(tmp_path / "whole")])
     assert code == 0, said
@@ -199,18 +199,35 @@ validate_every = 3
 checkpoint_every = 3
 
 [mixture]
+rows = 8
 contexts = { 32 = 0.5, 64 = 0.5 }
 horizons = { 8 = 0.5, 16 = 0.5 }
-blend = 0.1
+graphs = false
 
 [synthetic]
-rows = 4
+share = 0.5
+lengths = [90]
+series = 8
+steps = 2
+config = {}
+
+[short]
+share = 0.1
+lengths = [20]
+series = 8
+steps = 2
+config = {}
+
+[rates]
+means = [2]
+averaged = 0.5
+
+[augmentation]
+flip = 0.5
 
 [corpus]
-rows = 4
-file = "table.csv"
+files = ["table.csv"]
 exclude = ["none/"]
-resample = [2]
 validation = 0.2
 """
 
