@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -121,7 +122,7 @@ def cluster(address: str | None, workers: int | None, *, gpu: bool = False) -> I
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1
-        own = {"num_cpus": 1, "max_retries": RETRIES}
+        own: dict[str, Any] = {"num_cpus": 1, "max_retries": RETRIES}
         if gpu and ray.cluster_resources().get("GPU"):
             own["num_gpus"] = 1
 
@@ -129,7 +130,9 @@ def cluster(address: str | None, workers: int | None, *, gpu: bool = False) -> I
             function: Callable[[Any], dict[str, Any]], items: Sequence[dict[str, Any]]
         ) -> Iterator[dict[str, Any]]:
             rows = ray.data.from_items(items, override_num_blocks=len(items))
-            answers = rows.map(functools.partial(answer, function), concurrency=workers, **own)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other name for retries yet
+                answers = rows.map(functools.partial(answer, function), concurrency=workers, **own)
             yield from map(checked, answers.iter_rows())
 
         yield tasks
