@@ -229,7 +229,7 @@ def _named(name: str, role: str, option: str, names: list[str]) -> str:
 
 def _time_column(opened: Source, columns: Columns) -> str:
     """The column of a usual name, else the only one that holds dates; "" where there is none."""
-    names = opened.table.column_names
+    names: list[str] = opened.table.column_names
     if usual := time_column(names, True):
         return usual
     dates = [name for name in names if is_time(opened.table[name], columns.spelling)]
