@@ -325,7 +325,7 @@ class IncidentTracker:
             state=state,
             start=current.start,
             end=current.end,
-            peak=current.peak,
+            peak=min(current.peak, current.end),  # the highest score may be one of a window that still holds it
             rows=current.rows_until_end,
             score=current.score,
             threshold=current.threshold,
