@@ -209,8 +209,8 @@ def _incidents(rows: Rows, score: Floats, context: int) -> NDArray[np.bool_]:
         at = [str(rows.time.stamp_format.time(int(rows.stamps[row]))) for row in starts[:3]]
         more = f" and {len(starts) - 3} more places" if len(starts) > 3 else ""
         log.warning(
-            f"{int(far.sum()):,} of {len(far):,} rows, from {', '.join(at)}{more} on, score far above the others; left "
-            "out of what is normal: give normal rows (--train) to decide it yourself"
+            f"{int(far.sum()):,} of {len(far):,} rows, beginning at {', '.join(at)}{more}, score far above the others; "
+            "left out of what is normal: give normal rows (--train) to decide it yourself"
         )
     return far
 
