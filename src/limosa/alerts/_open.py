@@ -1,4 +1,4 @@
-"""What is remembered of an incident while it is open, or may return, in fixed memory."""
+"""Keep, in fixed memory, what an incident needs while it is open or may return."""
 
 from __future__ import annotations
 

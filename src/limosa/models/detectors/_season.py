@@ -1,4 +1,4 @@
-"""Take daily and weekly seasons off channels before a detector sees them, so that night traffic at noon is no normal.
+"""Take daily and weekly seasons off channels before a detector sees them, so that night traffic at noon stands out.
 
 Each channel has a profile of the day or of the week where that predicts rows it was not fitted to clearly better than
 its median does: medians of slots, smoothed and joined by lines, and how wide the values lie around them. What is left
