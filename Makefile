@@ -20,7 +20,7 @@ demo: $(READY)   ## forecast an embedded real series with the embedded model, wr
 	@mkdir -p out
 	$(BIN)/python -m limosa.app.demo out
 
-test: $(READY)   ## the default suite: no network, no GPU, about nine minutes on two cores
+test: $(READY)   ## the default suite: no network, no GPU, about seven minutes on two cores
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-slow: $(READY)  ## multi-process and long runs
